@@ -1,0 +1,74 @@
+"""Sample a pipeline on a list of requests: every sample with a noise of its own, so that batching changes nothing."""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from itertools import groupby
+from typing import Any, NamedTuple
+
+import torch
+from cachesmith.runtime.patch import patched
+from torch import Tensor
+
+from .prompts import Request
+
+PER_SAMPLE = ("prompt", "prompt_2", "prompt_3", "negative_prompt", "class_labels", "prompt_embeds")
+"""Pipeline arguments that are given as lists, one entry a sample."""
+
+
+class Pictures(NamedTuple):
+    """images: [N, C, H, W], float32 in [0, 1]; latents: what the decoder was given, [N, ...], float32."""
+
+    images: Tensor
+    latents: Tensor
+
+
+class Renderer:
+    """Calls `pipe` on requests in batches of at most `batch`; `common` are arguments for every call."""
+
+    def __init__(self, pipe: Any, steps: int, batch: int = 32, **common: Any):
+        self.pipe, self.steps, self.batch, self.common = pipe, steps, batch, common
+
+    def __call__(self, requests: Sequence[Request], advance: Callable[[int], None] | None = None) -> Pictures:
+        """Sample all `requests`; `advance(n)` is called after every n finished samples."""
+        parts: list[Pictures] = []
+        for chunk in _batches(requests, self.batch):
+            parts.append(self._call(chunk))
+            if advance is not None:
+                advance(len(chunk))
+        return Pictures(torch.cat([p.images for p in parts]), torch.cat([p.latents for p in parts]))
+
+    def _call(self, chunk: Sequence[Request]) -> Pictures:
+        shared = {k: v for k, v in chunk[0].arguments.items() if k not in PER_SAMPLE}
+        listed = {k: [r.arguments[k] for r in chunk] for k in chunk[0].arguments if k in PER_SAMPLE}
+        generators = [torch.Generator().manual_seed(r.seed) for r in chunk]
+        options: dict[str, Any] = {"generator": generators, "num_inference_steps": self.steps, "output_type": "pt"}
+        with _decoder_input(self.pipe) as latents:
+            result = self.pipe(**options, **self.common, **shared, **listed)
+        images = result.images if hasattr(result, "images") else result.frames
+        return Pictures(images.float().cpu(), latents[-1].float().cpu())
+
+
+def _batches(requests: Sequence[Request], size: int) -> Iterator[list[Request]]:
+    """Cut into runs that share every argument which is not per sample."""
+
+    def key(request: Request) -> list[tuple[str, str]]:
+        names = sorted(request.arguments)
+        return [(k, "" if k in PER_SAMPLE else repr(request.arguments[k])) for k in names]
+
+    for _, group in groupby(requests, key):
+        run = list(group)
+        yield from (run[i : i + size] for i in range(0, len(run), size))
+
+
+@contextmanager
+def _decoder_input(pipe: Any) -> Iterator[list[Tensor]]:
+    """Collect what the pipeline hands to its decoder."""
+    seen: list[Tensor] = []
+    decode = pipe.vae.decode
+
+    def spy(z: Tensor, *args: Any, **kwargs: Any) -> Any:
+        seen.append(z.detach().clone())
+        return decode(z, *args, **kwargs)
+
+    with patched(pipe.vae, "decode", spy):
+        yield seen

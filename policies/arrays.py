@@ -1,0 +1,94 @@
+"""Checks of single arrays, and of the arrays of one forecaster against each other."""
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cachesmith.policies.base import Arrays
+from cachesmith.policies.errors import PolicyError
+from cachesmith.policies.forecaster import Clusters, Fitted, Forecaster
+from cachesmith.policies.references import FORMS, Reference
+
+Array = NDArray[Any]
+
+ORTHONORMAL = 1e-3
+"""Largest allowed entry of V^T V - 1."""
+
+
+def check_array(reference: Reference, array: Array) -> None:
+    """Raise `PolicyError` unless the array has the dtype, axes and values its kind asks for."""
+    said = f"{reference.field}: the array {reference.name!r}"
+    dtype, axes = FORMS[reference.kind]
+    if array.dtype != np.dtype(dtype):
+        raise PolicyError(f"{said} has dtype {array.dtype}, expected {dtype}; convert it")
+    if array.ndim != len(axes) or 0 in array.shape:
+        raise PolicyError(
+            f"{said} has shape {array.shape}, expected [{', '.join(axes)}], none of them 0; reshape it"
+        )
+    if not np.isfinite(array).all():
+        raise PolicyError(f"{said} holds NaN or infinite values; every value must be finite: calibrate again")
+    if reference.kind == "scales" and array.min() < 0:
+        raise PolicyError(
+            f"{said} holds {array.min()}; a scale is a ratio of norms, at least 0: calibrate again"
+        )
+    if reference.kind == "basis":
+        _check_basis(said, array)
+
+
+def check_forecaster(field: str, forecaster: Forecaster, steps: int | None, arrays: Arrays) -> None:
+    """Raise `PolicyError` unless the arrays of one forecaster fit each other and the number of steps."""
+    match forecaster.rows:
+        case Fitted():
+            _check_fitted(f"{field}.rows", forecaster.rows, steps, arrays)
+        case Clusters(ids=ids, rows=rows):
+            _check_ids(f"{field}.rows.ids", arrays[ids], len(rows))
+            if forecaster.subspace is not None:
+                _check_channels(field, arrays[ids], arrays[forecaster.subspace.basis])
+
+
+def _check_basis(said: str, basis: Array) -> None:
+    channels, rank = basis.shape[1:]
+    if rank > channels:
+        raise PolicyError(f"{said} has rank {rank} for {channels} channels; use a rank of at most {channels}")
+    with np.errstate(all="ignore"):
+        off = np.abs(basis.transpose(0, 2, 1) @ basis - np.eye(rank, dtype=np.float32)).max()
+    # written so that NaN, from an overflow, is refused as well
+    if not off <= ORTHONORMAL:
+        raise PolicyError(
+            f"{said} is off orthonormal by {off:.2g}, the limit is {ORTHONORMAL}; orthonormalise columns"
+        )
+
+
+def _check_fitted(field: str, fitted: Fitted, steps: int | None, arrays: Arrays) -> None:
+    _, rows, taps = arrays[fitted.weights].shape
+    steps = rows if steps is None else steps
+    _check_steps(f"{field}.weights", rows, steps)
+    if fitted.input_weights is None:
+        return
+    _, rows, input_taps = arrays[fitted.input_weights].shape
+    _check_steps(f"{field}.input_weights", rows, steps)
+    if input_taps != taps + 1:
+        raise PolicyError(
+            f"{field}.input_weights has {input_taps} taps, expected {taps + 1}: "
+            "those of weights, and one for the input now"
+        )
+
+
+def _check_steps(field: str, rows: int, steps: int) -> None:
+    if rows != steps:
+        raise PolicyError(f"{field} has rows for {rows} steps, expected {steps}; store one row per step")
+
+
+def _check_ids(field: str, ids: Array, clusters: int) -> None:
+    low, high = ids.min(), ids.max()
+    if low < 0 or high >= clusters:
+        raise PolicyError(f"{field} holds {low} to {high} for {clusters} clusters; use 0 to {clusters - 1}")
+
+
+def _check_channels(field: str, ids: Array, basis: Array) -> None:
+    if ids.shape[1] != basis.shape[1]:
+        raise PolicyError(
+            f"{field} has cluster ids for {ids.shape[1]} channels and a basis for {basis.shape[1]}; "
+            "both need one entry per channel"
+        )

@@ -1,0 +1,35 @@
+"""What every value in a policy document shares."""
+
+from typing import Annotated
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+
+
+class Frozen(BaseModel):
+    """An immutable value that refuses unknown fields, NaN and infinity."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, strict=True)
+
+
+Arrays = dict[str, NDArray[np.generic]]
+"""What is stored beside the document, by name."""
+
+NAME = r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,79}$"
+TENSOR = r"^[A-Za-z0-9][A-Za-z0-9_.-]*(/[A-Za-z0-9][A-Za-z0-9_.-]*){0,3}$"
+
+Name = Annotated[str, StringConstraints(pattern=NAME)]
+"""A profile or group name: no slashes, no leading dot, at most 80 characters."""
+
+TensorName = Annotated[str, StringConstraints(pattern=TENSOR, max_length=120)]
+"""The name of an array stored beside the document, such as `balanced/weights`."""
+
+Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+Text = Annotated[str, StringConstraints(max_length=400)]
+Mask = Annotated[str, StringConstraints(pattern=r"^C[CF]*$", max_length=10_000)]
+"""One letter a step: C computed, F forecast. The first step has nothing to be forecast from."""
+
+Threshold = Annotated[float, Field(ge=0, le=1e6)]
+Count = Annotated[int, Field(ge=0, le=10_000)]
+"""A number of steps."""

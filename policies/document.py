@@ -1,0 +1,134 @@
+"""The JSON part of a policy file."""
+
+import json
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from cachesmith.policies.base import Frozen, Name, Sha256, Text
+from cachesmith.policies.forecaster import Forecaster
+from cachesmith.policies.gate import Gate
+from cachesmith.policies.units import Stack, Units
+
+FORMAT = 1
+"""The version this code writes. Readers upgrade older files through `migrations.MIGRATIONS`."""
+
+Action = Literal["error", "warn", "remap", "disable"]
+Sigma = Annotated[float, Field(ge=0)]
+Seed = Annotated[int, Field(ge=-(2**63), lt=2**64)]
+
+
+class ModelKey(Frozen):
+    """The network a policy was fitted for."""
+
+    pipeline: Text
+    transformer: Text
+    config_hash: Sha256
+    blocks: Annotated[int, Field(ge=1, le=10_000)]
+    weights_hash: Sha256 | None = None
+    adapters: tuple[Text, ...] = ()
+
+
+class SamplerKey(Frozen):
+    """The sampler a policy was fitted for. `sigmas` has one noise level per step, in sampling order."""
+
+    scheduler: Text
+    steps: Annotated[int, Field(ge=1, le=10_000)]
+    sigmas: tuple[Sigma, ...]
+    guidance: Literal["none", "batched", "sequential"] = "none"
+    guidance_range: tuple[float, float] | None = None
+
+
+class Mismatch(Frozen):
+    """What to do when the pipeline at hand differs from the one the policy was fitted for."""
+
+    model: Action = "error"
+    config: Action = "error"
+    weights: Action = "warn"
+    adapters: Action = "warn"
+    scheduler: Action = "warn"
+    sigmas: Action = "remap"
+    steps: Action = "remap"
+    few_steps: Action = "disable"
+    guidance: Action = "warn"
+
+
+class Quality(Frozen):
+    """Error against the uncached picture of the same seed, on held-out prompts.
+
+    `psnr_low` and `psnr_high` bound the 95 % bootstrap interval of the mean.
+    """
+
+    samples: Annotated[int, Field(ge=1)]
+    psnr: float
+    psnr_low: float
+    psnr_high: float
+    ssim: float
+    latent_error: Annotated[float, Field(ge=0)]
+    lpips: float | None = None
+
+
+class Profile(Frozen):
+    """One point of the speed/quality front: complete by itself."""
+
+    units: Units = Stack()
+    axis: Literal["step", "sigma", "log-snr"] = "step"
+    gate: Gate
+    forecaster: Forecaster = Forecaster()
+    overrides: dict[Name, Forecaster] = Field(default_factory=dict)
+    nfc: Annotated[float, Field(ge=0)] | None = None
+    speedup: Annotated[float, Field(ge=0)] | None = None
+    measured_speedup: Annotated[float, Field(ge=0)] | None = None
+    quality: Quality | None = None
+
+
+class UnitFit(Frozen):
+    """Goodness of fit of one lane (a stream of a unit): scale s over prompts and steps."""
+
+    lane: Text
+    scale: Annotated[float, Field(ge=0)]
+    spread: Annotated[float, Field(ge=0)]
+    r2: float
+
+
+class TrialRecord(Frozen):
+    """One trial on the front of the search: validation error (dB) and modelled cost (full computations)."""
+
+    number: Annotated[int, Field(ge=0)]
+    psnr: float
+    nfc: Annotated[float, Field(ge=0)]
+    source: Text
+
+
+class Calibration(Frozen):
+    """Where a policy comes from."""
+
+    fitting_prompts: Sha256
+    heldout_prompts: Sha256
+    fitting_size: Annotated[int, Field(ge=1)]
+    heldout_size: Annotated[int, Field(ge=1)]
+    fitting_seeds: tuple[Seed, ...]
+    heldout_seeds: tuple[Seed, ...]
+    dtype: Text
+    versions: dict[Text, Text]
+    study: Text
+    fitted: tuple[Text, ...] = ()
+    fits: tuple[UnitFit, ...] = ()
+    front: tuple[TrialRecord, ...] = ()
+
+
+class Document(Frozen):
+    """The JSON part of a policy file."""
+
+    format: Literal[1] = 1
+    name: Name
+    profiles: dict[Name, Profile] = Field(min_length=1, max_length=64)
+    model: ModelKey | None = None
+    sampler: SamplerKey | None = None
+    mismatch: Mismatch = Mismatch()
+    calibration: Calibration | None = None
+
+
+def canonical(document: Document) -> bytes:
+    """The document as JSON with sorted keys: equal documents give equal bytes."""
+    return json.dumps(document.model_dump(mode="json"), sort_keys=True, separators=(",", ":")).encode()

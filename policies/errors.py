@@ -1,0 +1,56 @@
+"""The exceptions a user can meet. Every message names the value, the limit and the remedy."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from reprlib import repr as short
+
+from pydantic import ValidationError
+from pydantic_core import ErrorDetails
+
+Loc = tuple[int | str, ...]
+
+SHOWN = 3
+"""How many faults of a document one message names."""
+
+
+class CachesmithError(Exception):
+    """Base of all errors raised on purpose."""
+
+
+class PolicyError(CachesmithError):
+    """A policy file, or its match with a model or sampler, is not usable."""
+
+
+class EngineError(CachesmithError):
+    """An exported bundle or engine is not usable."""
+
+
+@contextmanager
+def refusing(subject: str) -> Iterator[None]:
+    """Turn a pydantic refusal in the block or decorated function into one sentence about `subject`."""
+    try:
+        yield
+    except ValidationError as error:
+        raise PolicyError(f"{subject} is not valid: {explain(error)}") from None
+
+
+def explain(error: ValidationError) -> str:
+    """Name field, value and limit of the first few faults."""
+    faults = _innermost(error.errors(include_url=False))
+    said = [_fault(f["loc"], f["input"], f["msg"]) for f in faults[:SHOWN]]
+    more = len(faults) - len(said)
+    return "; ".join(said) + (f"; and {more} more" if more else "")
+
+
+def _innermost(faults: list[ErrorDetails]) -> list[ErrorDetails]:
+    # a refused element also makes its tuple too short, which only repeats the fault
+    return [f for f in faults if not any(_inside(g["loc"], f["loc"]) for g in faults)]
+
+
+def _inside(inner: Loc, outer: Loc) -> bool:
+    return len(inner) > len(outer) and inner[: len(outer)] == outer
+
+
+def _fault(loc: Loc, value: object, message: str) -> str:
+    field = ".".join(str(part) for part in loc)
+    return f"{field[:120] or 'document'} = {short(value)}: {message[:1].lower()}{message[1:300]}"

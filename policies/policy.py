@@ -1,0 +1,56 @@
+"""The policy: one immutable value that says how a model is sampled with caching."""
+
+import hashlib
+
+import numpy as np
+
+from cachesmith.policies.base import Arrays
+from cachesmith.policies.check import check
+from cachesmith.policies.document import Document, Profile, canonical
+from cachesmith.policies.errors import PolicyError
+
+
+class Policy:
+    """A checked document together with the arrays it names.
+
+    Raises `PolicyError` when an array is missing, unused, of wrong dtype or shape, or not finite, or when
+    a mask's length differs from the sampler's number of steps.
+    """
+
+    __slots__ = ("arrays", "document")
+
+    def __init__(self, document: Document, arrays: Arrays | None = None):
+        self.document = document
+        self.arrays: Arrays = dict(arrays or {})
+        check(document, self.arrays)
+
+    @property
+    def id(self) -> str:
+        """Hash of the content: first 16 hex digits of a sha256 over the document and every array."""
+        return content_id(canonical(self.document), self.arrays)
+
+    def profile(self, name: str | None = None) -> Profile:
+        """Return the named profile; `None` means the only one, or `balanced` if there are several."""
+        profiles = self.document.profiles
+        if name is None:
+            name = next(iter(profiles)) if len(profiles) == 1 else "balanced"
+        if name not in profiles:
+            raise PolicyError(
+                f"policy {self.document.name!r} has no profile {name!r}; choose from {', '.join(profiles)}"
+            )
+        return profiles[name]
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Policy) and self.id == other.id
+
+    def __hash__(self) -> int:
+        return hash(self.id)
+
+
+def content_id(document: bytes, arrays: Arrays) -> str:
+    """Return the first 16 hex digits of a sha256 over the document's bytes and every array."""
+    digest = hashlib.sha256(document)
+    for name, array in sorted(arrays.items()):
+        digest.update(f"{name}:{array.dtype}:{array.shape}:".encode())
+        digest.update(np.ascontiguousarray(array).tobytes())
+    return digest.hexdigest()[:16]

@@ -1,0 +1,54 @@
+"""Where a document names the arrays stored beside it, and what each kind of array must look like."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from cachesmith.policies.document import Document, Profile
+from cachesmith.policies.forecaster import Calibrated, Clusters, Fitted, Forecaster, Mixed
+
+FORMS = {
+    "weights": ("float32", ("lanes", "steps", "taps")),
+    "input_weights": ("float32", ("lanes", "steps", "taps")),
+    "ids": ("int32", ("lanes", "channels")),
+    "basis": ("float32", ("lanes", "channels", "rank")),
+    "scales": ("float32", ("lanes", "time bins")),
+}
+"""Kind of array: dtype and axes."""
+
+
+@dataclass(frozen=True)
+class Reference:
+    """One mention of an array: the field that makes it, the kind expected there, the array's name."""
+
+    field: str
+    kind: str
+    name: str
+
+
+def references(document: Document) -> Iterator[Reference]:
+    """Yield every mention of an array in the document."""
+    for name, profile in document.profiles.items():
+        for field, forecaster in forecasters(name, profile):
+            yield from mentions(field, forecaster)
+
+
+def forecasters(name: str, profile: Profile) -> Iterator[tuple[str, Forecaster]]:
+    """Yield the field path and value of every forecaster in a profile."""
+    yield f"profiles.{name}.forecaster", profile.forecaster
+    for group, forecaster in profile.overrides.items():
+        yield f"profiles.{name}.overrides.{group}", forecaster
+
+
+def mentions(field: str, forecaster: Forecaster) -> Iterator[Reference]:
+    """Yield every mention of an array in one forecaster."""
+    match forecaster.rows:
+        case Fitted(weights=weights, input_weights=input_weights):
+            yield Reference(f"{field}.rows.weights", "weights", weights)
+            if input_weights is not None:
+                yield Reference(f"{field}.rows.input_weights", "input_weights", input_weights)
+        case Clusters(ids=ids):
+            yield Reference(f"{field}.rows.ids", "ids", ids)
+    if forecaster.subspace is not None:
+        yield Reference(f"{field}.subspace.basis", "basis", forecaster.subspace.basis)
+    if isinstance(forecaster.magnitude, Calibrated | Mixed):
+        yield Reference(f"{field}.magnitude.scales", "scales", forecaster.magnitude.scales)

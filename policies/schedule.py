@@ -1,0 +1,62 @@
+"""Which steps a static gate computes: masks with one letter a step, C computed or F forecast."""
+
+from collections.abc import Sequence
+from math import inf, log
+
+from cachesmith.policies.errors import PolicyError
+from cachesmith.policies.gate import Fixed, Interval, StaticGate
+
+FLOOR = 1e-6
+"""Noise levels below it count as equal: samplers end at, or next to, zero."""
+
+
+def mask(gate: StaticGate, steps: int, group: str | None = None) -> str:
+    """Return the gate's mask for a run of `steps` steps, for one unit group if named."""
+    if steps < 1:
+        raise PolicyError(f"a run has {steps} steps; at least 1 is needed")
+    match gate:
+        case Fixed():
+            return _fixed(gate, steps, group)
+        case Interval():
+            return "".join("C" if _computes(gate, step, steps) else "F" for step in range(steps))
+
+
+def remap(mask: str, sigmas_from: Sequence[float], sigmas_to: Sequence[float]) -> str:
+    """Carry a mask to other noise levels: each computed step goes to the nearest one in log sigma."""
+    if len(mask) != len(sigmas_from):
+        raise PolicyError(
+            f"the mask has {len(mask)} letters for {len(sigmas_from)} noise levels; give one letter per step"
+        )
+    old, new = _logs(sigmas_from), _logs(sigmas_to)
+    computed = {_nearest(old, step, new) for step, letter in enumerate(mask) if letter == "C"} | {0}
+    return "".join("C" if step in computed else "F" for step in range(len(new)))
+
+
+def _fixed(gate: Fixed, steps: int, group: str | None) -> str:
+    letters = gate.mask if group is None else gate.groups.get(group, gate.mask)
+    if len(letters) != steps:
+        raise PolicyError(
+            f"the mask has {len(letters)} letters for {steps} steps; use {len(letters)} steps or remap it"
+        )
+    return letters
+
+
+def _computes(gate: Interval, step: int, steps: int) -> bool:
+    since_warmup = step - (gate.warmup - 1)
+    return since_warmup <= 0 or since_warmup % gate.interval == 0 or step >= steps - gate.tail
+
+
+def _logs(sigmas: Sequence[float]) -> list[float]:
+    # `not (0 <= s < inf)` also catches NaN
+    wrong = [s for s in sigmas if not 0 <= s < inf]
+    if wrong or not sigmas:
+        raise PolicyError(
+            f"noise levels must be finite and at least 0, and at least one is needed, got {wrong[:3]}"
+        )
+    return [log(max(s, FLOOR)) for s in sigmas]
+
+
+def _nearest(old: Sequence[float], step: int, new: Sequence[float]) -> int:
+    # equal noise levels, as second-order samplers have, are told apart by their place in the run
+    place = step / len(old)
+    return min(range(len(new)), key=lambda k: (abs(new[k] - old[step]), abs(k / len(new) - place)))

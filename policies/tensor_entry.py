@@ -1,0 +1,53 @@
+"""What a safetensors header may say about one array."""
+
+import re
+from math import prod
+
+from cachesmith.policies.base import TENSOR
+from cachesmith.policies.errors import PolicyError
+
+DTYPES = {"float32": "F32", "int32": "I32"}
+"""Dtypes a policy stores, by their safetensors names; both take 4 bytes."""
+
+MAX_SIDE = 2**31
+
+
+def check_entry(name: str, entry: object, room: int) -> None:
+    """Raise `PolicyError` unless name, dtype, shape and place agree; `room`: the bytes there are."""
+    if not re.fullmatch(TENSOR, name) or len(name) > 120:
+        raise PolicyError(
+            f"the array name {name[:80]!r} is not allowed; use letters, digits, _ . - and up to 3 slashes"
+        )
+    if not isinstance(entry, dict) or set(entry) != {"dtype", "shape", "data_offsets"}:
+        raise PolicyError(
+            f"array {name!r} needs dtype, shape and data_offsets in the header; the file is damaged"
+        )
+    if entry["dtype"] not in DTYPES.values():
+        raise PolicyError(
+            f"array {name!r} has dtype {str(entry['dtype'])[:20]}; a policy stores only F32 and I32"
+        )
+    _check_place(name, _sizes(name, entry["shape"]), _sizes(name, entry["data_offsets"]), room)
+
+
+def _sizes(name: str, value: object) -> list[int]:
+    if (
+        isinstance(value, list)
+        and len(value) <= 8
+        and all(type(n) is int and 0 <= n < MAX_SIDE for n in value)
+    ):
+        return value
+    raise PolicyError(
+        f"array {name!r} has a shape or data_offsets that is no list of sizes; the file is damaged"
+    )
+
+
+def _check_place(name: str, shape: list[int], offsets: list[int], room: int) -> None:
+    if len(offsets) != 2 or not offsets[0] <= offsets[1] <= room:
+        raise PolicyError(
+            f"array {name!r} lies at {offsets} of {room} bytes; the file was cut or damaged: copy it again"
+        )
+    size = offsets[1] - offsets[0]
+    if prod(shape) * 4 != size:
+        raise PolicyError(
+            f"array {name!r} of shape {shape} needs {prod(shape) * 4} bytes, has {size}; the file is damaged"
+        )

@@ -1,0 +1,59 @@
+"""Identify a model and a sampler, so that a policy is never applied to another one unnoticed."""
+
+import hashlib
+import json
+from typing import Any
+
+import torch
+from torch import nn
+
+from cachesmith.policies import ModelKey, SamplerKey
+
+from .adapters import adapter_for
+from .sampler import noise_levels
+from .units import block_lists
+
+SAMPLES_PER_TENSOR = 64
+
+
+def model_key(transformer: nn.Module, pipeline: Any = None) -> ModelKey:
+    """Describe a loaded transformer; raise `PolicyError` when there is no adapter for it."""
+    return ModelKey(
+        pipeline="" if pipeline is None else type(pipeline).__name__,
+        transformer=type(transformer).__name__,
+        config_hash=config_hash(transformer),
+        blocks=len(block_lists(transformer, adapter_for(transformer))),
+        weights_hash=weights_hash(transformer),
+        adapters=lora_names(transformer),
+    )
+
+
+def sampler_key(scheduler: Any, guidance: str = "none") -> SamplerKey:
+    """Describe a scheduler after `set_timesteps`."""
+    sigmas = noise_levels(scheduler)
+    return SamplerKey.model_validate(
+        {"scheduler": type(scheduler).__name__, "steps": len(sigmas), "sigmas": sigmas, "guidance": guidance}
+    )
+
+
+def config_hash(transformer: nn.Module) -> str:
+    """Sha256 of the transformer's configuration; entries that start with an underscore do not count."""
+    config = {k: v for k, v in dict(transformer.config).items() if not k.startswith("_")}
+    return hashlib.sha256(json.dumps(config, sort_keys=True, default=str).encode()).hexdigest()
+
+
+@torch.no_grad()
+def weights_hash(transformer: nn.Module) -> str:
+    """Sha256 over names, shapes and 64 evenly spaced values (as bfloat16) of every parameter: fast, dtype-tolerant."""
+    digest = hashlib.sha256()
+    for name, value in sorted(transformer.named_parameters()):
+        flat = value.detach().reshape(-1)
+        picked = flat[:: max(1, flat.numel() // SAMPLES_PER_TENSOR)][:SAMPLES_PER_TENSOR].to(torch.bfloat16)
+        digest.update(f"{name}:{tuple(value.shape)}:".encode())
+        digest.update(picked.cpu().view(torch.int16).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def lora_names(transformer: nn.Module) -> tuple[str, ...]:
+    """Names of the LoRA adapters that are loaded."""
+    return tuple(sorted(getattr(transformer, "peft_config", None) or ()))

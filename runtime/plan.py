@@ -1,0 +1,175 @@
+"""From a profile and a sampler to decisions: everything that can be settled before the loop."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from math import prod
+
+from cachesmith.policies import (
+    Calibrated,
+    Clusters,
+    Fitted,
+    Fixed,
+    Forecaster,
+    Interval,
+    Mixed,
+    Policy,
+    PolicyError,
+    Profile,
+    Relational,
+    mask,
+)
+
+from . import rows
+from .units import Unit
+
+
+@dataclass(frozen=True)
+class Compute:
+    """Run the unit."""
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """Estimate the unit from the outputs of the steps in `sources` (newest first).
+
+    `weights[j]` belongs to `sources[j]`. For clusters, `weights` is empty and `clusters[c][j]` holds one row per
+    cluster; for fitted rows both are empty and the row is read from the policy's array.
+    """
+
+    step: int
+    sources: tuple[int, ...]
+    weights: rows.Weights = ()
+    clusters: tuple[rows.Weights, ...] = ()
+
+
+Decision = Compute | Forecast
+COMPUTE = Compute()
+
+
+@dataclass(frozen=True, eq=False)
+class Plan:
+    """One profile on one sampler.
+
+    `times` has one entry per step on the profile's axis. `masks` maps every unit group to its schedule where the gate
+    is static and is empty where the gate decides while sampling.
+    """
+
+    policy: Policy
+    profile: Profile
+    times: tuple[float, ...]
+    units: tuple[Unit, ...]
+    masks: Mapping[str, str]
+
+    @property
+    def steps(self) -> int:
+        """Number of sampler steps."""
+        return len(self.times)
+
+    def forecaster(self, unit: Unit) -> Forecaster:
+        """The forecaster of a unit: its group's override, else the profile's."""
+        return self.profile.overrides.get(unit.group, self.profile.forecaster)
+
+    def taps(self, unit: Unit) -> int:
+        """How many past outputs of `unit` are kept."""
+        match self.forecaster(unit).rows:
+            case Fitted(weights=name):
+                return int(self.policy.arrays[name].shape[2])
+            case Clusters(rows=pool):
+                return max(rows.taps(row) for row in pool)
+            case row:
+                return rows.taps(row)
+
+    def input_taps(self, unit: Unit) -> int:
+        """How many past inputs of `unit` are kept."""
+        forecaster = self.forecaster(unit)
+        if isinstance(forecaster.rows, Fitted) and forecaster.rows.input_weights is not None:
+            return self.taps(unit)
+        return 0 if forecaster.magnitude is None else 1
+
+    def decide(self, unit: Unit, step: int, computed: Sequence[int]) -> Decision:
+        """Forecast `unit` at `step` from the steps already `computed` (newest first), or compute it."""
+        if not computed or (self.masks and self.masks[unit.group][step] == "C"):
+            return COMPUTE
+        sources = tuple(computed[: self.taps(unit)])
+        return self._forecast(self.forecaster(unit), step, sources)
+
+    @lru_cache(maxsize=4096)  # noqa: B019  a plan lives as long as its session
+    def _forecast(self, forecaster: Forecaster, step: int, sources: tuple[int, ...]) -> Decision:
+        past = [self.times[s] for s in sources]
+        match forecaster.rows:
+            case Fitted():
+                return Forecast(step, sources)
+            case Clusters(rows=pool):
+                table = (rows.weights(row, past, self.times[step]) for row in pool)
+                padded = tuple((*w, *(0.0,) * (len(sources) - len(w))) for w in table)
+                return Forecast(step, sources, clusters=padded)
+            case row:
+                weights = rows.weights(row, past, self.times[step])
+                return Forecast(step, sources[: len(weights)], weights)
+
+    def bin(self, step: int, bins: int) -> int:
+        """The time bin of `step` when the trajectory is cut into `bins` equal parts."""
+        return min(step * bins // self.steps, bins - 1)
+
+    def bytes(self, shapes: Mapping[str, tuple[int, ...]], itemsize: int, branches: int = 1) -> int:
+        """Exact size of the cache in bytes, for streams of the given shapes (batch included) and element size.
+
+        A module's stream that the blocks do not name (`input` of FLUX's single blocks) is all streams joined.
+        """
+        sizes = {name: prod(shape) for name, shape in shapes.items()}
+        joined = sum(sizes.values())
+        elements = sum(
+            sizes.get(stream, joined) * (self.taps(unit) + self.input_taps(unit))
+            for unit in self.units
+            for stream in unit.streams
+        )
+        gate = self.profile.gate
+        if isinstance(gate, Relational):
+            elements += sum(sizes.get(s, joined) for s in self.units[0].streams) * (gate.order + 1)
+        return elements * itemsize * branches
+
+
+def compile_plan(
+    policy: Policy, profile: Profile, times: tuple[float, ...], units: tuple[Unit, ...], start: int = 0
+) -> Plan:
+    """Settle a profile on a sampler with `len(times)` steps, sampled from step `start` (above 0: img2img).
+
+    Raises `PolicyError` where profile, sampler and model do not fit together.
+    """
+    masks: dict[str, str] = {}
+    match profile.gate:
+        case Fixed() as gate:
+            masks = {unit.group: mask(gate, len(times), unit.group) for unit in units}
+        case Interval() as gate:
+            masks = {unit.group: "C" * start + mask(gate, len(times) - start) for unit in units}
+    plan = Plan(policy, profile, times, units, masks)
+    for unit in units:
+        _check_arrays(plan, unit)
+    return plan
+
+
+def _check_arrays(plan: Plan, unit: Unit) -> None:
+    """Arrays are indexed by lane and, if fitted per step, by step: both must be there."""
+    forecaster, arrays = plan.forecaster(unit), plan.policy.arrays
+    names: list[str] = []
+    match forecaster.rows:
+        case Fitted(weights=name):
+            names.append(name)
+            if arrays[name].shape[1] != plan.steps:
+                raise PolicyError(
+                    f"weights {name!r} are fitted for {arrays[name].shape[1]} steps but the sampler visits "
+                    f"{plan.steps}; sample with that number of steps or recalibrate"
+                )
+        case Clusters(ids=name):
+            names.append(name)
+    if forecaster.subspace is not None:
+        names.append(forecaster.subspace.basis)
+    if isinstance(forecaster.magnitude, Calibrated | Mixed):
+        names.append(forecaster.magnitude.scales)
+    for name in names:
+        if len(arrays[name]) < unit.lane + len(unit.streams):
+            raise PolicyError(
+                f"array {name!r} covers {len(arrays[name])} lanes but unit {unit.name} needs number "
+                f"{unit.lane + len(unit.streams)}; the policy belongs to another model"
+            )

@@ -1,0 +1,49 @@
+"""What a policy needs to know of a diffusers scheduler: its noise levels, and time axes made from them."""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+SIGMA_FLOOR = 1e-4
+"""Noise level that stands for zero on the log-SNR axis."""
+
+
+def is_flow(scheduler: Any) -> bool:
+    """Whether x_t = (1 - sigma) x_0 + sigma noise (flow matching) rather than x_0 + sigma noise."""
+    config = scheduler.config
+    return bool(
+        type(scheduler).__name__.startswith("FlowMatch")
+        or config.get("use_flow_sigmas", False)
+        or config.get("prediction_type") == "flow_prediction"
+    )
+
+
+def noise_levels(scheduler: Any) -> tuple[float, ...]:
+    """Return one sigma per entry of `scheduler.timesteps`, in sampling order.
+
+    Flow matching: sigma in [0, 1]. Otherwise the noise-to-signal ratio sqrt((1 - a) / a), with a = alpha_cumprod(t).
+    """
+    timesteps = scheduler.timesteps
+    sigmas = getattr(scheduler, "sigmas", None)
+    if sigmas is not None and len(sigmas) >= len(timesteps) > 0:
+        return tuple(torch.as_tensor(sigmas)[: len(timesteps)].double().tolist())
+    alphas = scheduler.alphas_cumprod.double()
+    index = torch.as_tensor(timesteps).long().clamp(0, len(alphas) - 1).cpu()
+    return tuple(((1 - alphas[index]) / alphas[index]).sqrt().tolist())
+
+
+def axis_values(axis: str, sigmas: Sequence[float], flow: bool) -> tuple[float, ...]:
+    """Return the time of every step on `axis`: `step` (index), `sigma`, or `log-snr`."""
+    if axis == "step":
+        return tuple(float(i) for i in range(len(sigmas)))
+    if axis == "sigma":
+        return tuple(sigmas)
+    return tuple(log_snr(s, flow) for s in sigmas)
+
+
+def log_snr(sigma: float, flow: bool) -> float:
+    """Log signal-to-noise ratio at noise level `sigma`, with zero noise or zero signal replaced by 1e-4."""
+    signal = max(1 - sigma, SIGMA_FLOOR) if flow else 1.0
+    return 2 * math.log(signal / max(sigma, SIGMA_FLOOR))

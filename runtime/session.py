@@ -1,0 +1,165 @@
+"""The one place where it is decided and done: compute a unit, or forecast it."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from torch import Tensor
+
+from cachesmith.policies import PolicyError, Relational
+
+from .clock import Tick
+from .estimate import Estimator, observe_scale
+from .gates import RelationalState, must_compute, threshold
+from .history import Feature, History, finite
+from .plan import Compute, Forecast, Plan
+from .stats import Stats, Trace
+from .units import Unit
+
+UNKNOWN_STEP = "the timestep is not on the scheduler's list"
+CHANGED_SHAPE = "the batch, shape, dtype or device changed during a run"
+NON_FINITE = "a forecast was not finite"
+
+
+@dataclass
+class Branch:
+    """State of one guidance branch in one run; branches never share state."""
+
+    units: dict[str, History] = field(default_factory=dict)
+    gate: RelationalState = field(default_factory=RelationalState)
+
+
+class Session:
+    """A runner that follows a policy. `planner(start)` compiles a plan for a run that begins at step `start`, or
+    returns None when the policy is not to be used for this run."""
+
+    def __init__(self, planner: Callable[[int], Plan | None], memory_budget: int | None = None):
+        self.stats = Stats()
+        self.plan: Plan | None = None
+        self._planner = planner
+        self._budget = memory_budget
+        self._branches: dict[str, Branch] = {}
+        self._estimator: Estimator | None = None
+        self._tick: Tick | None = None
+        self._start = 0
+        self._compute_all = False
+
+    def begin(self, tick: Tick) -> None:
+        """A transformer call: a new run starts clean, an unknown timestep computes everything."""
+        if self._tick is None or tick.run != self._tick.run:
+            self._start_run(tick)
+        self._tick = tick
+        self._compute_all = tick.step is None or self.plan is None
+        if tick.step is None and self.plan is not None:
+            self.stats.fall_back(UNKNOWN_STEP)
+        if not self._compute_all:
+            self._settle_static()
+
+    def forecast(self, unit: Unit, inputs: Feature) -> Feature | None:
+        """Return the unit's forecast, or None to have it computed."""
+        if self._compute_all or self.plan is None or self._tick is None or self._tick.step is None:
+            return None
+        if unit is self.plan.units[0]:
+            self._settle_first(unit, inputs)
+            if self._compute_all:
+                return None
+        history = self._history(unit)
+        match self.plan.decide(unit, self._tick.step, history.steps):
+            case Compute():
+                return None
+            case Forecast() as decision:
+                return self._estimate(unit, decision, history, inputs)
+
+    def observe(self, unit: Unit, inputs: Feature, outputs: Feature) -> None:
+        """Remember a computed unit."""
+        tick = self._tick
+        if tick is None:
+            return
+        self.stats.count_computed(unit.name, unit.share, tick.run, tick.branch)
+        if self.plan is None or tick.step is None:
+            return
+        history = self._history(unit)
+        if unit.residual:
+            outputs = tuple(new - old for new, old in zip(outputs, inputs, strict=True))
+        if _on_host(outputs) and not finite(outputs):
+            history.clear()
+            return
+        observe_scale(self.plan.forecaster(unit), history, outputs, inputs)
+        history.push(tick.step, outputs, inputs, self.plan.taps(unit), self.plan.input_taps(unit))
+        if isinstance(self.plan.profile.gate, Relational) and unit is self.plan.units[0]:
+            self._branch().gate.restart(tick.step, inputs, self.plan.profile.gate.order)
+        self._measure()
+
+    def _start_run(self, tick: Tick) -> None:
+        self._branches.clear()
+        self._start = tick.step or 0
+        self.plan = self._planner(self._start)
+        self._estimator = None if self.plan is None else Estimator(self.plan)
+
+    def _settle_static(self) -> None:
+        assert self.plan is not None and self._tick is not None and self._tick.step is not None
+        if self.plan.masks:
+            letters = {m[self._tick.step] for m in self.plan.masks.values()}
+            self._record("".join(sorted(letters)), None)
+
+    def _settle_first(self, unit: Unit, inputs: Feature) -> None:
+        """At the first unit of a call: check memory once, and let a dynamic gate decide for the whole call."""
+        assert self.plan is not None and self._tick is not None and self._tick.step is not None
+        step, plan = self._tick.step, self.plan
+        if self._budget is not None and not self._branch().units:
+            self._check_budget(unit, inputs)
+        if not isinstance(plan.profile.gate, Relational):
+            return
+        gate, state, demand = plan.profile.gate, self._branch().gate, None
+        self._compute_all = must_compute(gate, state, step, self._start, plan.steps)
+        if not self._compute_all and not self._history(unit).fits(inputs):
+            self._compute_all = True
+            self.stats.fall_back(CHANGED_SHAPE)
+        if not self._compute_all:
+            demand = state.demand(gate, plan.times, step, inputs)
+            self._compute_all = not demand <= threshold(gate, step, plan.steps)
+        self._record("C" if self._compute_all else "F", demand)
+
+    def _estimate(self, unit: Unit, decision: Forecast, history: History, inputs: Feature) -> Feature | None:
+        assert self._estimator is not None and self._tick is not None
+        if not history.fits(inputs):
+            history.clear()
+            self.stats.fall_back(CHANGED_SHAPE)
+            return None
+        result = self._estimator(unit, decision, history, inputs)
+        if _on_host(result) and not finite(result):
+            self.stats.fall_back(NON_FINITE)
+            return None
+        self.stats.forecast[unit.name] += 1
+        return result
+
+    def _check_budget(self, unit: Unit, inputs: Feature) -> None:
+        assert self.plan is not None and self._budget is not None
+        shapes = dict(zip(unit.streams, (tuple(t.shape) for t in inputs), strict=True))
+        needed = self.plan.bytes(shapes, inputs[0].element_size(), len(self._branches))
+        if needed > self._budget:
+            raise PolicyError(
+                f"the cache needs {needed:,} bytes but memory_budget is {self._budget:,}; raise the budget, "
+                "sample a smaller batch, or calibrate with coarser units (stack)"
+            )
+
+    def _record(self, decision: str, demand: float | None) -> None:
+        assert self._tick is not None and self._tick.step is not None
+        self.stats.trace.append(Trace(self._tick.run, self._tick.step, self._tick.branch, decision, demand))
+
+    def _measure(self) -> None:
+        held = sum(h.bytes for b in self._branches.values() for h in b.units.values())
+        gates: list[Tensor] = [t for b in self._branches.values() for f in b.gate.inputs for t in f]
+        held += sum(t.numel() * t.element_size() for t in gates)
+        self.stats.cache_bytes = max(self.stats.cache_bytes, held)
+
+    def _branch(self) -> Branch:
+        assert self._tick is not None
+        return self._branches.setdefault(self._tick.branch, Branch())
+
+    def _history(self, unit: Unit) -> History:
+        return self._branch().units.setdefault(unit.name, History())
+
+
+def _on_host(feature: Feature) -> bool:
+    """A finite check costs a stall on an accelerator, and next to nothing on the host."""
+    return feature[0].device.type == "cpu"

@@ -1,0 +1,44 @@
+"""What happened in a session."""
+
+import warnings
+from collections import Counter, defaultdict
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+
+class Trace(NamedTuple):
+    """One transformer call: `C` computed or `F` forecast, and what a dynamic gate measured."""
+
+    run: int
+    step: int
+    branch: str
+    decision: str
+    demand: float | None
+
+
+@dataclass
+class Stats:
+    """Counts of one session, over all its runs."""
+
+    computed: Counter[str] = field(default_factory=Counter)
+    forecast: Counter[str] = field(default_factory=Counter)
+    fallbacks: Counter[str] = field(default_factory=Counter)
+    trace: list[Trace] = field(default_factory=list)
+    cache_bytes: int = 0
+    _executed: dict[tuple[int, str], float] = field(default_factory=lambda: defaultdict(float))
+
+    @property
+    def nfc(self) -> float:
+        """Full computations per run and branch: block executions / blocks."""
+        return sum(self._executed.values()) / len(self._executed) if self._executed else 0.0
+
+    def count_computed(self, unit: str, share: float, run: int, branch: str) -> None:
+        """A unit that makes up `share` of all blocks was computed."""
+        self.computed[unit] += 1
+        self._executed[run, branch] += share
+
+    def fall_back(self, reason: str) -> None:
+        """A forecast was asked for and refused: count it, and warn the first time."""
+        if not self.fallbacks[reason]:
+            warnings.warn(f"cachesmith computed a step instead of forecasting it: {reason}", RuntimeWarning, stacklevel=2)
+        self.fallbacks[reason] += 1
