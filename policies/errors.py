@@ -7,8 +7,6 @@ from reprlib import repr as short
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
-Loc = tuple[int | str, ...]
-
 SHOWN = 3
 """How many faults of a document one message names."""
 
@@ -44,13 +42,12 @@ def explain(error: ValidationError) -> str:
 
 def _innermost(faults: list[ErrorDetails]) -> list[ErrorDetails]:
     # a refused element also makes its tuple too short, which only repeats the fault
-    return [f for f in faults if not any(_inside(g["loc"], f["loc"]) for g in faults)]
+    around = {fault["loc"][:depth] for fault in faults for depth in range(len(fault["loc"]))}
+    return [fault for fault in faults if fault["loc"] not in around]
 
 
-def _inside(inner: Loc, outer: Loc) -> bool:
-    return len(inner) > len(outer) and inner[: len(outer)] == outer
-
-
-def _fault(loc: Loc, value: object, message: str) -> str:
+def _fault(loc: tuple[int | str, ...], value: object, message: str) -> str:
     field = ".".join(str(part) for part in loc)
-    return f"{field[:120] or 'document'} = {short(value)}: {message[:1].lower()}{message[1:300]}"
+    text = f"{field[:120] or 'document'} = {short(value)}: {message[:1].lower()}{message[1:300]}"
+    # keys and values come from a file: no line breaks or terminal codes
+    return "".join(letter if letter.isprintable() else "?" for letter in text)

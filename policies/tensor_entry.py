@@ -24,7 +24,7 @@ def check_entry(name: str, entry: object, room: int) -> None:
         )
     if entry["dtype"] not in DTYPES.values():
         raise PolicyError(
-            f"array {name!r} has dtype {str(entry['dtype'])[:20]}; a policy stores only F32 and I32"
+            f"array {name!r} has dtype {str(entry['dtype'])[:20]!r}; a policy stores only F32 and I32"
         )
     _check_place(name, _sizes(name, entry["shape"]), _sizes(name, entry["data_offsets"]), room)
 

@@ -1,4 +1,4 @@
-"""A policy that uses every kind of value. Run as a script, it writes the golden file of the current format."""
+"""A policy that uses every kind of value. Run as a script, it writes the current format's golden file."""
 
 from pathlib import Path
 

@@ -1,0 +1,116 @@
+import json
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from cachesmith.policies import Document, Policy, PolicyError
+from cachesmith.policies import check as checks
+
+
+def ones(*shape: int, dtype: str = "float32") -> NDArray[Any]:
+    return np.ones(shape, dtype=dtype)
+
+
+ARRAYS: dict[str, tuple[str, NDArray[Any], str]] = {
+    "dtype": ("fast/weights", ones(4, 8, 3, dtype="float64"), "has dtype float64, expected float32"),
+    "byte order": ("fast/weights", ones(4, 8, 3, dtype=">f4"), "has dtype >f4, expected float32"),
+    "ids dtype": ("balanced/ids", ones(4, 6), "has dtype float32, expected int32"),
+    "object dtype": ("balanced/ids", ones(4, 6, dtype="O"), "has dtype object, expected int32"),
+    "axes": ("fast/weights", ones(4, 8), r"has shape \(4, 8\), expected \[lanes, steps, taps\]"),
+    "no axes": ("balanced/scales", ones(), r"has shape \(\), expected \[lanes, time bins\]"),
+    "empty": ("balanced/scales", ones(4, 0), r"has shape \(4, 0\)"),
+    "nan": ("modules/scales", ones(10, 1) * np.nan, "NaN or infinite"),
+    "infinite": ("fast/weights", ones(4, 8, 3) * np.inf, "NaN or infinite"),
+    "negative scale": ("balanced/scales", -ones(4, 3), "at least 0"),
+    "ids too high": (
+        "balanced/ids",
+        ones(4, 6, dtype="int32") * 5,
+        "holds 5 to 5 for 5 clusters; use 0 to 4",
+    ),
+    "ids negative": ("balanced/ids", -ones(4, 6, dtype="int32"), "holds -1 to -1"),
+    "ids channels": ("balanced/ids", ones(4, 7, dtype="int32"), "ids for 7 channels and a basis for 6"),
+    "rank": ("balanced/basis", ones(4, 6, 7), "rank 7 for 6 channels; use a rank of at most 6"),
+    "orthonormal": ("balanced/basis", ones(4, 6, 2), "off orthonormal by 6"),
+    "overflow": ("balanced/basis", ones(4, 6, 2) * np.float32(3e38), "off orthonormal"),
+    "steps": ("fast/weights", ones(4, 9, 3), "rows for 9 steps, expected 8"),
+    "input steps": ("fast/input_weights", ones(4, 7, 4), "rows for 7 steps, expected 8"),
+    "input taps": ("fast/input_weights", ones(4, 8, 3), "has 3 taps, expected 4"),
+    "lanes differ": ("fast/input_weights", ones(8, 8, 4), "has 4 lanes and .*input_weights has 8"),
+}
+
+
+@pytest.mark.parametrize("case", ARRAYS)
+def test_wrong_array_is_named(rich: Policy, case: str) -> None:
+    name, array, message = ARRAYS[case]
+    with pytest.raises(PolicyError, match=message):
+        Policy(rich.document, {**rich.arrays, name: array})
+
+
+def test_lanes_are_a_multiple_of_segments(rich: Policy) -> None:
+    fewer = {name: array[:3] if name.startswith("fast/") else array for name, array in rich.arrays.items()}
+    with pytest.raises(PolicyError, match="3 lanes for 4 segments"):
+        Policy(rich.document, fewer)
+
+
+def test_missing_array_is_named(rich: Policy) -> None:
+    for name in rich.arrays:
+        rest = {key: array for key, array in rich.arrays.items() if key != name}
+        with pytest.raises(PolicyError, match=f"'{name}', which is not stored"):
+            Policy(rich.document, rest)
+
+
+def test_unused_array_is_named(rich: Policy) -> None:
+    with pytest.raises(PolicyError, match="'spare' is stored but no field names it"):
+        Policy(rich.document, {**rich.arrays, "spare": ones(1)})
+
+
+def test_size_limit(rich: Policy, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(checks, "MAX_BYTES", 100)
+    with pytest.raises(PolicyError, match="the limit is 100"):
+        Policy(rich.document, rich.arrays)
+
+
+FIELDS: dict[str, tuple[tuple[str, ...], object, str]] = {
+    "mask": (("profiles", "balanced", "gate", "mask"), "CCF", "gate.mask has 3 letters for 8 steps"),
+    "group": (("profiles", "balanced", "gate", "groups", "a"), "CF", "groups.a has 2 letters for 8 steps"),
+    "sigmas": (("sampler", "sigmas"), [1.0], "has 1 values but sampler.steps is 8"),
+    "starts": (("model", "blocks"), 9, "ends with block 9 but the model has 9 blocks"),
+    "shared name": (
+        ("profiles", "balanced", "forecaster", "rows", "ids"),
+        "fast/weights",
+        "stored but no field names it",
+    ),
+}
+
+
+def edited(document: Document, path: tuple[str, ...], value: object) -> Document:
+    raw = document.model_dump(mode="json")
+    inner = raw
+    for key in path[:-1]:
+        inner = inner[key]
+    inner[path[-1]] = value
+    return Document.model_validate_json(json.dumps(raw))
+
+
+@pytest.mark.parametrize("case", FIELDS)
+def test_inconsistent_fields_are_named(rich: Policy, case: str) -> None:
+    path, value, message = FIELDS[case]
+    document = edited(rich.document, path, value)
+    with pytest.raises(PolicyError, match=message):
+        Policy(document, rich.arrays)
+
+
+def test_without_a_sampler_groups_still_match_the_mask(rich: Policy) -> None:
+    unbound = edited(rich.document, ("sampler",), None)
+    assert Policy(unbound, rich.arrays).profile("balanced") == rich.profile("balanced")
+    with pytest.raises(PolicyError, match=r"groups\.a has 2 letters for 8 steps"):
+        Policy(edited(unbound, FIELDS["group"][0], "CF"), rich.arrays)
+
+
+def test_profile_lookup(rich: Policy) -> None:
+    assert rich.profile() is rich.document.profiles["balanced"]
+    assert rich.profile("fast") is rich.document.profiles["fast"]
+    with pytest.raises(PolicyError, match="no profile 'slow'; choose from quality, balanced, fast"):
+        rich.profile("slow")

@@ -1,0 +1,152 @@
+"""Whatever the bytes: either a `PolicyError` of one line, or a policy that can be written and read again."""
+
+import copy
+import json
+from typing import Any
+
+import numpy as np
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from cachesmith.policies import Arrays, Policy, PolicyError, canonical, content_id, decode, encode
+from cachesmith.policies.container import Contents, pack
+
+many = settings(max_examples=1000, deadline=None)
+
+ODD: list[Any] = [
+    *(
+        float("nan"),
+        float("inf"),
+        -float("inf"),
+        1e308,
+        5e-324,
+        -0.0,
+        0.5,
+        -1,
+        0,
+        1,
+        2,
+        2**31,
+        2**63,
+        10**400,
+    ),
+    *(
+        "",
+        "C",
+        "CFFFFFFF",
+        "x" * 500,
+        "../../etc/passwd",
+        "a\0b",
+        "\ud800",
+        "ü",
+        "nan",
+        "interval",
+        "\n\x1b[2J",
+    ),
+    *(None, True, False, [], {}, [[]], [None], [1, "a"], {"kind": "fitted"}, {"": 0}, {"kind": None}),
+]
+
+
+def outcome(data: bytes) -> Policy | None:
+    try:
+        policy = decode(data)
+    except PolicyError as error:
+        message = str(error)
+        assert message.isprintable()
+        assert 20 < len(message) < 3000
+        return None
+    assert decode(encode(policy)) == policy
+    return policy
+
+
+def packed(text: str, arrays: Arrays) -> bytes:
+    return pack(Contents(text, content_id(text.encode(), arrays), arrays))
+
+
+@many
+@given(data=st.data())
+def test_flipped_bits(rich: Policy, data: st.DataObject) -> None:
+    file = bytearray(encode(rich))
+    for _ in range(data.draw(st.integers(1, 4))):
+        file[data.draw(st.integers(0, len(file) - 1))] ^= 1 << data.draw(st.integers(0, 7))
+    assert outcome(bytes(file)) in (None, rich)
+
+
+@many
+@given(data=st.data())
+def test_cut_and_spliced(rich: Policy, data: st.DataObject) -> None:
+    file = encode(rich)
+    start, stop = sorted((data.draw(st.integers(0, len(file))), data.draw(st.integers(0, len(file)))))
+    filler = data.draw(st.binary(max_size=20))
+    assert outcome(file[:start] + filler + file[stop:]) in (None, rich)
+
+
+@settings(max_examples=300, deadline=None)
+@given(size=st.one_of(st.integers(0, 2**64 - 1), st.integers(0, 10_000)))
+def test_header_length(rich: Policy, size: int) -> None:
+    file = encode(rich)
+    assert outcome(size.to_bytes(8, "little") + file[8:]) in (None, rich)
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.binary(max_size=200))
+def test_noise(noise: bytes) -> None:
+    assert outcome(noise) is None
+    assert outcome(len(noise).to_bytes(8, "little") + noise) is None
+
+
+def places(value: Any) -> list[tuple[Any, Any]]:
+    """Every (container, key) in a JSON value."""
+    keys = list(value) if isinstance(value, dict) else range(len(value)) if isinstance(value, list) else []
+    return [place for key in keys for place in [(value, key), *places(value[key])]]
+
+
+def edit(raw: dict[str, Any], data: st.DataObject) -> None:
+    found = places(raw)
+    inside, key = found[data.draw(st.integers(0, len(found) - 1))]
+    other, other_key = found[data.draw(st.integers(0, len(found) - 1))]
+    odd = copy.deepcopy(data.draw(st.sampled_from([*ODD, other[other_key]])))
+    match data.draw(st.sampled_from(["delete", "replace", "insert"])):
+        case "delete":
+            del inside[key]
+        case "replace":
+            inside[key] = odd
+        case "insert" if isinstance(inside, list):
+            inside.insert(key, odd)
+        case _:
+            inside[
+                data.draw(st.sampled_from(["kind", "order", "x", "../x", "", "a b", "a\n\x1b[2J", "default"]))
+            ] = odd
+
+
+@many
+@given(data=st.data())
+def test_edited_documents(rich: Policy, data: st.DataObject) -> None:
+    raw = json.loads(canonical(rich.document))
+    for _ in range(data.draw(st.integers(1, 3))):
+        edit(raw, data)
+    # as a file that was written this way on purpose: the id matches
+    outcome(packed(json.dumps(raw, sort_keys=True, separators=(",", ":")), rich.arrays))
+
+
+@many
+@given(data=st.data())
+def test_edited_headers(rich: Policy, data: st.DataObject) -> None:
+    file = encode(rich)
+    size = int.from_bytes(file[:8], "little")
+    header = json.loads(file[8 : 8 + size])
+    edit(header, data)
+    text = json.dumps(header).encode()
+    assert outcome(len(text).to_bytes(8, "little") + text + file[8 + size :]) in (None, rich)
+
+
+@settings(max_examples=600, deadline=None)
+@given(data=st.data())
+def test_edited_arrays(rich: Policy, data: st.DataObject) -> None:
+    name = data.draw(st.sampled_from(sorted(rich.arrays)))
+    shape = data.draw(st.lists(st.integers(0, 9), max_size=4))
+    fill = data.draw(st.sampled_from([0, 1, -1, 3e38, float("nan"), float("-inf")]))
+    dtype = data.draw(st.sampled_from(["float32", "int32"]))
+    with np.errstate(invalid="ignore"):
+        array = np.full(shape, fill, dtype="float32").astype(dtype)
+    outcome(packed(canonical(rich.document).decode(), {**rich.arrays, name: array}))

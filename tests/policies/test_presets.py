@@ -1,0 +1,100 @@
+import pytest
+
+from cachesmith.policies import (
+    PRESETS,
+    Interval,
+    Modules,
+    Observed,
+    Policy,
+    PolicyError,
+    Relational,
+    Reuse,
+    Stack,
+    Taylor,
+    mask,
+    parse_preset,
+    preset,
+)
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_every_preset_is_bound_to_no_model(name: str) -> None:
+    document = PRESETS[name]().document
+    assert (document.name, list(document.profiles)) == (name, ["default"])
+    assert [document.model, document.sampler, document.calibration] == [None] * 3
+    assert preset(name) == parse_preset(name) == PRESETS[name]()
+    assert "arXiv" in str(PRESETS[name].__doc__) or name == "uncached"
+
+
+def test_presets_differ() -> None:
+    assert len({PRESETS[name]().id for name in PRESETS}) == len(PRESETS)
+
+
+def test_published_settings() -> None:
+    fora = preset("fora").profile()
+    assert (fora.units, fora.gate, fora.forecaster.rows) == (
+        Modules(),
+        Interval(interval=5, warmup=1),
+        Reuse(),
+    )
+    rfc = preset("rfc").profile()
+    assert rfc.gate == Relational(thresholds=(0.3,), order=2, warmup=2)
+    assert (rfc.forecaster.rows, rfc.forecaster.magnitude) == (Taylor(order=2), Observed())
+    assert preset("taylorseer-lite").profile().units == Stack()
+
+
+def test_uncached_computes_every_step() -> None:
+    gate = preset("uncached").profile().gate
+    assert isinstance(gate, Interval)
+    assert mask(gate, 50) == "C" * 50
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("taylorseer:interval=6,order=1", preset("taylorseer", interval=6, order=1)),
+        (" taylorseer : interval = 6 , order = 1 ", preset("taylorseer", interval=6, order=1)),
+        ("rfc:tau=0.25", preset("rfc", tau=0.25)),
+        ("rfc:tau=1", preset("rfc", tau=1.0)),
+        ("hicache:contraction=7e-1", preset("hicache", contraction=0.7)),
+        ("ab-cache:order=3", preset("ab-cache", order=3)),
+        ("fora:", preset("fora")),
+    ],
+)
+def test_parsing(text: str, expected: Policy) -> None:
+    assert parse_preset(text) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "there is no preset ''; choose from uncached, fora"),
+        ("taylorsear", "there is no preset 'taylorsear'; choose from .*taylorseer,"),
+        ("fora:intervall=3", "has no option 'intervall'; it takes interval"),
+        ("fora:name=3", "has no option 'name'"),
+        ("uncached:interval=3", "it takes none"),
+        ("fora:interval", "cannot read 'interval'"),
+        ("fora:interval=3,", "cannot read ''"),
+        ("fora:interval=3,interval=4", "write each option once"),
+        ("fora:interval=three", "cannot read 'three' .* as a number"),
+        (
+            "fora:interval=0",
+            "preset fora is not valid: interval = 0: input should be greater than or equal to 1",
+        ),
+        ("fora:interval=3.5", "interval = 3.5: input should be a valid integer"),
+        ("fora:interval=" + "9" * 5000, "should be a valid integer"),
+        ("taylorseer:order=5", "order = 5: input should be less than or equal to 4"),
+        ("ab-cache:order=4", "order = 4: input should be 2 or 3"),
+        ("hicache:contraction=0", "greater than 0"),
+        ("rfc:tau=-1", "thresholds.0 = -1: input should be greater than or equal to 0$"),
+        ("rfc:tau=nan", "finite number"),
+    ],
+)
+def test_misses_say_what_is_allowed(text: str, message: str) -> None:
+    with pytest.raises(PolicyError, match=message):
+        parse_preset(text)
+
+
+def test_functions_refuse_wrong_values_alike() -> None:
+    with pytest.raises(PolicyError, match="interval = 0"):
+        PRESETS["taylorseer"](interval=0)
