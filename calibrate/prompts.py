@@ -4,6 +4,7 @@ import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ class Request:
 
 @dataclass(frozen=True)
 class Split:
-    """Disjoint requests: `fitting` drives the search, `validation` picks among candidates, `heldout` is measured last."""
+    """Disjoint requests: `fitting` drives the search, `validation` picks candidates, `heldout` is measured last."""
 
     fitting: tuple[Request, ...]
     validation: tuple[Request, ...]
@@ -36,7 +37,9 @@ def read_prompts(path: Path) -> list[Prompt]:
         lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
         prompts = [json.loads(line) if line.startswith("{") else line for line in lines if line]
     except (OSError, ValueError) as error:
-        raise PolicyError(f"cannot read prompts from {path}: {error}; give one prompt or JSON object a line") from None
+        raise PolicyError(
+            f"cannot read prompts from {path}: {error}; give one prompt or JSON object a line"
+        ) from None
     if not prompts:
         raise PolicyError(f"{path} holds no prompts; give one prompt or JSON object a line")
     return prompts
@@ -57,7 +60,7 @@ def split(prompts: Sequence[Prompt], fitting: int, validation: int, heldout: int
     wanted = sum(sizes)
     if len(prompts) >= 3:
         borders = [0, *(round(len(prompts) * sum(sizes[: i + 1]) / wanted) for i in range(3))]
-        parts = [prompts[a:b] or prompts for a, b in zip(borders, borders[1:], strict=False)]
+        parts = [prompts[a:b] or prompts for a, b in pairwise(borders)]
     else:
         parts = [prompts] * 3
     if len(prompts) < wanted:

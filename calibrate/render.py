@@ -1,15 +1,16 @@
 """Sample a pipeline on a list of requests: every sample with a noise of its own, so that batching changes nothing."""
 
+import inspect
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import groupby
 from typing import Any, NamedTuple
 
 import torch
-from cachesmith.runtime.patch import patched
 from torch import Tensor
 
-from .prompts import Request
+from cachesmith.calibrate.prompts import Request
+from cachesmith.runtime.patch import patched
 
 PER_SAMPLE = ("prompt", "prompt_2", "prompt_3", "negative_prompt", "class_labels", "prompt_embeds")
 """Pipeline arguments that are given as lists, one entry a sample."""
@@ -37,15 +38,35 @@ class Renderer:
                 advance(len(chunk))
         return Pictures(torch.cat([p.images for p in parts]), torch.cat([p.latents for p in parts]))
 
+    def differentiable(self, requests: Sequence[Request]) -> Tensor:
+        """Sample one batch with gradients enabled and return its images [N, C, H, W].
+
+        diffusers wraps every pipeline's `__call__` in `torch.no_grad`; this goes around the wrapper.
+        """
+        plain: Any = inspect.unwrap(type(self.pipe).__call__)
+        with torch.enable_grad():
+            return self._images(plain(self.pipe, **self._arguments(requests)))
+
     def _call(self, chunk: Sequence[Request]) -> Pictures:
+        with _decoder_input(self.pipe) as latents:
+            result = self.pipe(**self._arguments(chunk))
+        return Pictures(self._images(result), torch.cat(latents).float().cpu())
+
+    def _arguments(self, chunk: Sequence[Request]) -> dict[str, Any]:
         shared = {k: v for k, v in chunk[0].arguments.items() if k not in PER_SAMPLE}
         listed = {k: [r.arguments[k] for r in chunk] for k in chunk[0].arguments if k in PER_SAMPLE}
         generators = [torch.Generator().manual_seed(r.seed) for r in chunk]
-        options: dict[str, Any] = {"generator": generators, "num_inference_steps": self.steps, "output_type": "pt"}
-        with _decoder_input(self.pipe) as latents:
-            result = self.pipe(**options, **self.common, **shared, **listed)
-        images = result.images if hasattr(result, "images") else result.frames
-        return Pictures(images.float().cpu(), latents[-1].float().cpu())
+        options: dict[str, Any] = {
+            "generator": generators,
+            "num_inference_steps": self.steps,
+            "output_type": "pt",
+        }
+        return {**options, **self.common, **shared, **listed}
+
+    @staticmethod
+    def _images(result: Any) -> Tensor:
+        images: Tensor = result.images if hasattr(result, "images") else result.frames
+        return images.float().cpu()
 
 
 def _batches(requests: Sequence[Request], size: int) -> Iterator[list[Request]]:

@@ -160,7 +160,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--out", type=Path, default=HERE / "model", help="pipeline folder to write")
     parser.add_argument("--work", type=Path, default=HERE / "work", help="data and checkpoints")
     parser.add_argument("--vae-steps", type=int, default=900)
-    parser.add_argument("--steps", type=int, default=4500, help="transformer optimisation steps")
+    parser.add_argument("--steps", type=int, default=2500, help="transformer optimisation steps")
     parser.add_argument("--batch", type=int, default=128)
     parser.add_argument("--resume", action="store_true", help="continue from the last checkpoint")
     parser.add_argument("--compile", action="store_true", help="torch.compile the transformer (about 20%% faster)")

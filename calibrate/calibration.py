@@ -1,0 +1,190 @@
+"""Calibrate: record, fit, search, refine and tune, measure on held-out prompts, save."""
+
+import platform
+from collections.abc import Sequence
+from contextlib import suppress
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+import torch
+
+from cachesmith.calibrate.candidates import fixed_profile, merge, pick, refined, tuned, uniform
+from cachesmith.calibrate.config import CalibrationConfig, CalibrationResult
+from cachesmith.calibrate.cost import CostModel, measure_costs
+from cachesmith.calibrate.evaluate import Evaluator, as_policy
+from cachesmith.calibrate.memo import Memo, digest_of
+from cachesmith.calibrate.metrics import compare, summarise
+from cachesmith.calibrate.progress import stage
+from cachesmith.calibrate.prompts import Prompt, Split, digest, split
+from cachesmith.calibrate.recording import Recording, record
+from cachesmith.calibrate.render import Renderer
+from cachesmith.calibrate.search import Candidate, front, open_study, search
+from cachesmith.calibrate.space import segments
+from cachesmith.policies import (
+    Calibration,
+    Document,
+    ModelKey,
+    Modules,
+    Policy,
+    Profile,
+    SamplerKey,
+    Stack,
+    TrialRecord,
+)
+from cachesmith.runtime.fingerprint import model_key, sampler_key
+
+
+def calibrate(
+    pipe: Any, prompts: Sequence[Prompt], config: CalibrationConfig | None = None
+) -> CalibrationResult:
+    """Find the policy of `pipe` that stays closest to the uncached pictures at every asked speed.
+
+    prompts: text prompts, or dicts of pipeline arguments. The pipeline runs as it is (device, dtype, scheduler).
+    Interrupting loses nothing: the same call with the same `config.work` resumes. The same seed gives the same policy.
+    Raises `PolicyError` when there is no adapter for the transformer.
+    """
+    config = config or CalibrationConfig()
+    return _Calibration(pipe, prompts, config).run()
+
+
+class _Calibration:
+    """The steps of one calibration, in order; holds what later steps need of earlier ones."""
+
+    def __init__(self, pipe: Any, prompts: Sequence[Prompt], config: CalibrationConfig):
+        self.pipe, self.config = pipe, config
+        self.parts: Split = split(prompts, config.fitting, config.validation, config.heldout, config.seed)
+        common = {} if config.guidance_scale is None else {"guidance_scale": config.guidance_scale}
+        pipe.set_progress_bar_config(disable=True)
+        self.renderer = Renderer(pipe, config.steps, config.batch, **common)
+        self.model: ModelKey = model_key(pipe.transformer, pipe)
+        self.key = digest_of(
+            self.model, type(pipe.scheduler).__name__, dict(pipe.scheduler.config), self.parts, common,
+            config.steps, config.seed, str(pipe.transformer.dtype), config.taps,
+        )  # fmt: skip
+
+    def run(self) -> CalibrationResult:
+        """Do everything."""
+        fitting = self._evaluator("uncached, fitting", self.parts.fitting)
+        validation = self._evaluator("uncached, validation", self.parts.validation)
+        recording = record(self.renderer, self.parts.fitting, self.config)
+        sampler = sampler_key(self.pipe.scheduler, recording.guidance)
+        costs = self._costs()
+        study = open_study(self.config, self.key)
+        with stage("search", self.config.trials) as advance:
+            search(study, fitting, costs, recording.space, self.config, advance)
+        found = front(study, recording.space)
+        chosen = {
+            name: self._choose(name, budget, fitting, validation, recording, found)
+            for name, budget in self._budgets().items()
+        }
+        return self._finish(chosen, found, study, recording, sampler)
+
+    def _evaluator(self, title: str, requests: Sequence[Any]) -> Evaluator:
+        with stage(title, len(requests)) as advance:
+            return Evaluator(self.renderer, requests, advance)
+
+    def _costs(self) -> CostModel:
+        granularities = (Stack(), Modules(), segments(self.model.blocks, 2))
+        with stage("unit times", 1) as advance:
+            costs = measure_costs(self.renderer, self.parts.fitting[: self.config.batch], granularities)
+            advance()
+        return costs
+
+    def _budgets(self) -> dict[str, int]:
+        return dict(sorted(self.config.budgets.items(), key=lambda item: -item[1]))
+
+    def _choose(
+        self,
+        name: str,
+        budget: int,
+        fitting: Evaluator,
+        validation: Evaluator,
+        recording: Recording,
+        found: list[Candidate],
+    ) -> Candidate:
+        """Make the candidates of one profile and pick the best on the validation requests."""
+        config, memo = self.config, Memo(self.config.work / f"scores-{self.key}.jsonl")
+        starts = [recording.space.schedules[budget], uniform(budget, config.steps)]
+        with stage(f"{name}: schedule", config.moves) as advance:
+            schedule = refined(fitting, memo, starts, config, advance)
+        options = digest_of(schedule, config.iterations, config.tune_batch, config.learning_rate)
+        saved = config.work / f"rows-{self.key}-{options}.pt"
+        with stage(f"{name}: weights", config.iterations) as advance:
+            policy = tuned(fitting, schedule, name, saved, config, advance)
+        line = fixed_profile(schedule)
+        candidates = [
+            Candidate(policy, policy.profile(), "refined schedule, tuned weights", budget, 0.0),
+            Candidate(as_policy(line), line, "refined schedule", budget, 0.0),
+            *sorted((c for c in found if c.nfc <= budget), key=lambda c: -c.psnr)[:2],
+        ]
+        with stage(f"{name}: validation", len(candidates)) as advance:
+            return pick(candidates, validation, budget, advance)
+
+    def _finish(
+        self,
+        chosen: dict[str, Candidate],
+        found: list[Candidate],
+        study: Any,
+        recording: Recording,
+        sampler: SamplerKey,
+    ) -> CalibrationResult:
+        """Measure on held-out requests, and put the policy and its report together."""
+        heldout = self._evaluator("uncached, held out", self.parts.heldout)
+        profiles: dict[str, Profile] = {}
+        with stage("held-out profiles", len(chosen)) as advance:
+            for name, candidate in chosen.items():
+                outcome = heldout(candidate.policy)
+                quality = summarise(compare(heldout.reference, outcome.pictures), self.config.seed)
+                profiles[name] = candidate.profile.model_copy(
+                    update={
+                        "nfc": outcome.nfc,
+                        "speedup": self.config.steps / outcome.nfc,
+                        "quality": quality,
+                    }
+                )
+                advance()
+        document = Document(
+            name=self.config.name,
+            profiles=profiles,
+            model=self.model,
+            sampler=sampler,
+            calibration=self._provenance(chosen, found, study, recording),
+        )
+        policy = Policy(document, merge([candidate.policy.arrays for candidate in chosen.values()]))
+        report = None
+        if self.config.report is not None:
+            from cachesmith.calibrate.report import write_report
+
+            report = write_report(self.config.report, policy, study, recording, heldout, self.config)
+        return CalibrationResult(policy, study, report)
+
+    def _provenance(
+        self, chosen: dict[str, Candidate], found: list[Candidate], study: Any, recording: Recording
+    ) -> Calibration:
+        parts = self.parts
+        records = [
+            TrialRecord(number=i, psnr=c.psnr, nfc=c.nfc, source=c.source)
+            for i, c in enumerate([*found, *chosen.values()])
+        ]
+        return Calibration(
+            fitting_prompts=digest([*parts.fitting, *parts.validation]),
+            heldout_prompts=digest(parts.heldout),
+            fitting_size=len(parts.fitting) + len(parts.validation),
+            heldout_size=len(parts.heldout),
+            fitting_seeds=tuple(r.seed for r in (*parts.fitting, *parts.validation)),
+            heldout_seeds=tuple(r.seed for r in parts.heldout),
+            dtype=str(self.pipe.transformer.dtype).removeprefix("torch."),
+            versions=_versions(),
+            study=study.study_name,
+            fitted=tuple(f"profiles/{name}: {c.source}" for name, c in chosen.items()),
+            fits=recording.fits,
+            front=tuple(records),
+        )
+
+
+def _versions() -> dict[str, str]:
+    found = {"python": platform.python_version(), "torch": torch.__version__}
+    for name in ("cachesmith", "diffusers", "optuna"):
+        with suppress(PackageNotFoundError):
+            found[name] = version(name)
+    return found

@@ -1,0 +1,66 @@
+"""What a calibration is asked for, and what it returns."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from cachesmith.policies import Policy, PolicyError
+
+PROFILE_SPEEDUPS = {"quality": 3.0, "balanced": 4.5, "fast": 6.25}
+"""Steps divided by full computations of the profiles every policy has."""
+
+
+@dataclass(frozen=True)
+class CalibrationConfig:
+    """Settings of a calibration. Raises `PolicyError` for values that make no sense.
+
+    steps: sampler steps; trials: Optuna trials; speedups: a profile each, with NFC <= steps / speed-up; min_psnr: adds
+    the fastest profile that holds it. fitting, validation, heldout: samples in the three disjoint parts. moves: closed
+    loop runs spent on each schedule; iterations: gradient steps spent on each profile's weights, of `tune_batch`
+    samples. work: folder for study and scores (a second run resumes there); report: folder for figures.
+    """
+
+    steps: int = 50
+    trials: int = 60
+    seed: int = 0
+    speedups: tuple[float, ...] = ()
+    min_psnr: float | None = None
+    fitting: int = 32
+    validation: int = 32
+    heldout: int = 64
+    batch: int = 32
+    guidance_scale: float | None = None
+    moves: int = 150
+    iterations: int = 60
+    tune_batch: int = 12
+    learning_rate: float = 0.02
+    taps: int = 3
+    name: str = "policy"
+    work: Path = field(default_factory=lambda: Path("cachesmith-work"))
+    report: Path | None = None
+    storage: str | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "fitting", "validation", "heldout", "batch", "tune_batch", "taps"):
+            if getattr(self, name) < 1:
+                raise PolicyError(f"{name} is {getattr(self, name)}; it must be at least 1")
+        for speedup in self.speedups:
+            if not 1 < speedup <= self.steps / 2:
+                raise PolicyError(
+                    f"speed-up {speedup} is out of reach; with {self.steps} steps use 1 < S <= {self.steps / 2:g}"
+                )
+
+    @property
+    def budgets(self) -> dict[str, int]:
+        """Profile name -> most full computations."""
+        wanted = PROFILE_SPEEDUPS | {f"{s:g}x": s for s in self.speedups}
+        return {name: max(2, int(self.steps / speedup + 1e-9)) for name, speedup in wanted.items()}
+
+
+@dataclass(frozen=True)
+class CalibrationResult:
+    """The policy, the Optuna study behind it, and the folder of the report if one was asked for."""
+
+    policy: Policy
+    study: Any
+    report: Path | None

@@ -1,0 +1,46 @@
+"""Closed-loop error of a policy: a real sampling run against the uncached picture of the same seed."""
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+from torch import Tensor
+
+from cachesmith.calibrate.metrics import psnr
+from cachesmith.calibrate.prompts import Request
+from cachesmith.calibrate.render import Pictures, Renderer
+from cachesmith.policies import Document, Policy, Profile
+from cachesmith.policies.base import Arrays
+from cachesmith.runtime import Stats, apply
+
+
+class Outcome(NamedTuple):
+    """What one closed-loop run gave: per-sample PSNR [N] in dB and its mean, full computations, the session's stats."""
+
+    samples: Tensor
+    psnr: float
+    nfc: float
+    stats: Stats
+    pictures: Pictures
+
+
+def as_policy(profile: Profile, arrays: Arrays | None = None) -> Policy:
+    """Wrap one profile as a policy bound to no model, with the arrays it names."""
+    return Policy(Document(name="candidate", profiles={"default": profile}), arrays)
+
+
+class Evaluator:
+    """Runs candidates on a fixed set of requests; the uncached pictures are sampled once."""
+
+    def __init__(
+        self, renderer: Renderer, requests: Sequence[Request], advance: Callable[[int], None] | None = None
+    ):
+        self.renderer, self.requests = renderer, list(requests)
+        self.reference = renderer(self.requests, advance)
+
+    def __call__(self, policy: Policy, count: int | None = None, profile: str | None = None) -> Outcome:
+        """Sample the first `count` requests (default: all) under `policy`."""
+        chosen = self.requests[:count]
+        with apply(self.renderer.pipe, policy, profile) as session:
+            pictures = self.renderer(chosen)
+        samples = psnr(self.reference.images[: len(chosen)], pictures.images)
+        return Outcome(samples, float(samples.mean()), session.stats.nfc, session.stats, pictures)

@@ -1,0 +1,45 @@
+"""Closed-loop scores on disk: an interrupted search asks again and is answered at once."""
+
+import hashlib
+import json
+import os
+from pathlib import Path
+
+
+class Memo:
+    """A JSON-lines file of key -> numbers. A half-written last line, as a kill leaves it, is dropped."""
+
+    def __init__(self, path: Path):
+        self._path = path
+        self._known: dict[str, list[float]] = {}
+        if path.exists():
+            self._known = dict(_complete_lines(path))
+        path.parent.mkdir(parents=True, exist_ok=True)
+
+    def get(self, key: str) -> list[float] | None:
+        """Return what was put under `key`, or None."""
+        return self._known.get(key)
+
+    def put(self, key: str, values: list[float]) -> None:
+        """Remember `values`; they are on disk when this returns."""
+        self._known[key] = values
+        with self._path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps([key, values]) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+
+
+def digest_of(*parts: object) -> str:
+    """A short name for everything that scores depend on."""
+    return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
+
+
+def _complete_lines(path: Path) -> list[tuple[str, list[float]]]:
+    entries: list[tuple[str, list[float]]] = []
+    for line in path.read_text(encoding="utf-8").split("\n")[:-1]:
+        try:
+            key, values = json.loads(line)
+        except ValueError:
+            continue
+        entries.append((key, values))
+    return entries

@@ -1,0 +1,88 @@
+"""The recording stage: run fitting prompts uncached, and turn what was seen into schedules, scales and their fit."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+
+from cachesmith.calibrate.config import CalibrationConfig
+from cachesmith.calibrate.fit import ScaleFit, fit_correction, fit_scale, forecast_costs, plan_schedules
+from cachesmith.calibrate.progress import stage
+from cachesmith.calibrate.prompts import Request
+from cachesmith.calibrate.record import Recorder, lane_names, watch
+from cachesmith.calibrate.render import Renderer
+from cachesmith.calibrate.space import Recorded, segments
+from cachesmith.policies import Modules, Stack, UnitFit, Units
+from cachesmith.policies.base import Arrays
+from cachesmith.runtime.adapters import adapter_for
+from cachesmith.runtime.units import block_lists
+
+RECORDED_SAMPLES = 8
+BINS = 10
+
+
+@dataclass(frozen=True)
+class Recording:
+    """What later stages read: the search space's data, goodness of fit, per-lane scales over time, guidance seen."""
+
+    space: Recorded
+    fits: tuple[UnitFit, ...]
+    scales: dict[str, ScaleFit]
+    guidance: Literal["none", "batched", "sequential"]
+
+
+def record(renderer: Renderer, requests: tuple[Request, ...], config: CalibrationConfig) -> Recording:
+    """Sample a few fitting requests uncached at every granularity and fit what can be fitted from that."""
+    transformer = renderer.pipe.transformer
+    blocks = len(block_lists(transformer, adapter_for(transformer)))
+    chosen = requests[:RECORDED_SAMPLES]
+    arrays: Arrays = {}
+    scales: dict[str, ScaleFit] = {}
+    granularities: tuple[Units, ...] = (Stack(), segments(blocks, 2), Modules())
+    recorders: list[Recorder] = []
+    with stage("record", len(chosen) * len(granularities)) as advance:
+        for units in granularities:
+            recorder = Recorder(sketch=units == Stack(), seed=config.seed)
+            with watch(renderer.pipe, units, recorder):
+                renderer(chosen, advance)
+            recorders.append(recorder)
+            _fit(recorder, units, lane_names(transformer, units), config.steps, arrays, scales)
+    schedules = plan(recorders[0], config)
+    fits = tuple(
+        UnitFit(lane=n, scale=float(f.scales.mean()), spread=f.spread, r2=f.r2) for n, f in scales.items()
+    )
+    return Recording(Recorded(schedules, arrays, blocks), fits, scales, _guidance(recorders[0], len(chosen)))
+
+
+def plan(recorder: Recorder, config: CalibrationConfig) -> dict[int, str]:
+    """Schedules for every budget from 2 to half the steps, by dynamic programming on the recorded stack outputs."""
+    sketches = next(iter(recorder.sketches.values()))
+    runs = sorted({(run, branch) for run, branch, _ in sketches})
+    features = torch.cat(
+        [torch.stack([sketches[run, branch, step] for step in range(config.steps)]) for run, branch in runs],
+        dim=1,
+    )
+    cost = forecast_costs(features, [float(i) for i in range(config.steps)])
+    return plan_schedules(cost, range(2, config.steps // 2 + 1))
+
+
+def _fit(
+    recorder: Recorder,
+    units: Units,
+    lanes: list[str],
+    steps: int,
+    arrays: Arrays,
+    scales: dict[str, ScaleFit],
+) -> None:
+    fits = [fit_scale(recorder.movements[lane], steps, BINS) for lane in lanes]
+    corrections = [fit_correction(recorder.movements[lane], steps, BINS) for lane in lanes]
+    arrays[f"scales/{units.kind}"] = torch.stack([f.scales for f in fits]).float().numpy()
+    arrays[f"corrections/{units.kind}"] = torch.stack(corrections).float().numpy()
+    scales.update(zip(lanes, fits, strict=True))
+
+
+def _guidance(recorder: Recorder, samples: int) -> Literal["none", "batched", "sequential"]:
+    if len(recorder.branches) > 1:
+        return "sequential"
+    rows = next(iter(next(iter(recorder.sketches.values())).values())).shape[0]
+    return "none" if rows <= samples else "batched"

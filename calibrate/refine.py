@@ -1,0 +1,61 @@
+"""Local moves of the computed steps, judged in closed loop.
+
+Errors forecast from recorded trajectories mislead: what counts is where the sampler ends. So a schedule is improved by
+moving one computed step at a time and sampling again, on all fitting requests, with early rejection on a few.
+"""
+
+import random
+from collections.abc import Callable, Iterator, Sequence
+
+SHIFTS = (-1, 1, -2, 2, -3, 3)
+PROBE_MARGIN = 0.25
+"""A move that loses more than this many dB on the probe samples is not run on the rest."""
+
+Score = Callable[[str, int | None], float]
+"""Closed-loop PSNR in dB of a mask on the first so many fitting requests (None: all)."""
+
+
+def refine(
+    mask: str, score: Score, probe: int, evaluations: int, seed: int, advance: Callable[[], None]
+) -> str:
+    """Return the best mask found with at most `evaluations` runs; the number of computed steps stays.
+
+    Deterministic in `seed`. `advance` is called after every run.
+    """
+    chooser = random.Random(seed)
+    best, best_probe, best_all = mask, score(mask, probe), score(mask, None)
+    left = evaluations
+    while left > 0:
+        improved = False
+        for candidate in _neighbours(best, chooser):
+            if left <= 0:
+                break
+            left -= 1
+            advance()
+            at_probe = score(candidate, probe)
+            if at_probe < best_probe - PROBE_MARGIN:
+                continue
+            at_all = score(candidate, None)
+            if at_all > best_all:
+                best, best_probe, best_all, improved = candidate, at_probe, at_all, True
+                break
+        if not improved:
+            break
+    return best
+
+
+def _neighbours(mask: str, chooser: random.Random) -> Iterator[str]:
+    """All masks that differ by one computed step moved up to three places, in random order."""
+    computed = [i for i, letter in enumerate(mask) if letter == "C"]
+    moves = [(step, step + shift) for step in computed[1:] for shift in SHIFTS]
+    chooser.shuffle(moves)
+    taken = set(computed)
+    for source, target in moves:
+        if 0 < target < len(mask) and target not in taken:
+            yield from_steps((taken - {source}) | {target}, len(mask))
+
+
+def from_steps(computed: set[int] | Sequence[int], steps: int) -> str:
+    """Spell a set of computed steps as a mask."""
+    chosen = set(computed)
+    return "".join("C" if step in chosen else "F" for step in range(steps))

@@ -1,0 +1,91 @@
+"""The Optuna study: closed-loop PSNR against modelled cost over the whole policy space."""
+
+import logging
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import optuna
+
+from cachesmith.calibrate.config import CalibrationConfig
+from cachesmith.calibrate.cost import CostModel
+from cachesmith.calibrate.evaluate import Evaluator, as_policy
+from cachesmith.calibrate.space import Recorded, arrays_of, starting_points, suggest
+from cachesmith.policies import Policy, Profile
+
+SEARCH_SAMPLES = 16
+"""Fitting requests a trial is scored on."""
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A profile with the policy that holds its arrays, and where it came from."""
+
+    policy: Policy
+    profile: Profile
+    source: str
+    nfc: float
+    psnr: float
+
+
+def open_study(config: CalibrationConfig, key: str) -> optuna.Study:
+    """Open or resume the study of this calibration: a journal file in the work folder, or the given storage."""
+    optuna.logging.set_verbosity(logging.WARNING)
+    config.work.mkdir(parents=True, exist_ok=True)
+    storage: Any = config.storage
+    if storage is None:
+        backend = optuna.storages.journal.JournalFileBackend(str(config.work / f"study-{key}.journal"))
+        storage = optuna.storages.JournalStorage(backend)
+    return optuna.create_study(
+        study_name=f"cachesmith-{key}",
+        storage=storage,
+        load_if_exists=True,
+        directions=["maximize", "minimize"],
+    )
+
+
+def search(
+    study: optuna.Study,
+    evaluator: Evaluator,
+    costs: CostModel,
+    recorded: Recorded,
+    config: CalibrationConfig,
+    advance: Callable[..., None],
+) -> None:
+    """Run trials until the study has `config.trials` finished ones.
+
+    Every trial gets a sampler seeded with its number, so an interrupted study ends as an uninterrupted one would.
+    """
+    if not study.trials:
+        for point in starting_points(sorted(set(config.budgets.values())), config.steps):
+            study.enqueue_trial(point)
+    done = len(study.get_trials(states=(optuna.trial.TrialState.COMPLETE,)))
+    advance(done)
+
+    def objective(trial: optuna.Trial) -> tuple[float, float]:
+        profile = suggest(trial, recorded)
+        outcome = evaluator(as_policy(profile, arrays_of(profile, recorded)), SEARCH_SAMPLES)
+        runs = -(-min(SEARCH_SAMPLES, len(evaluator.requests)) // evaluator.renderer.batch)
+        trial.set_user_attr("nfc", outcome.nfc)
+        return outcome.psnr, costs.cost(outcome.stats, runs)
+
+    for number in range(done, config.trials):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            study.sampler = optuna.samplers.TPESampler(
+                seed=config.seed * 10_007 + number, multivariate=True, group=True
+            )
+        study.optimize(objective, n_trials=1)
+        advance(1, note=f"{len(study.best_trials)} on the front")
+
+
+def front(study: optuna.Study, recorded: Recorded) -> list[Candidate]:
+    """The study's Pareto front as candidates, cheapest first."""
+    candidates = []
+    for trial in sorted(study.best_trials, key=lambda t: t.values[1]):
+        profile = suggest(optuna.trial.FixedTrial(trial.params), recorded)
+        policy = as_policy(profile, arrays_of(profile, recorded))
+        nfc = float(trial.user_attrs["nfc"])
+        candidates.append(Candidate(policy, profile, f"trial {trial.number}", nfc, trial.values[0]))
+    return candidates

@@ -1,0 +1,127 @@
+"""Fit a schedule's weight rows by gradient through the closed loop.
+
+A cached sampling run is differentiable and cheap to differentiate: only the computed steps hold activations, and every
+forecast is linear in its weights. Adam on the rows alone minimises the log error of the final picture against the
+uncached one, so the rows learn to correct the errors that accumulate along the run; fitting each forecast by itself to
+recorded outputs does not.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from cachesmith.calibrate.prompts import Request
+from cachesmith.calibrate.record import watch
+from cachesmith.calibrate.render import Renderer
+from cachesmith.policies import Stack
+from cachesmith.policies.base import Arrays
+from cachesmith.runtime import Tick, Unit, rows
+from cachesmith.runtime.attach import Feature
+
+FLOOR = 1e-8
+"""Squared error below which a picture counts as equal."""
+
+
+class Rows(NamedTuple):
+    """Weights [steps, taps] of past outputs and [steps, taps + 1] of past inputs (last: the input now)."""
+
+    outputs: Tensor
+    inputs: Tensor
+
+    def arrays(self, prefix: str) -> Arrays:
+        """As the arrays of a policy file, with one lane."""
+        return {
+            f"{prefix}/weights": self.outputs.detach().float()[None].numpy().astype(np.float32),
+            f"{prefix}/input_weights": self.inputs.detach().float()[None].numpy().astype(np.float32),
+        }
+
+
+def starting_rows(mask: str, times: Sequence[float], taps: int) -> Rows:
+    """A line through the last two computed outputs (reuse where there is one); no weight on inputs."""
+    outputs = torch.zeros(len(mask), taps)
+    for step in range(len(mask)):
+        past = [times[s] for s in range(step - 1, -1, -1) if mask[s] == "C"][:2]
+        if mask[step] == "F":
+            weights = rows.lagrange(past, times[step])
+            outputs[step, : len(weights)] = torch.tensor(weights)
+    return Rows(outputs, torch.zeros(len(mask), taps + 1))
+
+
+class Trainer:
+    """A runner that forecasts the stack with rows that carry gradients."""
+
+    def __init__(self, mask: str, trained: Rows):
+        self.mask, self.rows = mask, trained
+        self._tick = Tick(0, None, "")
+        self._past: dict[str, list[tuple[Feature, Feature]]] = {}
+
+    def begin(self, tick: Tick) -> None:
+        """A transformer call; a new run starts clean."""
+        if tick.run != self._tick.run:
+            self._past.clear()
+        self._tick = tick
+
+    def forecast(self, unit: Unit, inputs: Feature) -> Feature | None:
+        """Return input + sum_j w_j F_j + sum_j u_j I_j + u I, or None on computed steps."""
+        step = self._tick.step
+        if step is None or self.mask[step] == "C":
+            return None
+        past = self._past[self._tick.branch]
+        weights, moved = self.rows.outputs[step], self.rows.inputs[step]
+        return tuple(
+            now * (1 + moved[-1])
+            + sum(weights[j] * made[i] + moved[j] * entered[i] for j, (entered, made) in enumerate(past))
+            for i, now in enumerate(inputs)
+        )
+
+    def observe(self, unit: Unit, inputs: Feature, outputs: Feature) -> None:
+        """Remember a computed step, as many as there are taps."""
+        made = tuple(new - old for new, old in zip(outputs, inputs, strict=True))
+        past = self._past.setdefault(self._tick.branch, [])
+        past.insert(0, (inputs, made))
+        del past[self.rows.outputs.shape[1] :]
+
+
+def tune(
+    renderer: Renderer,
+    batches: Sequence[tuple[Sequence[Request], Tensor]],
+    mask: str,
+    start: Rows,
+    learning_rate: float,
+    advance: Callable[[float], None],
+) -> Rows:
+    """Take one Adam step per batch of (requests, uncached images) and return the rows, averaged over the last third.
+
+    `advance(loss)` is called after every step. The model's own parameters are left alone.
+    """
+    trained = Rows(start.outputs.clone().requires_grad_(), start.inputs.clone().requires_grad_())
+    optimizer = torch.optim.Adam(trained, lr=learning_rate, betas=(0.9, 0.95))
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, len(batches), learning_rate * 0.05)
+    frozen = [p for p in renderer.pipe.transformer.parameters() if p.requires_grad]
+    for parameter in frozen:
+        parameter.requires_grad_(False)
+    try:
+        for requests, reference in batches:
+            loss = _loss(renderer, requests, reference, mask, trained)
+            loss.backward()  # type: ignore[no-untyped-call]
+            torch.nn.utils.clip_grad_norm_(trained, 1.0)
+            optimizer.step()
+            schedule.step()
+            optimizer.zero_grad()
+            advance(float(loss))
+    finally:
+        for parameter in frozen:
+            parameter.requires_grad_(True)
+    return Rows(trained.outputs.detach(), trained.inputs.detach())
+
+
+def _loss(
+    renderer: Renderer, requests: Sequence[Request], reference: Tensor, mask: str, trained: Rows
+) -> Tensor:
+    with watch(renderer.pipe, Stack(), Trainer(mask, trained)):
+        images = renderer.differentiable(requests)
+    error = (images - reference).square().flatten(1).mean(1)
+    return (error + FLOOR).log().mean()
