@@ -8,16 +8,17 @@ from typing import Any
 
 import torch
 
-from cachesmith.calibrate.candidates import fixed_profile, merge, pick, refined, tuned, uniform
+from cachesmith.calibrate.candidates import Makers, fastest, merge
 from cachesmith.calibrate.config import CalibrationConfig, CalibrationResult
 from cachesmith.calibrate.cost import CostModel, measure_costs
-from cachesmith.calibrate.evaluate import Evaluator, as_policy
-from cachesmith.calibrate.memo import Memo, digest_of
+from cachesmith.calibrate.evaluate import Evaluator
+from cachesmith.calibrate.memo import digest_of
 from cachesmith.calibrate.metrics import compare, summarise
 from cachesmith.calibrate.progress import stage
 from cachesmith.calibrate.prompts import Prompt, Split, digest, split
 from cachesmith.calibrate.recording import Recording, record
 from cachesmith.calibrate.render import Renderer
+from cachesmith.calibrate.report import write_report
 from cachesmith.calibrate.search import Candidate, front, open_study, search
 from cachesmith.calibrate.space import segments
 from cachesmith.policies import (
@@ -73,11 +74,16 @@ class _Calibration:
         with stage("search", self.config.trials) as advance:
             search(study, fitting, costs, recording.space, self.config, advance)
         found = front(study, recording.space)
-        chosen = {
-            name: self._choose(name, budget, fitting, validation, recording, found)
-            for name, budget in self._budgets().items()
-        }
-        return self._finish(chosen, found, study, recording, sampler)
+        makers = Makers(fitting, validation, recording, found, self.config, self.key)
+        chosen = {name: makers.choose(budget) for name, budget in self.config.budgets.items()}
+        heldout = self._evaluator("uncached, held out", self.parts.heldout)
+        if self.config.min_psnr is not None:
+            chosen["min-psnr"] = fastest(makers, heldout, self.config.min_psnr, self.config.steps)
+        policy = self._policy(chosen, found, heldout, study, recording, sampler)
+        report = None
+        if self.config.report is not None:
+            report = write_report(self.config.report, policy, study, recording, heldout, self.config)
+        return CalibrationResult(policy, study, report)
 
     def _evaluator(self, title: str, requests: Sequence[Any]) -> Evaluator:
         with stage(title, len(requests)) as advance:
@@ -90,46 +96,16 @@ class _Calibration:
             advance()
         return costs
 
-    def _budgets(self) -> dict[str, int]:
-        return dict(sorted(self.config.budgets.items(), key=lambda item: -item[1]))
-
-    def _choose(
-        self,
-        name: str,
-        budget: int,
-        fitting: Evaluator,
-        validation: Evaluator,
-        recording: Recording,
-        found: list[Candidate],
-    ) -> Candidate:
-        """Make the candidates of one profile and pick the best on the validation requests."""
-        config, memo = self.config, Memo(self.config.work / f"scores-{self.key}.jsonl")
-        starts = [recording.space.schedules[budget], uniform(budget, config.steps)]
-        with stage(f"{name}: schedule", config.moves) as advance:
-            schedule = refined(fitting, memo, starts, config, advance)
-        options = digest_of(schedule, config.iterations, config.tune_batch, config.learning_rate)
-        saved = config.work / f"rows-{self.key}-{options}.pt"
-        with stage(f"{name}: weights", config.iterations) as advance:
-            policy = tuned(fitting, schedule, name, saved, config, advance)
-        line = fixed_profile(schedule)
-        candidates = [
-            Candidate(policy, policy.profile(), "refined schedule, tuned weights", budget, 0.0),
-            Candidate(as_policy(line), line, "refined schedule", budget, 0.0),
-            *sorted((c for c in found if c.nfc <= budget), key=lambda c: -c.psnr)[:2],
-        ]
-        with stage(f"{name}: validation", len(candidates)) as advance:
-            return pick(candidates, validation, budget, advance)
-
-    def _finish(
+    def _policy(
         self,
         chosen: dict[str, Candidate],
         found: list[Candidate],
+        heldout: Evaluator,
         study: Any,
         recording: Recording,
         sampler: SamplerKey,
-    ) -> CalibrationResult:
-        """Measure on held-out requests, and put the policy and its report together."""
-        heldout = self._evaluator("uncached, held out", self.parts.heldout)
+    ) -> Policy:
+        """Measure every profile on held-out requests, and put the policy together."""
         profiles: dict[str, Profile] = {}
         with stage("held-out profiles", len(chosen)) as advance:
             for name, candidate in chosen.items():
@@ -150,13 +126,7 @@ class _Calibration:
             sampler=sampler,
             calibration=self._provenance(chosen, found, study, recording),
         )
-        policy = Policy(document, merge([candidate.policy.arrays for candidate in chosen.values()]))
-        report = None
-        if self.config.report is not None:
-            from cachesmith.calibrate.report import write_report
-
-            report = write_report(self.config.report, policy, study, recording, heldout, self.config)
-        return CalibrationResult(policy, study, report)
+        return Policy(document, merge([candidate.policy.arrays for candidate in chosen.values()]))
 
     def _provenance(
         self, chosen: dict[str, Candidate], found: list[Candidate], study: Any, recording: Recording

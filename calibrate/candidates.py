@@ -9,12 +9,26 @@ from torch import Tensor
 
 from cachesmith.calibrate.config import CalibrationConfig
 from cachesmith.calibrate.evaluate import Evaluator, as_policy
-from cachesmith.calibrate.memo import Memo
+from cachesmith.calibrate.memo import Memo, digest_of
+from cachesmith.calibrate.metrics import bootstrap
+from cachesmith.calibrate.progress import stage
 from cachesmith.calibrate.prompts import Request
+from cachesmith.calibrate.recording import Recording
 from cachesmith.calibrate.refine import refine
 from cachesmith.calibrate.search import Candidate
 from cachesmith.calibrate.tune import Rows, starting_rows, tune
-from cachesmith.policies import Fitted, Fixed, Forecaster, Interval, Lagrange, Policy, Profile, Stack, mask
+from cachesmith.policies import (
+    Fitted,
+    Fixed,
+    Forecaster,
+    Interval,
+    Lagrange,
+    Policy,
+    PolicyError,
+    Profile,
+    Stack,
+    mask,
+)
 from cachesmith.policies.base import Arrays
 
 PROBE = 8
@@ -92,6 +106,72 @@ def uniform(budget: int, steps: int) -> str:
         if schedule.count("C") <= budget:
             return schedule
     return "C" + "F" * (steps - 1)
+
+
+class Makers:
+    """Makes and judges the candidates of a budget; asked twice for one budget, it answers from memory."""
+
+    def __init__(
+        self,
+        fitting: Evaluator,
+        validation: Evaluator,
+        recording: Recording,
+        found: Sequence[Candidate],
+        config: CalibrationConfig,
+        key: str,
+    ):
+        self.fitting, self.validation, self.recording = fitting, validation, recording
+        self.found, self.config, self.key = found, config, key
+        self._memo = Memo(config.work / f"scores-{key}.jsonl")
+        self._chosen: dict[int, Candidate] = {}
+
+    def choose(self, budget: int) -> Candidate:
+        """Return the candidate within `budget` full computations that is best on the validation requests."""
+        if budget not in self._chosen:
+            candidates = [*self._made(budget), *self._searched(budget)]
+            with stage(f"NFC {budget}: validation", len(candidates)) as advance:
+                self._chosen[budget] = pick(candidates, self.validation, budget, advance)
+        return self._chosen[budget]
+
+    def _made(self, budget: int) -> list[Candidate]:
+        config = self.config
+        starts = [self.recording.space.schedules[budget], uniform(budget, config.steps)]
+        with stage(f"NFC {budget}: schedule", config.moves) as advance:
+            schedule = refined(self.fitting, self._memo, starts, config, advance)
+        options = digest_of(schedule, config.iterations, config.tune_batch, config.learning_rate)
+        saved = config.work / f"rows-{self.key}-{options}.pt"
+        with stage(f"NFC {budget}: weights", config.iterations) as advance:
+            policy = tuned(self.fitting, schedule, f"nfc-{budget}", saved, config, advance)
+        line = as_policy(fixed_profile(schedule))
+        return [
+            Candidate(policy, policy.profile(), "refined schedule, tuned weights", budget, 0.0),
+            Candidate(line, line.profile(), "refined schedule", budget, 0.0),
+        ]
+
+    def _searched(self, budget: int) -> list[Candidate]:
+        within = [candidate for candidate in self.found if candidate.nfc <= budget]
+        return sorted(within, key=lambda candidate: -candidate.psnr)[:2]
+
+
+def fastest(makers: Makers, heldout: Evaluator, psnr: float, steps: int) -> Candidate:
+    """Bisect for the smallest budget whose held-out PSNR (lower end of its 95 % interval) is at least `psnr`.
+
+    Raises `PolicyError` when even half of all steps do not hold it.
+    """
+
+    def holds(budget: int) -> bool:
+        samples = heldout(makers.choose(budget).policy).samples
+        return bootstrap(samples, makers.config.seed)[0] >= psnr
+
+    low, high = 1, steps // 2
+    if not holds(high):
+        raise PolicyError(
+            f"no policy with a speed-up of 2 or more holds {psnr:g} dB; ask for less with --min-psnr"
+        )
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if holds(middle) else (middle, high)
+    return makers.choose(high)
 
 
 def pick(

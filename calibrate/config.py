@@ -6,7 +6,7 @@ from typing import Any
 
 from cachesmith.policies import Policy, PolicyError
 
-PROFILE_SPEEDUPS = {"quality": 3.0, "balanced": 4.5, "fast": 6.25}
+PROFILE_SPEEDUPS = {"quality": 3.5, "balanced": 5.0, "fast": 7.0}
 """Steps divided by full computations of the profiles every policy has."""
 
 

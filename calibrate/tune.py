@@ -93,7 +93,7 @@ def tune(
     learning_rate: float,
     advance: Callable[[float], None],
 ) -> Rows:
-    """Take one Adam step per batch of (requests, uncached images) and return the rows, averaged over the last third.
+    """Take one Adam step per batch of (requests, uncached images) and return the rows.
 
     `advance(loss)` is called after every step. The model's own parameters are left alone.
     """
@@ -111,7 +111,7 @@ def tune(
             optimizer.step()
             schedule.step()
             optimizer.zero_grad()
-            advance(float(loss))
+            advance(loss.item())
     finally:
         for parameter in frozen:
             parameter.requires_grad_(True)

@@ -28,9 +28,9 @@ def uncached() -> Policy:
 
 
 @refusing("preset fora")
-def fora(interval: int = 5) -> Policy:
+def fora(interval: int = 5, warmup: int = 1) -> Policy:
     """FORA (arXiv 2407.01425): reuse attention and MLP outputs between every `interval`-th step."""
-    return _policy("fora", Interval(interval=interval), Reuse())
+    return _policy("fora", Interval(interval=interval, warmup=warmup), Reuse())
 
 
 @refusing("preset taylorseer")

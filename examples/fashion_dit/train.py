@@ -1,6 +1,6 @@
 """Train the demo model: a class-conditional latent DiT on Fashion-MNIST, as a diffusers pipeline folder.
 
-    python examples/fashion_dit/train.py            # about 75 minutes on 2 CPU cores
+    python examples/fashion_dit/train.py            # about an hour on 2 CPU cores
     python examples/fashion_dit/train.py --resume   # go on where an interrupted run stopped
 
 Two stages: an autoencoder (32x32 grey -> 2x16x16 latents), then a DiT on its latents (v-prediction, EMA).
@@ -149,21 +149,25 @@ def scheduler() -> DDIMScheduler:
 
 def save_pipeline(vae: AutoencoderKL, dit: nn.Module, out: Path) -> None:
     """Write the pipeline folder in half precision."""
-    names = {index: name for index, name in enumerate(CLASSES)}
+    names = dict(enumerate(CLASSES))
     pipe = DiTPipeline(transformer=dit, vae=vae, scheduler=scheduler(), id2label=names)
     pipe.to(torch.float16).save_pretrained(out)
 
 
 def parse() -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--out", type=Path, default=HERE / "model", help="pipeline folder to write")
     parser.add_argument("--work", type=Path, default=HERE / "work", help="data and checkpoints")
     parser.add_argument("--vae-steps", type=int, default=900)
-    parser.add_argument("--steps", type=int, default=2500, help="transformer optimisation steps")
+    parser.add_argument("--steps", type=int, default=2150, help="transformer optimisation steps")
     parser.add_argument("--batch", type=int, default=128)
     parser.add_argument("--resume", action="store_true", help="continue from the last checkpoint")
-    parser.add_argument("--compile", action="store_true", help="torch.compile the transformer (about 20%% faster)")
+    parser.add_argument(
+        "--compile", action="store_true", help="torch.compile the transformer (about 20%% faster)"
+    )
     return parser.parse_args()
 
 

@@ -1,0 +1,115 @@
+"""Calibrated policy against the published methods it grew from, at equal numbers of full computations.
+
+    python benchmarks/front.py --policy benchmarks/fashion_dit/fashion.policy.safetensors --out benchmarks/fashion_dit
+
+For each budget (7, 8, 10, 11, 14 of 50 steps): FORA and TaylorSeer at the interval that meets it, RFC with its
+threshold set by bisection so that NFC is within 0.3, and the policy's profile of that budget. Held-out labels and
+seeds, one process, interleaved repeats. Writes `front.json` and `front.md`.
+"""
+
+import argparse
+import json
+import platform
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import DiffusionPipeline
+from rich.progress import Progress
+
+from cachesmith.calibrate.bench import Contestant, bench, cells, markdown
+from cachesmith.calibrate.prompts import Request
+from cachesmith.calibrate.render import Renderer
+from cachesmith.policies import Policy, load, preset
+from cachesmith.runtime import apply
+
+STEPS, GUIDANCE = 50, 1.5
+INTERVALS = {7: 9, 8: 7, 10: 6, 11: 5, 14: 4}
+"""Full computations of 50 -> interval, with two steps of warm-up, as in the tables of RFC and TaylorSeer."""
+
+
+def held_out(policy: Policy, samples: int) -> list[Request]:
+    """Labels in turn, with seeds that calibration never saw."""
+    record = policy.document.calibration
+    first = 1 + max((*record.fitting_seeds, *record.heldout_seeds)) if record else 10**6
+    return [Request({"class_labels": i % 10}, first + i) for i in range(samples)]
+
+
+def full_computations(renderer: Renderer, policy: Policy, requests: list[Request]) -> float:
+    """NFC of a policy on `requests`."""
+    with apply(renderer.pipe, policy) as session:
+        renderer(requests)
+    return session.stats.nfc
+
+
+def rfc_at(renderer: Renderer, requests: list[Request], budget: int, order: int) -> Policy | None:
+    """RFC with the threshold that gives `budget` full computations (within 0.3), or None if none does."""
+    low, high = 1e-4, 20.0
+    for _ in range(16):
+        tau = (low * high) ** 0.5
+        policy = preset("rfc", tau=tau, order=order)
+        nfc = full_computations(renderer, policy, requests)
+        if abs(nfc - budget) <= 0.3:
+            return policy
+        low, high = (tau, high) if nfc > budget else (low, tau)
+    return None
+
+
+def contestants(
+    renderer: Renderer, policy: Policy, requests: list[Request], progress: Progress
+) -> Iterator[tuple[str, Contestant]]:
+    """Everything that is compared, by name."""
+    profiles = {round(p.nfc or 0): name for name, p in policy.document.profiles.items()}
+    task = progress.add_task("thresholds of RFC", total=2 * len(INTERVALS))
+    for budget, interval in INTERVALS.items():
+        yield f"{budget}: fora", (preset("fora", interval=interval, warmup=2), None)
+        for order in (1, 2, 3):
+            yield (
+                f"{budget}: taylorseer order {order}",
+                (preset("taylorseer", interval=interval, order=order), None),
+            )
+        for order in (1, 2):
+            rfc = rfc_at(renderer, requests, budget, order)
+            progress.advance(task)
+            if rfc is not None:
+                yield f"{budget}: rfc order {order}", (rfc, None)
+        if budget in profiles:
+            yield f"{budget}: calibrated", (policy, profiles[budget])
+
+
+def main() -> None:
+    """Run the comparison and write its table."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--model", default="examples/fashion_dit/model")
+    parser.add_argument("--policy", type=Path, required=True)
+    parser.add_argument("--samples", type=int, default=64)
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--out", type=Path, required=True)
+    args = parser.parse_args()
+    pipe: Any = DiffusionPipeline.from_pretrained(args.model, torch_dtype=torch.float32)
+    pipe.set_progress_bar_config(disable=True)
+    renderer = Renderer(pipe, STEPS, batch=args.samples, guidance_scale=GUIDANCE)
+    policy = load(args.policy)
+    requests = held_out(policy, args.samples)
+    with Progress() as progress:
+        entered = dict(contestants(renderer, policy, requests, progress))
+        rows = bench(renderer, entered, requests, args.repeats, progress=progress)
+    versions = {"torch": torch.__version__, "python": platform.python_version(), "cpu": platform.processor()}
+    args.out.mkdir(parents=True, exist_ok=True)
+    result = {
+        "policy": policy.id,
+        "samples": args.samples,
+        "versions": versions,
+        "rows": [r.as_json() for r in rows],
+    }
+    (args.out / "front.json").write_text(json.dumps(result, indent=1), encoding="utf-8")
+    (args.out / "front.md").write_text(markdown(rows), encoding="utf-8")
+    for row in rows:
+        print(*cells(row), sep="  ")
+
+
+if __name__ == "__main__":
+    main()

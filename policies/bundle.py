@@ -1,0 +1,169 @@
+"""The manifest of an exported bundle: what its engines compute, what they were made with, and every file's hash."""
+
+import hashlib
+import json
+import os
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, ValidationError, model_validator
+
+from cachesmith.policies.base import NAME, Frozen, Name, Sha256, Text
+from cachesmith.policies.document import ModelKey
+from cachesmith.policies.errors import EngineError, PolicyError, explain
+from cachesmith.policies.strict_json import parse_object
+
+MANIFEST = "manifest.json"
+BUNDLE_FORMAT = 1
+"""The version this code writes and reads."""
+
+Target = Literal["onnxruntime", "tensorrt", "tensorrt-rtx"]
+DType = Literal["float32", "float16", "bfloat16", "float64", "int64", "int32", "bool"]
+FileName = Annotated[str, Field(pattern=NAME.replace("79", "159"))]
+"""A file directly inside the bundle: no slash, no leading dot."""
+Extent = Annotated[int, Field(ge=1, le=1 << 32)]
+
+
+class FileEntry(Frozen):
+    """One file of the bundle."""
+
+    name: FileName
+    size: Annotated[int, Field(ge=0)]
+    sha256: Sha256
+
+
+class TensorSpec(Frozen):
+    """An input or output. `axes` holds a fixed extent, or the name of a variable one such as `batch`."""
+
+    name: Text
+    dtype: DType
+    axes: tuple[Extent | Text, ...]
+
+
+class Range(Frozen):
+    """Extents of a variable axis an engine accepts, and the one it is tuned for."""
+
+    min: Extent
+    opt: Extent
+    max: Extent
+
+    @model_validator(mode="after")
+    def _ascending(self) -> Self:
+        if not self.min <= self.opt <= self.max:
+            raise ValueError("must ascend from min over opt to max")
+        return self
+
+
+class Parity(Frozen):
+    """Largest difference from torch over all recorded steps. `error` = ‖engine − torch‖ / ‖torch‖, at step `worst`."""
+
+    steps: Annotated[int, Field(ge=1)]
+    error: Annotated[float, Field(ge=0)]
+    max_abs: Annotated[float, Field(ge=0)]
+    worst: Annotated[int, Field(ge=0)]
+    tolerance: Annotated[float, Field(gt=0)]
+
+
+class SegmentEntry(Frozen):
+    """Blocks `start` to `stop` as one graph; with `module`, that submodule of block `start` only.
+
+    `key` is a digest of everything the ONNX graph depends on, `engine_key` of everything the engine depends on.
+    """
+
+    name: Name
+    start: Annotated[int, Field(ge=0)]
+    stop: Annotated[int, Field(ge=1)]
+    module: Text | None = None
+    inputs: tuple[TensorSpec, ...] = Field(min_length=1)
+    outputs: tuple[TensorSpec, ...] = Field(min_length=1)
+    ranges: dict[Text, Range]
+    key: Sha256
+    onnx: FileEntry
+    data: FileEntry | None = None
+    engine: FileEntry | None = None
+    engine_key: Sha256 | None = None
+    parity: Parity | None = None
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.start >= self.stop:
+            raise ValueError(f"blocks {self.start} to {self.stop} are no range")
+        axes = {a for t in (*self.inputs, *self.outputs) for a in t.axes if isinstance(a, str)}
+        if axes != set(self.ranges):
+            raise ValueError(f"ranges are given for {sorted(self.ranges)}, but the axes are {sorted(axes)}")
+        return self
+
+    @property
+    def files(self) -> tuple[FileEntry, ...]:
+        """All files of the segment."""
+        return tuple(f for f in (self.onnx, self.data, self.engine) if f is not None)
+
+
+class Build(Frozen):
+    """What the engines were built with and for. Flags by name: their numbers differ between TensorRT versions."""
+
+    version: Text
+    cuda: Text | None = None
+    gpu: Text | None = None
+    capabilities: tuple[Annotated[str, Field(pattern=r"^\d{1,2}\.\d$")], ...] = Field(min_length=1)
+    level: Annotated[int, Field(ge=0, le=5)]
+    flags: tuple[Name, ...] = ()
+    hardware: Name = "NONE"
+
+
+class Manifest(Frozen):
+    """A bundle: segments, in execution order, of one model at one dtype."""
+
+    format: Literal[1] = 1
+    target: Target
+    policy_id: Annotated[str, Field(pattern=r"^[0-9a-f]{16}$")]
+    policy_name: Name
+    model: ModelKey
+    dtype: DType
+    opset: Annotated[int, Field(ge=17, le=99)]
+    versions: dict[Text, Text]
+    segments: tuple[SegmentEntry, ...] = Field(min_length=1, max_length=2000)
+    build: Build | None = None
+
+    @model_validator(mode="after")
+    def _complete(self) -> Self:
+        names = [f.name for s in self.segments for f in s.files]
+        if len(set(names)) != len(names):
+            raise ValueError("one file belongs to two segments")
+        built = [s.engine is not None for s in self.segments]
+        if self.target != "onnxruntime" and (self.build is None or not all(built)):
+            raise ValueError(f"target {self.target} needs build facts and an engine for every segment")
+        return self
+
+
+def encode_manifest(manifest: Manifest) -> bytes:
+    """The manifest as indented JSON with sorted keys: equal manifests give equal bytes."""
+    return (json.dumps(manifest.model_dump(mode="json"), sort_keys=True, indent=1) + "\n").encode()
+
+
+def bundle_id(manifest: Manifest) -> str:
+    """First 16 hex digits of a sha256 over the manifest, and so over every file's hash."""
+    return hashlib.sha256(encode_manifest(manifest)).hexdigest()[:16]
+
+
+def read_manifest(folder: str | os.PathLike[str]) -> Manifest:
+    """Read a bundle's manifest, not its files; anything wrong with it is an `EngineError`."""
+    path = Path(folder) / MANIFEST
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise EngineError(
+            f"cannot read {path}: {error.strerror}; give the folder that `cachesmith export --out` wrote"
+        ) from None
+    try:
+        found = parse_object(data, "the manifest").get("format")
+        if type(found) is not int or found != BUNDLE_FORMAT:
+            raise EngineError(
+                f"{path} has format {str(found)[:40]!r}, this cachesmith reads {BUNDLE_FORMAT}; "
+                "install the cachesmith that wrote it or export again"
+            )
+        return Manifest.model_validate_json(data)
+    except ValidationError as error:
+        raise EngineError(f"{path} is not a valid manifest: {explain(error)}; export again") from None
+    except PolicyError as error:
+        raise EngineError(f"cannot read {path}: {error}; export again") from None

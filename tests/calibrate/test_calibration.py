@@ -1,0 +1,105 @@
+"""Calibration end to end on a tiny random model: disjoint parts, reproducible, resumable, a report to look at."""
+
+from pathlib import Path
+from typing import Any
+
+import diffusers
+import pytest
+import torch
+
+from cachesmith.calibrate import CalibrationConfig, calibrate
+from cachesmith.calibrate import candidates as candidates_module
+from cachesmith.calibrate.prompts import split
+from cachesmith.policies import Policy, load, save
+from cachesmith.runtime import apply
+from tests.tiny import sample_dit, tiny_dit
+
+LABELS: list[Any] = [{"class_labels": i} for i in range(10)]
+
+
+def settings(work: Path, **changes: Any) -> CalibrationConfig:
+    quick: dict[str, Any] = dict(
+        steps=16, trials=3, fitting=2, validation=2, heldout=2, moves=2, iterations=2, tune_batch=2, guidance_scale=1.5
+    )
+    return CalibrationConfig(work=work, **(quick | changes))
+
+
+def pipeline() -> Any:
+    """SSIM needs pictures of 11 pixels or more: the decoder doubles the size."""
+    pipe = tiny_dit()
+    torch.manual_seed(1)
+    pipe.vae = diffusers.AutoencoderKL(
+        down_block_types=("DownEncoderBlock2D",) * 2, up_block_types=("UpDecoderBlock2D",) * 2,
+        block_out_channels=(4, 4), norm_num_groups=2, latent_channels=4, layers_per_block=1, sample_size=16,
+    ).eval()  # fmt: skip
+    return pipe
+
+
+def run(work: Path, **changes: Any) -> Policy:
+    return calibrate(pipeline(), LABELS, settings(work, **changes)).policy
+
+
+@pytest.fixture(scope="module")
+def calibrated(tmp_path_factory: pytest.TempPathFactory) -> tuple[Policy, Path]:
+    work = tmp_path_factory.mktemp("work")
+    return run(work, report=work / "report", speedups=(2.5,)), work
+
+
+def test_profiles_hold_their_budgets(calibrated: tuple[Policy, Path]) -> None:
+    policy, _ = calibrated
+    budgets = settings(Path(), speedups=(2.5,)).budgets
+    for name, profile in policy.document.profiles.items():
+        assert profile.nfc is not None and profile.nfc <= budgets[name] + 1e-9
+        assert profile.quality is not None and profile.quality.psnr_low <= profile.quality.psnr <= profile.quality.psnr_high
+
+
+def test_policy_survives_its_file_and_runs(calibrated: tuple[Policy, Path], tmp_path: Path) -> None:
+    policy, _ = calibrated
+    save(policy, tmp_path / "x.policy.safetensors")
+    loaded = load(tmp_path / "x.policy.safetensors")
+    assert loaded == policy
+    pipe = pipeline()
+    with apply(pipe, loaded, "fast") as session:
+        sample_dit(pipe, steps=16)
+    assert session.stats.nfc == pytest.approx(loaded.profile("fast").nfc or 0)
+    assert not session.stats.fallbacks
+
+
+def test_fitting_and_heldout_seeds_are_disjoint(calibrated: tuple[Policy, Path]) -> None:
+    record = calibrated[0].document.calibration
+    assert record is not None
+    assert not set(record.fitting_seeds) & set(record.heldout_seeds)
+    assert record.fitting_size == 4 and record.heldout_size == 2
+
+
+def test_report_has_its_parts(calibrated: tuple[Policy, Path]) -> None:
+    folder = calibrated[1] / "report"
+    text = (folder / "report.md").read_text()
+    for name in ("front.png", "timeline.png", "scales.png", "errors.png", "sheet.png"):
+        assert (folder / name).stat().st_size > 1000 and name in text
+
+
+def test_an_interrupted_calibration_ends_as_an_uninterrupted_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = run(tmp_path / "whole")
+    real = candidates_module.tuned
+    calls: list[int] = []
+
+    def interrupting(*args: Any) -> Policy:
+        calls.append(1)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return real(*args)
+
+    monkeypatch.setattr(candidates_module, "tuned", interrupting)
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path / "parts")
+    monkeypatch.undo()
+    assert run(tmp_path / "parts").id == whole.id
+
+
+def test_many_prompts_are_split_without_overlap() -> None:
+    parts = split([f"prompt {i}" for i in range(40)], 8, 8, 16, 0)
+    texts = [{str(r.arguments) for r in part} for part in (parts.fitting, parts.validation, parts.heldout)]
+    assert not texts[0] & texts[1] and not texts[0] & texts[2] and not texts[1] & texts[2]

@@ -1,0 +1,77 @@
+"""Fits recover what is planted, and planned schedules are the best there are."""
+
+from itertools import combinations
+
+import pytest
+import torch
+
+from cachesmith.calibrate.fit import fit_correction, fit_scale, forecast_costs, plan_schedules
+from cachesmith.calibrate.record import Movements
+from cachesmith.calibrate.refine import from_steps
+
+STEPS = 8
+
+
+def movements(scale_at: dict[int, float], noise: float = 0.0) -> Movements:
+    generator = torch.Generator().manual_seed(0)
+    entries = []
+    for step, scale in scale_at.items():
+        for k in (1, 2):
+            moved = torch.rand(5, generator=generator) + 0.5
+            made = scale * moved * (1 + noise * torch.randn(5, generator=generator))
+            entries.append((step, k, moved, made))
+    return Movements(entries)
+
+
+def test_scale_is_recovered_per_time_bin() -> None:
+    fit = fit_scale(movements({step: 2.0 if step < 4 else 5.0 for step in range(1, STEPS)}), STEPS, 2)
+    assert fit.scales.tolist() == pytest.approx([2.0, 5.0], rel=1e-6)
+    assert fit.r2 == pytest.approx(1.0, abs=1e-6)
+
+
+def test_a_bin_without_data_takes_the_overall_scale() -> None:
+    fit = fit_scale(movements({6: 3.0}), STEPS, 4)
+    assert fit.scales.tolist() == pytest.approx([3.0] * 4, rel=1e-6)
+
+
+def test_noise_shows_in_spread_and_r2() -> None:
+    clean, noisy = (fit_scale(movements(dict.fromkeys(range(1, STEPS), 2.0), n), STEPS, 1) for n in (0.0, 0.3))
+    assert noisy.spread > 0.1 > clean.spread
+    assert noisy.r2 < clean.r2
+
+
+def test_correction_is_the_growth_of_the_ratio() -> None:
+    grown = movements({step: 2.0**step for step in range(1, STEPS)})
+    # over one step the ratio doubles, over two it quadruples; both distances are averaged by least squares
+    assert 2.0 <= float(fit_correction(grown, STEPS, 1)[0]) <= 4.0
+    constant = movements(dict.fromkeys(range(1, STEPS), 2.0))
+    assert fit_correction(constant, STEPS, 2).tolist() == pytest.approx([1.0, 1.0], rel=1e-5)
+
+
+def line_cost(features: torch.Tensor, computed: list[int]) -> float:
+    """Summed error of forecasting by a line through the last two computed steps, written the long way."""
+    total = 0.0
+    for step in range(len(features)):
+        if step in computed:
+            continue
+        past = [c for c in computed if c < step][-2:]
+        forecast = features[past[-1]]
+        if len(past) == 2:
+            forecast = forecast + (step - past[1]) * (features[past[1]] - features[past[0]]) / (past[1] - past[0])
+        total += float((features[step] - forecast).norm(dim=1).mean())
+    return total
+
+
+def test_planned_schedules_are_optimal() -> None:
+    features = torch.randn(STEPS, 3, 6, generator=torch.Generator().manual_seed(1)).cumsum(0)
+    planned = plan_schedules(forecast_costs(features, [float(i) for i in range(STEPS)]), [1, 2, 3, 5])
+    for budget, mask in planned.items():
+        others = [[0, *rest] for rest in combinations(range(1, STEPS), budget - 1)]
+        best = min(others, key=lambda computed: line_cost(features, computed))
+        assert mask == from_steps(set(best), STEPS)
+
+
+def test_a_line_costs_nothing_on_linear_features() -> None:
+    ramp = torch.arange(STEPS, dtype=torch.float32)[:, None, None] * torch.ones(1, 2, 3)
+    cost = forecast_costs(ramp, [float(i) for i in range(STEPS)])
+    assert float(cost[0, 1, STEPS]) == pytest.approx(0.0, abs=1e-5)

@@ -1,0 +1,52 @@
+"""The search space is a pure function of a trial, and every starting point lies in it."""
+
+from pathlib import Path
+
+import numpy as np
+import optuna
+import pytest
+
+from cachesmith.calibrate.config import CalibrationConfig
+from cachesmith.calibrate.evaluate import as_policy
+from cachesmith.calibrate.space import Recorded, arrays_of, segments, starting_points, suggest
+from cachesmith.policies import PolicyError, Segments
+
+TABLE = np.ones((40, 4), np.float32)
+RECORDED = Recorded(
+    schedules={n: "C" * n + "F" * (20 - n) for n in range(2, 11)},
+    arrays={f"{kind}/{unit}": TABLE for kind in ("scales", "corrections") for unit in ("stack", "segment", "module")},
+    blocks=8,
+)
+
+
+@pytest.mark.parametrize("point", starting_points([3, 5, 8], 20))
+def test_starting_points_make_policies(point: dict[str, object]) -> None:
+    profile = suggest(optuna.trial.FixedTrial(point), RECORDED)
+    assert as_policy(profile, arrays_of(profile, RECORDED)).profile() == profile
+
+
+def test_random_points_make_policies() -> None:
+    study = optuna.create_study(directions=["maximize"], sampler=optuna.samplers.RandomSampler(seed=0))
+
+    def objective(trial: optuna.Trial) -> float:
+        profile = suggest(trial, RECORDED)
+        as_policy(profile, arrays_of(profile, RECORDED) and {k: TABLE[:2] for k in arrays_of(profile, RECORDED)})
+        return 0.0
+
+    study.optimize(objective, n_trials=100)
+    assert all(trial.state.name == "COMPLETE" for trial in study.trials)
+
+
+def test_segments_are_nearly_equal() -> None:
+    assert segments(8, 3) == Segments(starts=(0, 3, 5))
+
+
+@pytest.mark.parametrize("options", [{"steps": 0}, {"speedups": (40.0,)}, {"fitting": 0}])
+def test_senseless_settings_are_refused(options: dict[str, object], tmp_path: Path) -> None:
+    with pytest.raises(PolicyError):
+        CalibrationConfig(work=tmp_path, **options)  # type: ignore[arg-type]
+
+
+def test_profiles_keep_their_budget() -> None:
+    config = CalibrationConfig(steps=50, speedups=(7.14, 6.25, 5.0, 4.54, 3.57))
+    assert [config.budgets[name] for name in ("7.14x", "6.25x", "5x", "4.54x", "3.57x")] == [7, 8, 10, 11, 14]
