@@ -150,7 +150,8 @@ def scheduler() -> DDIMScheduler:
 def save_pipeline(vae: AutoencoderKL, dit: nn.Module, out: Path) -> None:
     """Write the pipeline folder in half precision."""
     names = dict(enumerate(CLASSES))
-    pipe = DiTPipeline(transformer=dit, vae=vae, scheduler=scheduler(), id2label=names)
+    pipe = DiTPipeline(transformer=dit, vae=vae, scheduler=scheduler())
+    pipe.register_to_config(id2label=names)  # the constructor does not keep them
     pipe.to(torch.float16).save_pretrained(out)
 
 
@@ -162,7 +163,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--out", type=Path, default=HERE / "model", help="pipeline folder to write")
     parser.add_argument("--work", type=Path, default=HERE / "work", help="data and checkpoints")
     parser.add_argument("--vae-steps", type=int, default=900)
-    parser.add_argument("--steps", type=int, default=2150, help="transformer optimisation steps")
+    parser.add_argument("--steps", type=int, default=2000, help="transformer optimisation steps")
     parser.add_argument("--batch", type=int, default=128)
     parser.add_argument("--resume", action="store_true", help="continue from the last checkpoint")
     parser.add_argument(
