@@ -89,7 +89,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args()
-    pipe: Any = DiffusionPipeline.from_pretrained(args.model, torch_dtype=torch.float32)
+    pipe: Any = DiffusionPipeline.from_pretrained(args.model, dtype=torch.float32)
     pipe.set_progress_bar_config(disable=True)
     renderer = Renderer(pipe, STEPS, batch=args.samples, guidance_scale=GUIDANCE)
     policy = load(args.policy)

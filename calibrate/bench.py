@@ -14,12 +14,12 @@ from cachesmith.calibrate.prompts import Request
 from cachesmith.calibrate.render import Pictures, Renderer
 from cachesmith.calibrate.timing import elapsed, interleaved, medians
 from cachesmith.policies import Policy, Quality
-from cachesmith.runtime import Session, Stats, apply
+from cachesmith.runtime import Engines, Session, Stats, apply
 
 UNCACHED = "uncached"
 
-Contestant = tuple[Policy, str | None] | None
-"""A policy and the name of one of its profiles; None computes everything."""
+Contestant = tuple[Policy, str | None] | tuple[Policy, str | None, Engines] | None
+"""A policy, the name of one of its profiles, and what computes its units if not torch; None computes everything."""
 
 Keep = Callable[[str, Pictures], None]
 """Called with each contestant's name and pictures, the uncached ones first."""
@@ -97,7 +97,10 @@ def with_uncached(contestants: Mapping[str, Contestant]) -> dict[str, Contestant
 
 
 def _applied(renderer: Renderer, contestant: Contestant) -> AbstractContextManager[Session | None]:
-    return nullcontext() if contestant is None else apply(renderer.pipe, *contestant)
+    if contestant is None:
+        return nullcontext()
+    policy, profile, *engines = contestant
+    return apply(renderer.pipe, policy, profile, bundle=engines[0] if engines else None)
 
 
 def _timed(renderer: Renderer, contestant: Contestant, requests: Sequence[Request]) -> float:

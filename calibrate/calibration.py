@@ -68,7 +68,7 @@ class _Calibration:
         fitting = self._evaluator("uncached, fitting", self.parts.fitting)
         validation = self._evaluator("uncached, validation", self.parts.validation)
         recording = record(self.renderer, self.parts.fitting, self.config)
-        sampler = sampler_key(self.pipe.scheduler, recording.guidance)
+        sampler = self._sampler(recording)
         costs = self._costs()
         study = open_study(self.config, self.key)
         with stage("search", self.config.trials) as advance:
@@ -88,6 +88,10 @@ class _Calibration:
     def _evaluator(self, title: str, requests: Sequence[Any]) -> Evaluator:
         with stage(title, len(requests)) as advance:
             return Evaluator(self.renderer, requests, advance)
+
+    def _sampler(self, recording: Recording) -> SamplerKey:
+        key, scale = sampler_key(self.pipe.scheduler, recording.guidance), self.config.guidance_scale
+        return key if scale is None else key.model_copy(update={"guidance_range": (scale, scale)})
 
     def _costs(self) -> CostModel:
         granularities = (Stack(), Modules(), segments(self.model.blocks, 2))
@@ -115,6 +119,7 @@ class _Calibration:
                     update={
                         "nfc": outcome.nfc,
                         "speedup": self.config.steps / outcome.nfc,
+                        "measured_speedup": heldout.seconds / outcome.seconds,
                         "quality": quality,
                     }
                 )

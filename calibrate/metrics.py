@@ -76,7 +76,8 @@ def relative_error(reference: Tensor, candidate: Tensor) -> Tensor:
     """Return |a - b| / |a| (Euclidean norms) of every sample, [N, ...]."""
     a, b = _paired(reference, candidate)
     norm = torch.linalg.vector_norm(a.flatten(1), dim=1).clamp(min=torch.finfo(torch.float64).tiny)
-    return torch.linalg.vector_norm((a - b).flatten(1), dim=1).div(norm)
+    error: Tensor = torch.linalg.vector_norm((a - b).flatten(1), dim=1) / norm
+    return error
 
 
 def bootstrap(values: Tensor, seed: int) -> tuple[float, float]:

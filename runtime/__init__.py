@@ -1,13 +1,14 @@
 """Sampling under a policy: `with apply(pipe, policy) as session: ...`."""
 
-from .adapters import ADAPTERS, Adapter, BlockList, ModuleSpan, adapter_for
-from .apply import apply
-from .attach import Runner, attach
-from .clock import Clock, Tick
-from .plan import Compute, Decision, Forecast, Plan, compile_plan
-from .session import Session
-from .stats import Stats
-from .units import Unit, resolve_units
+from cachesmith.runtime.adapters import ADAPTERS, Adapter, BlockList, ModuleSpan, adapter_for
+from cachesmith.runtime.apply import apply
+from cachesmith.runtime.attach import Runner, attach
+from cachesmith.runtime.clock import Clock, Tick
+from cachesmith.runtime.engines import Engines, open_bundle
+from cachesmith.runtime.plan import Compute, Decision, Forecast, Plan, compile_plan
+from cachesmith.runtime.session import Session
+from cachesmith.runtime.stats import Stats
+from cachesmith.runtime.units import Unit, resolve_units
 
 __all__ = [
     "ADAPTERS",
@@ -16,6 +17,7 @@ __all__ = [
     "Clock",
     "Compute",
     "Decision",
+    "Engines",
     "Forecast",
     "ModuleSpan",
     "Plan",
@@ -28,5 +30,6 @@ __all__ = [
     "apply",
     "attach",
     "compile_plan",
+    "open_bundle",
     "resolve_units",
 ]

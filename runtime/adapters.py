@@ -10,73 +10,213 @@ from torch import nn
 
 from cachesmith.policies import PolicyError
 
+JOINED = ("tokens",)
+"""All streams concatenated along the tokens, in the order of the list before. Calls take it as their first argument."""
+
 
 @dataclass(frozen=True)
 class ModuleSpan:
     """A cached part of a block: from the call of submodule `start` to the return of submodule `stop`.
 
-    `streams` are the argument names of `start` that make up the unit's input; the unit's output is what `stop`
-    returns, one tensor or one per stream. Submodules in `between` are bypassed together with them.
+    `streams` are the argument names of `start` that make up the unit's input; a name it does not have means its first
+    argument. The unit's output is what `stop` returns, one tensor per stream. Submodules in `between`, with their
+    streams, are bypassed together with them. An `optional` span is one that some blocks of the list lack.
     """
 
     group: str
     start: str
     stop: str
     streams: tuple[str, ...] = ("hidden_states",)
-    between: tuple[str, ...] = ()
+    between: tuple[tuple[str, tuple[str, ...]], ...] = ()
+    optional: bool = False
 
     @property
-    def members(self) -> tuple[str, ...]:
-        """All submodules of the span, in call order."""
-        return tuple(dict.fromkeys((self.start, *self.between, self.stop)))
+    def members(self) -> tuple[tuple[str, tuple[str, ...]], ...]:
+        """All submodules of the span with the streams they read, in call order."""
+        ends = ((self.start, self.streams), (self.stop, self.streams))
+        return tuple(dict.fromkeys((ends[0], *self.between, ends[1])))
 
 
 @dataclass(frozen=True)
 class BlockList:
-    """A `ModuleList` of equal blocks: argument names of its streams, and their order in a block's return value."""
+    """A `ModuleList` of equal blocks: argument names of its streams, in the order of a block's return value.
+
+    `modules` covers all that is worth caching in a block; without it, units are runs of whole blocks only.
+    """
 
     path: str
     streams: tuple[str, ...]
-    modules: tuple[ModuleSpan, ...]
+    modules: tuple[ModuleSpan, ...] = ()
 
 
 @dataclass(frozen=True)
 class Adapter:
     """How to find the units of one transformer class.
 
-    `live` are the streams that are still read after the last block. The pipeline's timestep argument times
-    `timestep_scale` is the scheduler's timestep.
+    `live` are the streams that are still read after the last block. The transformer's timestep argument times
+    `timestep_scale`, plus `timestep_shift`, is the scheduler's timestep.
     """
 
     lists: tuple[BlockList, ...]
-    live: tuple[str, ...] = ("hidden_states",)
+    live: tuple[str, ...] = ("hidden_states", *JOINED)
     timestep: str = "timestep"
     timestep_scale: float = 1.0
+    timestep_shift: float = 0.0
 
 
-_BOTH = ("encoder_hidden_states", "hidden_states")
+_IMAGE = ("hidden_states",)
+_TEXT = ("encoder_hidden_states",)
+_TEXT_IMAGE = (*_TEXT, *_IMAGE)
+_IMAGE_TEXT = (*_IMAGE, *_TEXT)
 
-_DIT_MODULES = (
-    ModuleSpan("attn", "attn1", "attn1"),
+_SELF = (ModuleSpan("attn", "attn1", "attn1"), ModuleSpan("mlp", "ff", "ff"))
+_SELF_CROSS = (*_SELF, ModuleSpan("cross", "attn2", "attn2"))
+_DOUBLE = (
+    ModuleSpan("attn", "attn", "attn", _IMAGE_TEXT),
     ModuleSpan("mlp", "ff", "ff"),
+    ModuleSpan("mlp_context", "ff_context", "ff_context", _TEXT, optional=True),
 )
-_FLUX_DOUBLE_MODULES = (
-    ModuleSpan("attn", "attn", "attn", streams=("hidden_states", "encoder_hidden_states")),
-    ModuleSpan("mlp", "ff", "ff"),
-    ModuleSpan("mlp_context", "ff_context", "ff_context"),
+_SINGLE = (ModuleSpan("single", "proj_mlp", "proj_out", JOINED, between=(("attn", JOINED),)),)
+_SINGLE_SPLIT = (ModuleSpan("single", "proj_mlp", "proj_out", JOINED, between=(("attn", _IMAGE_TEXT),)),)
+
+_WAN = Adapter(
+    (
+        BlockList(
+            "blocks",
+            _IMAGE,
+            (
+                ModuleSpan("attn", "attn1", "attn1"),
+                ModuleSpan("cross", "attn2", "attn2"),
+                ModuleSpan("mlp", "ffn", "ffn"),
+            ),
+        ),
+    )
 )
-_FLUX_SINGLE_MODULES = (ModuleSpan("single", "proj_mlp", "proj_out", streams=("input",), between=("attn",)),)
 
 ADAPTERS: dict[str, Adapter] = {
-    "DiTTransformer2DModel": Adapter(
-        lists=(BlockList("transformer_blocks", ("hidden_states",), _DIT_MODULES),),
-    ),
-    "FluxTransformer2DModel": Adapter(
-        lists=(
-            BlockList("transformer_blocks", _BOTH, _FLUX_DOUBLE_MODULES),
-            BlockList("single_transformer_blocks", _BOTH, _FLUX_SINGLE_MODULES),
+    "AuraFlowTransformer2DModel": Adapter(
+        (
+            BlockList("joint_transformer_blocks", _TEXT_IMAGE, _DOUBLE),
+            BlockList(
+                "single_transformer_blocks",
+                JOINED,
+                (ModuleSpan("attn", "attn", "attn", JOINED), ModuleSpan("mlp", "ff", "ff", JOINED)),
+            ),
         ),
         timestep_scale=1000.0,
+    ),
+    "ChromaTransformer2DModel": Adapter(
+        (
+            BlockList("transformer_blocks", _TEXT_IMAGE, _DOUBLE),
+            BlockList("single_transformer_blocks", JOINED, _SINGLE),
+        ),
+        timestep_scale=1000.0,
+    ),
+    "CogVideoXTransformer3DModel": Adapter(
+        (
+            BlockList(
+                "transformer_blocks",
+                _IMAGE_TEXT,
+                (ModuleSpan("attn", "attn1", "attn1", _IMAGE_TEXT), ModuleSpan("mlp", "ff", "ff", JOINED)),
+            ),
+        )
+    ),
+    "CogView4Transformer2DModel": Adapter((BlockList("transformer_blocks", _IMAGE_TEXT),)),
+    "DiTTransformer2DModel": Adapter((BlockList("transformer_blocks", _IMAGE, _SELF),)),
+    "Flux2Transformer2DModel": Adapter(
+        (
+            BlockList("transformer_blocks", _TEXT_IMAGE, _DOUBLE),
+            BlockList("single_transformer_blocks", JOINED, (ModuleSpan("single", "attn", "attn", JOINED),)),
+        ),
+        timestep_scale=1000.0,
+    ),
+    "FluxTransformer2DModel": Adapter(
+        (
+            BlockList("transformer_blocks", _TEXT_IMAGE, _DOUBLE),
+            BlockList("single_transformer_blocks", _TEXT_IMAGE, _SINGLE),
+        ),
+        timestep_scale=1000.0,
+    ),
+    "HunyuanImageTransformer2DModel": Adapter(
+        (
+            BlockList("transformer_blocks", _IMAGE_TEXT, _DOUBLE),
+            BlockList("single_transformer_blocks", _IMAGE_TEXT, _SINGLE_SPLIT),
+        )
+    ),
+    "HunyuanVideoTransformer3DModel": Adapter(
+        (
+            BlockList("transformer_blocks", _IMAGE_TEXT, _DOUBLE),
+            BlockList("single_transformer_blocks", _IMAGE_TEXT, _SINGLE_SPLIT),
+        )
+    ),
+    "HunyuanVideo15Transformer3DModel": Adapter((BlockList("transformer_blocks", _IMAGE_TEXT, _DOUBLE),)),
+    "LTXVideoTransformer3DModel": Adapter((BlockList("transformer_blocks", _IMAGE, _SELF_CROSS),)),
+    "LongCatImageTransformer2DModel": Adapter(
+        (
+            BlockList("transformer_blocks", _TEXT_IMAGE, _DOUBLE),
+            BlockList("single_transformer_blocks", _TEXT_IMAGE, _SINGLE),
+        ),
+        timestep_scale=1000.0,
+    ),
+    "Lumina2Transformer2DModel": Adapter(
+        (
+            BlockList(
+                "layers",
+                _IMAGE,
+                (ModuleSpan("attn", "attn", "attn"), ModuleSpan("mlp", "feed_forward", "feed_forward")),
+            ),
+        ),
+        timestep_scale=-1000.0,
+        timestep_shift=1000.0,
+    ),
+    "MochiTransformer3DModel": Adapter((BlockList("transformer_blocks", _IMAGE_TEXT),)),
+    "OvisImageTransformer2DModel": Adapter(
+        (
+            BlockList("transformer_blocks", _TEXT_IMAGE),
+            BlockList("single_transformer_blocks", _TEXT_IMAGE),
+        ),
+        timestep_scale=1000.0,
+    ),
+    "PixArtTransformer2DModel": Adapter((BlockList("transformer_blocks", _IMAGE, _SELF_CROSS),)),
+    "QwenImageTransformer2DModel": Adapter(
+        (
+            BlockList(
+                "transformer_blocks",
+                _TEXT_IMAGE,
+                (
+                    ModuleSpan("attn", "attn", "attn", _IMAGE_TEXT),
+                    ModuleSpan("mlp", "img_mlp", "img_mlp"),
+                    ModuleSpan("mlp_context", "txt_mlp", "txt_mlp", _TEXT),
+                ),
+            ),
+        ),
+        timestep_scale=1000.0,
+    ),
+    "SD3Transformer2DModel": Adapter(
+        (
+            BlockList(
+                "transformer_blocks",
+                _TEXT_IMAGE,
+                (*_DOUBLE, ModuleSpan("attn_image", "attn2", "attn2", optional=True)),
+            ),
+        )
+    ),
+    "SanaTransformer2DModel": Adapter((BlockList("transformer_blocks", _IMAGE, _SELF_CROSS),)),
+    "WanTransformer3DModel": _WAN,
+    "ZImageTransformer2DModel": Adapter(
+        (
+            BlockList(
+                "layers",
+                _IMAGE,
+                (
+                    ModuleSpan("attn", "attention", "attention"),
+                    ModuleSpan("mlp", "feed_forward", "feed_forward"),
+                ),
+            ),
+        ),
+        timestep="t",
+        timestep_scale=-1000.0,
+        timestep_shift=1000.0,
     ),
 }
 
@@ -84,12 +224,19 @@ ADAPTERS: dict[str, Adapter] = {
 def adapter_for(transformer: nn.Module) -> Adapter:
     """Return the adapter of `transformer`'s class; raise `PolicyError` listing the known ones."""
     name = type(transformer).__name__
-    if name == "OptimizedModule":
+    if is_compiled(transformer):
         raise PolicyError(
             "the transformer is compiled as a whole, so no step can be skipped; compile its blocks instead: "
-            "pipe.transformer.compile_repeated_blocks()"
+            "transformer.compile_repeated_blocks(), or block.compile() for each"
         )
     if name not in ADAPTERS:
         known = ", ".join(sorted(ADAPTERS))
         raise PolicyError(f"no adapter for {name}; known: {known}. Add one to runtime/adapters.py")
     return ADAPTERS[name]
+
+
+def is_compiled(module: nn.Module) -> bool:
+    """Whether `torch.compile(module)` or `module.compile()` was called."""
+    return (
+        type(module).__name__ == "OptimizedModule" or getattr(module, "_compiled_call_impl", None) is not None
+    )

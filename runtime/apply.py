@@ -1,22 +1,22 @@
 """`apply`: run a diffusers pipeline, or a bare transformer, under a policy."""
 
+import os
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
 from torch import nn
 
-from cachesmith.policies import Policy, PolicyError, Profile
-
-from .adapters import adapter_for
-from .attach import attach
-from .clock import Clock
-from .fingerprint import model_key
-from .match import check_model, check_scheduler, fit_profile
-from .plan import Plan, compile_plan
-from .sampler import axis_values, is_flow, noise_levels
-from .session import Session
-from .units import resolve_units
+from cachesmith.policies import Policy, PolicyError
+from cachesmith.runtime.adapters import adapter_for
+from cachesmith.runtime.attach import attach
+from cachesmith.runtime.clock import Clock
+from cachesmith.runtime.engines import Engines, bind_engines
+from cachesmith.runtime.match import check_model, check_scheduler, fit_profile
+from cachesmith.runtime.plan import Plan, compile_plan
+from cachesmith.runtime.sampler import axis_values, is_flow, noise_levels
+from cachesmith.runtime.session import Session
+from cachesmith.runtime.units import resolve_units
 
 
 @contextmanager
@@ -27,36 +27,46 @@ def apply(
     *,
     scheduler: Any = None,
     memory_budget: int | None = None,
+    bundle: Engines | str | os.PathLike[str] | None = None,
+    drop_torch_weights: bool = False,
 ) -> Iterator[Session]:
     """Sample under `policy` until the context is left.
 
     pipe: a diffusers pipeline with a `transformer`, or a transformer (then pass its `scheduler`).
     profile: a profile of the policy; by default its only one, or `balanced`.
     memory_budget: largest cache in bytes; the first step is refused with the exact figure if it needs more.
+    bundle: engines that compute the units, as a folder or, loaded once for many calls, from `open_bundle`.
+    drop_torch_weights: free the weights of what the engines compute; this outlasts the context.
 
     Yields the `Session`, whose `stats` and `plan` tell what happened. Raises `PolicyError` when the policy does not
-    fit the model, the sampler or the number of steps.
+    fit the model, the sampler or the number of steps, and `EngineError` when the bundle does not fit the model.
     """
-    transformer, scheduler = _parts(pipe, scheduler)
+    transformer, followed = _parts(pipe, scheduler)
     chosen = policy.profile(profile)
-    enabled = check_model(policy, model_key(transformer, pipe)) and check_scheduler(policy, scheduler)
+    enabled = check_model(policy, transformer) and check_scheduler(policy, followed)
     units = resolve_units(transformer, chosen.units)
-    clock = Clock(scale=adapter_for(transformer).timestep_scale)
+    adapter = adapter_for(transformer)
+    clock = Clock(adapter.timestep_scale, adapter.timestep_shift)
 
     def planner(start: int) -> Plan | None:
+        if scheduler is None and pipe.scheduler is not followed:
+            raise PolicyError(
+                "the pipeline's scheduler was replaced under a policy; leave the context and apply again"
+            )
         if not enabled:
             return None
-        sigmas = noise_levels(scheduler)
+        sigmas = noise_levels(followed)
         fitted = fit_profile(policy, chosen, sigmas)
         if fitted is None:
             return None
-        times = axis_values(fitted.axis, sigmas, is_flow(scheduler))
+        times = axis_values(fitted.axis, sigmas, is_flow(followed))
         return compile_plan(policy, fitted, times, units, start)
 
+    engines = None if bundle is None else bind_engines(bundle, transformer, pipe, units, drop_torch_weights)
     session = Session(planner, memory_budget)
     with ExitStack() as stack:
-        stack.enter_context(clock.follow(scheduler))
-        stack.enter_context(attach(transformer, units, session, clock))
+        stack.enter_context(clock.follow(followed))
+        stack.enter_context(attach(transformer, units, session, clock, engines))
         yield session
 
 
@@ -64,7 +74,9 @@ def _parts(pipe: Any, scheduler: Any) -> tuple[nn.Module, Any]:
     transformer = pipe if isinstance(pipe, nn.Module) else getattr(pipe, "transformer", None)
     scheduler = scheduler if scheduler is not None else getattr(pipe, "scheduler", None)
     if transformer is None:
-        raise PolicyError(f"{type(pipe).__name__} has no `transformer`; cachesmith caches diffusion transformers")
+        raise PolicyError(
+            f"{type(pipe).__name__} has no `transformer`; cachesmith caches diffusion transformers"
+        )
     if scheduler is None:
         raise PolicyError("a bare transformer tells nothing of the steps; pass scheduler=")
     return transformer, scheduler

@@ -1,25 +1,25 @@
 """The seam between a transformer and a runner.
 
-Units are routed by replacing `forward` on the module instances that belong to them, and on the transformer itself. A
-patch was chosen over diffusers' `ModelHook`s because a unit spans several modules with one decision, because modules
-below a block are no hook targets there, and because most pipelines open no cache context. Everything is put back on
-exit; the modules' classes, parameters and state dicts are never touched.
+Units are routed by replacing `forward` on the module instances that belong to them. A patch was chosen over diffusers'
+`ModelHook`s because a unit spans several modules with one decision, because modules below a block are no hook targets
+there, and because most pipelines open no cache context. Everything is put back on exit; the modules' classes,
+parameters and state dicts are never touched.
 """
 
 import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager
+from functools import wraps
 from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
 
 from cachesmith.policies import PolicyError
-
-from .adapters import adapter_for
-from .clock import Clock, Tick
-from .patch import patched
-from .units import Unit
+from cachesmith.runtime.adapters import adapter_for
+from cachesmith.runtime.clock import Clock, Tick
+from cachesmith.runtime.patch import patched
+from cachesmith.runtime.units import Unit
 
 Feature = tuple[Tensor, ...]
 """One tensor per stream."""
@@ -42,36 +42,67 @@ class Runner(Protocol):
         """The unit was computed."""
 
 
+@runtime_checkable
+class Computer(Protocol):
+    """Computes units in the modules' place: `BoundEngines`."""
+
+    def compute(self, unit: Unit, arguments: Mapping[str, Any]) -> Feature | None:
+        """Return the unit's output for its first member's arguments, or None to have the modules compute it."""
+
+
 @contextmanager
-def attach(transformer: nn.Module, units: tuple[Unit, ...], runner: Runner, clock: Clock) -> Iterator[None]:
+def attach(
+    transformer: nn.Module,
+    units: tuple[Unit, ...],
+    runner: Runner,
+    clock: Clock,
+    computer: Computer | None = None,
+) -> Iterator[None]:
     """Route every unit call of `transformer` through `runner` until the context is left.
+
+    computer: what computes the units that are to be computed; by default, their own modules.
 
     Raises `PolicyError` if another session is attached to the same transformer.
     """
     if _MARK in vars(transformer):
         raise PolicyError("this transformer already runs under a policy; leave that context first")
+    scope = _Scope(runner, clock, computer)
     with ExitStack() as stack:
         stack.enter_context(patched(transformer, _MARK, runner))
-        stack.enter_context(_route_transformer(transformer, runner, clock))
+        stack.enter_context(_watch(transformer, scope))
         for unit in units:
-            stack.enter_context(_route_unit(unit, runner))
+            call = _Call(unit, scope)
+            for position, module in enumerate(unit.members):
+                stack.enter_context(_patch_call(module, call.member(position)))
         yield
 
 
-@contextmanager
-def _route_transformer(transformer: nn.Module, runner: Runner, clock: Clock) -> Iterator[None]:
-    name = adapter_for(transformer).timestep
-    original = transformer.forward
-    read = _reader(original, (name,))
+class _Scope:
+    """The transformer call in progress; units called outside of one are left alone."""
 
-    def forward(*args: Any, **kwargs: Any) -> Any:
-        runner.begin(clock.tick(read(args, kwargs)[0]))
-        return original(*args, **kwargs)
+    def __init__(self, runner: Runner, clock: Clock, computer: Computer | None):
+        self.runner, self.clock, self.computer = runner, clock, computer
+        self.open = False
+
+
+@contextmanager
+def _watch(transformer: Any, scope: _Scope) -> Iterator[None]:
+    """Tell the runner of every call. Hooks, since CPU offloading replaces `forward` after each pipeline call."""
+    read = _reader(transformer, (adapter_for(transformer).timestep,))
+
+    def before(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        scope.runner.begin(scope.clock.tick(read(args, kwargs)[0]))
+        scope.open = True
+
+    def after(*_: Any) -> None:
+        scope.open = False
 
     with ExitStack() as stack:
-        stack.enter_context(patched(transformer, "forward", forward))
+        stack.callback(transformer.register_forward_pre_hook(before, with_kwargs=True).remove)
+        stack.callback(transformer.register_forward_hook(after, always_call=True).remove)
         if hasattr(transformer, "cache_context"):
-            stack.enter_context(patched(transformer, "cache_context", _named(transformer.cache_context, clock)))
+            named = _named(transformer.cache_context, scope.clock)
+            stack.enter_context(patched(transformer, "cache_context", named))
         yield
 
 
@@ -90,88 +121,111 @@ def _named(original: Forward, clock: Clock) -> Forward:
     return cache_context
 
 
-def _route_unit(unit: Unit, runner: Runner) -> AbstractContextManager[None]:
-    stack = ExitStack()
-    call = _Call(unit, runner)
-    for position, module in enumerate(unit.members):
-        stack.enter_context(_patch_call(module, call.member(position)))
-    return _closing(stack)
-
-
-@contextmanager
-def _closing(stack: ExitStack) -> Iterator[None]:
-    with stack:
-        yield
-
-
 def _patch_call(module: nn.Module, wrap: Callable[[Forward], Forward]) -> AbstractContextManager[None]:
     """Wrap the compiled call of a compiled module, else its forward."""
     compiled = getattr(module, "_compiled_call_impl", None)
-    name, original = ("forward", module.forward) if compiled is None else ("_compiled_call_impl", compiled)
-    wrapped = wrap(original)
-    return patched(module, name, wrapped if compiled is None else torch.compiler.disable(wrapped, recursive=False))
+    if compiled is None:
+        return patched(module, "forward", wrap(module.forward))
+    eager: Any = torch.compiler.disable
+    return patched(module, "_compiled_call_impl", eager(wrap(compiled), recursive=False))
 
 
 class _Call:
-    """One unit's call in progress: from its first member's arguments to its last member's result."""
+    """One unit's call in progress: from its first member's arguments to its last member's result.
 
-    def __init__(self, unit: Unit, runner: Runner):
-        self.unit, self.runner = unit, runner
+    A unit whose first member is left out, as skip-layer guidance does, is not begun, and its members are left alone.
+    """
+
+    def __init__(self, unit: Unit, scope: _Scope):
+        self.unit, self.scope = unit, scope
+        self.begun = False
         self.inputs: Feature = ()
-        self.forecast: Feature | None = None
+        self.known: Feature | None = None
 
     def member(self, position: int) -> Callable[[Forward], Forward]:
         """Return the wrapper of the member at `position`."""
         first, last = position == 0, position == len(self.unit.members) - 1
 
         def wrap(original: Forward) -> Forward:
-            read = _reader(self.unit.members[position].forward, self.unit.reads)
+            read = _reader(self.unit.members[position], self.unit.reads[position])
+            name = _namer(self.unit.members[position], self.unit.reads[position])
 
+            @wraps(original)
             def forward(*args: Any, **kwargs: Any) -> Any:
+                if not self.scope.open:
+                    return original(*args, **kwargs)
                 if first:
                     self.begin(read(args, kwargs))
-                if self.forecast is None:
+                    self.engage(name(args, kwargs))
+                if not self.begun:
+                    return original(*args, **kwargs)
+                if self.known is None:
                     result = original(*args, **kwargs)
                     return self.observe(result) if last else result
-                return self.finish(read, args, kwargs) if last else self.bypass(read, args, kwargs)
+                return self.finish(read(args, kwargs)) if last else self.bypass(read(args, kwargs))
 
             return forward
 
         return wrap
 
     def begin(self, values: tuple[Any, ...]) -> None:
-        self.inputs = self.select(values)
-        self.forecast = self.runner.forecast(self.unit, self.inputs)
+        self.inputs = (torch.cat(values, dim=1),) if self.unit.joined else self.select(values, 0)
+        self.known = self.scope.runner.forecast(self.unit, self.inputs)
+        self.begun = True
 
-    def select(self, values: tuple[Any, ...]) -> Feature:
-        return tuple(v for name, v in zip(self.unit.reads, values, strict=True) if name in self.unit.streams)
+    def engage(self, arguments: Mapping[str, Any]) -> None:
+        """Unless the unit was forecast, let the computer have it."""
+        if self.known is None and self.scope.computer is not None:
+            self.known = self.scope.computer.compute(self.unit, arguments)
+            if self.known is not None:
+                self.scope.runner.observe(self.unit, self.inputs, self.known)
+
+    def select(self, values: tuple[Any, ...], position: int) -> Feature:
+        by_name = dict(zip(self.unit.reads[position], values, strict=True))
+        return tuple(by_name[stream] for stream in self.unit.streams)
 
     def observe(self, result: Any) -> Any:
         values = result if isinstance(result, tuple) else (result,)
-        outputs = self.select(values) if self.unit.residual else values[: len(self.unit.streams)]
-        self.runner.observe(self.unit, self.inputs, outputs)
-        self.inputs = ()
+        outputs = self.select(values, -1) if self.unit.residual else values
+        self.scope.runner.observe(self.unit, self.inputs, outputs)
+        self.begun, self.inputs = False, ()
         return result
 
-    def bypass(self, read: Forward, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    def bypass(self, values: tuple[Any, ...]) -> Any:
         """A block passes its streams on; a submodule returns nothing worth computing with: zero channels."""
-        values = read(args, kwargs)
-        if self.unit.residual:
-            return values[0] if len(values) == 1 else values
-        return values[0][..., :0]
+        return _returned(values if self.unit.residual else tuple(v[..., :0] for v in values))
 
-    def finish(self, read: Forward, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        forecast, self.forecast, self.inputs = self.forecast or (), None, ()
+    def finish(self, values: tuple[Any, ...]) -> Any:
+        known, self.known, self.begun, self.inputs = self.known or (), None, False, ()
         if not self.unit.residual:
-            return forecast[0] if len(forecast) == 1 else forecast
-        by_name = dict(zip(self.unit.streams, forecast, strict=True))
-        values = tuple(by_name.get(n, v) for n, v in zip(self.unit.reads, read(args, kwargs), strict=True))
-        return values[0] if len(values) == 1 else values
+            return _returned(known)
+        by_name = dict(zip(self.unit.streams, known, strict=True))
+        return _returned(tuple(by_name.get(n, v) for n, v in zip(self.unit.reads[-1], values, strict=True)))
 
 
-def _reader(forward: Forward, names: tuple[str, ...]) -> Callable[..., tuple[Any, ...]]:
-    """Return a function that picks the arguments `names` out of a call; a lone unknown name means the first one."""
-    parameters = list(inspect.signature(forward).parameters)
+def _returned(values: tuple[Any, ...]) -> Any:
+    return values[0] if len(values) == 1 else values
+
+
+def _namer(module: nn.Module, names: tuple[str, ...]) -> Callable[..., dict[str, Any]]:
+    """Return a function that gives a call's arguments their names; the first has the unknown one of `names`."""
+    parameters = _parameters(module)
+    first = next((n for n in names if n not in parameters), parameters[0])
+
+    def name(args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
+        given = {**dict(zip(parameters, args, strict=False)), **kwargs}
+        return {first if n == parameters[0] else n: value for n, value in given.items()}
+
+    return name
+
+
+def _parameters(module: nn.Module) -> list[str]:
+    return list(inspect.signature(getattr(module, "_orig_mod", module).forward).parameters)
+
+
+def _reader(module: nn.Module, names: tuple[str, ...]) -> Callable[..., tuple[Any, ...]]:
+    """Return a function that picks the arguments `names` out of a call; an unknown name means the first one."""
+    parameters = _parameters(module)
     known = tuple(n if n in parameters else parameters[0] for n in names)
     places = tuple((n, parameters.index(n)) for n in known)
 

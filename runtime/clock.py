@@ -5,15 +5,21 @@ against the scheduler's list. Counting transformer calls would go wrong with gui
 interrupted run.
 """
 
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import wraps
+from types import MethodType
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from .patch import patched
+from cachesmith.runtime.patch import patched
+
+TOLERANCE = 1e-3
+"""Of a timestep in float32, on the scheduler's scale of 0 to 1000."""
 
 
 @dataclass(frozen=True)
@@ -32,30 +38,24 @@ class Clock:
     a run is read; after that the scheduler's own progress tells the step.
     """
 
-    def __init__(self, scale: float = 1.0):
+    def __init__(self, scale: float = 1.0, shift: float = 0.0):
         self.run = 0
         self.context: str | None = None
-        self._scale = scale
+        self._scale, self._shift = scale, shift
         self._scheduler: Any = None
-        self._restart()
+        self._host: list[float] | None = None
+        self._anchor: int | None = None
+        self._last: int | None = None
+        self._stepped = 0
+        self._calls: Counter[str | None] = Counter()
 
     @contextmanager
     def follow(self, scheduler: Any) -> Iterator["Clock"]:
         """Watch `scheduler` while the context is open."""
         self._scheduler = scheduler
-        set_timesteps, step = scheduler.set_timesteps, scheduler.step
-
-        def on_set_timesteps(*args: Any, **kwargs: Any) -> Any:
-            result = set_timesteps(*args, **kwargs)
-            self._restart()
-            return result
-
-        def on_step(*args: Any, **kwargs: Any) -> Any:
-            result = step(*args, **kwargs)
-            self._stepped += 1
-            return result
-
-        with patched(scheduler, "set_timesteps", on_set_timesteps), patched(scheduler, "step", on_step):
+        set_timesteps = _followed_by(scheduler, "set_timesteps", self._restart)
+        step = _followed_by(scheduler, "step", self._advance)
+        with patched(scheduler, "set_timesteps", set_timesteps), patched(scheduler, "step", step):
             yield self
 
     def timesteps(self) -> list[float]:
@@ -67,38 +67,79 @@ class Clock:
     def tick(self, timestep: Tensor | float) -> Tick:
         """Place one transformer call."""
         step = self._locate(timestep)
-        self._calls = self._calls + 1 if step == self._last else 0
+        if step is not None and self._last is not None and step < self._last:
+            # back in time without `set_timesteps`: a new run all the same
+            self._restart()
+            self._anchor = step
+        if step != self._last:
+            self._calls.clear()
         self._last = step
-        return Tick(self.run, step, self.context or str(self._calls))
+        return Tick(self.run, step, self._branch())
+
+    def _branch(self) -> str:
+        """The cache context, or else the order of calls within a step, tells the guidance branches apart."""
+        count = self._calls[self.context]
+        self._calls[self.context] += 1
+        if self.context is None:
+            return str(count)
+        return f"{self.context}.{count}" if count else self.context
 
     def _restart(self) -> None:
         self.run += 1
-        self._host: list[float] | None = None
-        self._anchor: int | None = None
+        self._host = self._anchor = self._last = None
         self._stepped = 0
-        self._last: int | None = None
-        self._calls = -1
+        self._calls.clear()
+
+    def _advance(self) -> None:
+        self._stepped += 1
 
     def _locate(self, timestep: Tensor | float) -> int | None:
         expected = None if self._anchor is None else self._anchor + self._stepped
-        on_host = not isinstance(timestep, Tensor) or timestep.device.type == "cpu"
-        if expected is not None and not on_host:
+        if expected is not None and isinstance(timestep, Tensor) and timestep.device.type != "cpu":
             return expected if expected < len(self.timesteps()) else None
-        step = self._find(_first(timestep) * self._scale, expected)
+        if expected is None:
+            expected = getattr(self._scheduler, "begin_index", None)
+        step = self._find(*self._read(timestep), expected)
         if step is not None:
             self._anchor = step - self._stepped
         return step
 
-    def _find(self, value: float, expected: int | None) -> int | None:
+    def _read(self, timestep: Tensor | float) -> tuple[float, float]:
+        """Return the scheduler's timestep, and how far rounding may have moved it.
+
+        Pipelines that hold some tokens clean give those timestep 0: the largest is the step's.
+        """
+        values = torch.as_tensor(timestep)
+        rounding = torch.finfo(values.dtype).eps if values.is_floating_point() else 0.0
+        scaled = values.double() * self._scale
+        return float((scaled + self._shift).max()), max(TOLERANCE, rounding * float(scaled.abs().max()))
+
+    def _find(self, value: float, tolerance: float, expected: int | None) -> int | None:
         steps = self.timesteps()
-        tolerance = 1e-3 * max(1.0, abs(value)) if self._scale != 1.0 else 1e-4 * max(1.0, abs(value))
-        matches = [i for i, t in enumerate(steps) if abs(t - value) <= tolerance]
-        if not matches:
+        if expected is not None and expected < len(steps) and abs(steps[expected] - value) <= tolerance:
+            return expected
+        nearest = min(range(len(steps)), key=lambda i: abs(steps[i] - value), default=None)
+        if nearest is None or abs(steps[nearest] - value) > tolerance:
             return None
-        # Schedulers of second order list a timestep twice; their progress tells which one this is.
-        return expected if expected in matches else min(matches, key=lambda i: (abs(steps[i] - value), i))
+        # second-order schedulers list a timestep twice; entering in the middle means the second, as in diffusers
+        twice = 0 < nearest < len(steps) - 1 and steps[nearest + 1] == steps[nearest]
+        return nearest + 1 if twice else nearest
 
 
-def _first(timestep: Tensor | float) -> float:
-    return float(timestep.reshape(-1)[0]) if isinstance(timestep, Tensor) else float(timestep)
+def _followed_by(owner: Any, name: str, then: Callable[[], None]) -> Callable[..., Any]:
+    """Return `owner`'s method `name` that calls `then` after it.
 
+    It is a bound method, and as such follows its owner: pipelines that deep-copy the scheduler get a copy that calls
+    its own method and leaves the clock alone. Pipelines also ask for its signature.
+    """
+    original = getattr(owner, name)
+    function = getattr(original, "__func__", None)
+
+    @wraps(function or original)
+    def method(this: Any, *args: Any, **kwargs: Any) -> Any:
+        result = function(this, *args, **kwargs) if function else original(*args, **kwargs)
+        if this is owner:
+            then()
+        return result
+
+    return MethodType(method, owner)

@@ -1,4 +1,4 @@
-"""Outputs from weights: pure tensor functions, per sample, sums and norms in float32 or better.
+"""Outputs from weights: pure tensor functions, per sample. Sums and norms are wide: float32, or float64 for float64.
 
 B: samples, ...: tokens, D: channels, K: past outputs (newest first).
 """
@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 
 EPSILON = 1e-12
+RESOLUTION = 1e-6
+"""A relative change below it is rounding, and no ratio is formed with it."""
 
 
 def accumulate(dtype: torch.dtype) -> torch.dtype:
@@ -17,26 +19,22 @@ def accumulate(dtype: torch.dtype) -> torch.dtype:
 
 
 def weighted_sum(weights: Sequence[float], outputs: Sequence[Tensor], base: Tensor | None = None) -> Tensor:
-    """Return base + sum_j weights[j] outputs[j] in the outputs' dtype; weights beyond the outputs are not read."""
-    dtype = outputs[0].dtype
-    wide = accumulate(dtype)
-    if base is None:
-        total = outputs[0].to(wide) * weights[0]
-    else:
-        total = torch.add(base.to(wide), outputs[0], alpha=weights[0])
+    """Return base + sum_j weights[j] outputs[j], wide; of unequal lists the shorter one counts."""
+    wide = accumulate(outputs[0].dtype)
+    first = outputs[0].to(wide)
+    total = first * weights[0] if base is None else torch.add(base, first, alpha=weights[0])
     for weight, output in zip(weights[1:], outputs[1:], strict=False):
         total.add_(output, alpha=weight)
-    return total.to(dtype)
+    return total
 
 
 def clustered_sum(weights: Tensor, outputs: Sequence[Tensor], base: Tensor | None = None) -> Tensor:
     """As `weighted_sum` with one weight per channel: `weights` is [K, D] (HyCa, eq. 7)."""
-    dtype = outputs[0].dtype
-    wide = accumulate(dtype)
+    wide = accumulate(outputs[0].dtype)
     total = torch.zeros_like(outputs[0], dtype=wide) if base is None else base.to(wide, copy=True)
     for row, output in zip(weights.to(wide), outputs, strict=True):
         total.addcmul_(row, output.to(wide))
-    return total.to(dtype)
+    return total
 
 
 def project(increment: Tensor, basis: Tensor) -> Tensor:
@@ -47,22 +45,26 @@ def project(increment: Tensor, basis: Tensor) -> Tensor:
 
 def sample_norm(x: Tensor) -> Tensor:
     """L2 norm of every sample: [B, ...] -> [B]."""
-    return torch.linalg.vector_norm(x.flatten(1), dim=1, dtype=accumulate(x.dtype))
+    norm: Tensor = torch.linalg.vector_norm(x.flatten(1), dim=1, dtype=accumulate(x.dtype))
+    return norm
 
 
 def observed_scale(output: Tensor, output_before: Tensor, moved: Tensor, moved_before: Tensor) -> Tensor:
     """RFE's s = |F0 - F1| / |I0 - I1| per sample [B] (RFC, arXiv 2602.19506, eq. for s_N)."""
-    return sample_norm(output - output_before) / sample_norm(moved - moved_before).clamp_min(EPSILON)
+    floor = (RESOLUTION * sample_norm(moved)).clamp_min(EPSILON)
+    change = sample_norm(moved - moved_before)
+    ratio: Tensor = sample_norm(output - output_before) / torch.maximum(change, floor)
+    return ratio
 
 
 def rescale(increment: Tensor, length: Tensor) -> Tensor:
-    """Give every sample's increment the L2 length `length` [B]; a zero increment stays zero (RFC: g(x) = x / |x|)."""
+    """Give every sample's wide increment the L2 length `length` [B]; zero stays zero (RFC: g(x) = x / |x|)."""
     factor = length / sample_norm(increment).clamp_min(EPSILON)
-    return increment * factor.to(increment.dtype).view(-1, *[1] * (increment.ndim - 1))
+    return increment * factor.view(-1, *[1] * (increment.ndim - 1))
 
 
 def relative_l1(value: Tensor, forecast: Tensor) -> Tensor:
     """|value - forecast|_1 / |value|_1 per sample [B] (RFC: e_I of the relational schedule)."""
     wide = accumulate(value.dtype)
-    error = (value.to(wide) - forecast.to(wide)).abs().flatten(1).sum(1)
+    error = (value.to(wide) - forecast).abs().flatten(1).sum(1)
     return error / value.abs().flatten(1).sum(1, dtype=wide).clamp_min(EPSILON)

@@ -1,16 +1,20 @@
 """One unit's forecast from its history: the formulas of `policies/forecaster.py` on tensors."""
 
-from functools import lru_cache
-
 import torch
 from torch import Tensor
 
-from cachesmith.policies import Calibrated, Clusters, Fitted, Forecaster, Mixed, Observed
-
-from .combine import clustered_sum, observed_scale, project, rescale, sample_norm, weighted_sum
-from .history import Feature, History
-from .plan import Forecast, Plan
-from .units import Unit
+from cachesmith.policies import Calibrated, Clusters, Fitted, Forecaster, Magnitude, Mixed, Observed
+from cachesmith.runtime.combine import (
+    clustered_sum,
+    observed_scale,
+    project,
+    rescale,
+    sample_norm,
+    weighted_sum,
+)
+from cachesmith.runtime.history import Feature, History
+from cachesmith.runtime.plan import Forecast, Plan
+from cachesmith.runtime.units import Unit
 
 
 def observe_scale(forecaster: Forecaster, history: History, outputs: Feature, inputs: Feature) -> None:
@@ -29,11 +33,13 @@ class Estimator:
 
     def __init__(self, plan: Plan):
         self.plan = plan
+        self._constants: dict[tuple[str, int, torch.device], Tensor] = {}
 
     def __call__(self, unit: Unit, decision: Forecast, history: History, inputs: Feature) -> Feature:
         """Return the unit's output at `decision.step`; for block runs this includes the input."""
         return tuple(
-            self._stream(unit, stream, decision, history, inputs[stream]) for stream in range(len(inputs))
+            self._stream(unit, stream, decision, history, inputs[stream]).to(inputs[stream].dtype)
+            for stream in range(len(inputs))
         )
 
     def _stream(self, unit: Unit, stream: int, decision: Forecast, history: History, now: Tensor) -> Tensor:
@@ -45,17 +51,21 @@ class Estimator:
             base = self._input_part(forecaster.rows, lane, decision.step, history, stream, now, base)
         if forecaster.subspace is None and forecaster.magnitude is None:
             return self._sum(forecaster, lane, decision, outputs, base)
-        increment = self._sum(forecaster, lane, decision, outputs, None) - outputs[0]
+        increment = self._sum(forecaster, lane, decision, outputs, None).sub_(outputs[0])
         if forecaster.subspace is not None:
             increment = project(increment, self._constant(forecaster.subspace.basis, lane, now.device))
         if forecaster.magnitude is not None:
-            length = self._length(forecaster, lane, stream, decision.step, history, now)
-            increment = increment if length is None else rescale(increment, length)
+            increment = self._rescaled(increment, forecaster, lane, stream, decision.step, history, now)
         result = increment.add_(outputs[0])
         return result if base is None else result.add_(base)
 
     def _sum(
-        self, forecaster: Forecaster, lane: int, decision: Forecast, outputs: list[Tensor], base: Tensor | None
+        self,
+        forecaster: Forecaster,
+        lane: int,
+        decision: Forecast,
+        outputs: list[Tensor],
+        base: Tensor | None,
     ) -> Tensor:
         match forecaster.rows:
             case Fitted(weights=name):
@@ -68,7 +78,14 @@ class Estimator:
                 return weighted_sum(decision.weights, outputs, base)
 
     def _input_part(
-        self, row: Fitted, lane: int, step: int, history: History, stream: int, now: Tensor, base: Tensor | None
+        self,
+        row: Fitted,
+        lane: int,
+        step: int,
+        history: History,
+        stream: int,
+        now: Tensor,
+        base: Tensor | None,
     ) -> Tensor | None:
         """Add the fitted weights of past inputs (and, last, of the input now)."""
         if row.input_weights is None:
@@ -77,29 +94,46 @@ class Estimator:
         inputs = [feature[stream] for feature in history.inputs[: len(past)]]
         return weighted_sum((present, *past[: len(inputs)]), (now, *inputs), base)
 
-    def _length(
-        self, forecaster: Forecaster, lane: int, stream: int, step: int, history: History, now: Tensor
-    ) -> Tensor | None:
-        """RFE: s |I - I0| per sample; None while s cannot be observed yet."""
+    def _rescaled(
+        self,
+        increment: Tensor,
+        forecaster: Forecaster,
+        lane: int,
+        stream: int,
+        step: int,
+        history: History,
+        now: Tensor,
+    ) -> Tensor:
+        """RFE: the length s |I - I0|, once s is known. An input at rest, as a text stream's, tells no length."""
+        scale = self._scale(forecaster.magnitude, lane, stream, step, history)
+        if scale is None:
+            return increment
         moved = sample_norm(now - history.inputs[0][stream])
-        match forecaster.magnitude:
+        return rescale(increment, torch.where(moved > 0, moved * scale, sample_norm(increment)))
+
+    def _scale(
+        self, magnitude: Magnitude | None, lane: int, stream: int, step: int, history: History
+    ) -> Tensor | float | None:
+        observed = None if history.scales is None else history.scales[stream]
+        match magnitude:
             case Calibrated(scales=name):
-                return moved * self._scale(name, lane, step)
-            case Mixed(scales=name) if history.scales is not None:
-                return moved * history.scales[stream] * self._scale(name, lane, step)
-            case Observed() if history.scales is not None:
-                return moved * history.scales[stream]
+                return self._calibrated(name, lane, step)
+            case Mixed(scales=name) if observed is not None:
+                return observed * self._calibrated(name, lane, step)
+            case Observed():
+                return observed
             case _:
                 return None
 
-    def _scale(self, name: str, lane: int, step: int) -> float:
+    def _calibrated(self, name: str, lane: int, step: int) -> float:
         table = self.plan.policy.arrays[name]
         return float(table[lane, self.plan.bin(step, table.shape[1])])
 
-    @lru_cache(maxsize=4096)  # noqa: B019  lives as long as its session
     def _fitted_row(self, name: str, lane: int, step: int) -> tuple[float, ...]:
         return tuple(self.plan.policy.arrays[name][lane, step].tolist())
 
-    @lru_cache(maxsize=1024)  # noqa: B019  lives as long as its session
     def _constant(self, name: str, lane: int, device: torch.device) -> Tensor:
-        return torch.from_numpy(self.plan.policy.arrays[name][lane].copy()).to(device)
+        key = name, lane, device
+        if key not in self._constants:
+            self._constants[key] = torch.from_numpy(self.plan.policy.arrays[name][lane].copy()).to(device)
+        return self._constants[key]

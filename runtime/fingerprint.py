@@ -8,10 +8,9 @@ import torch
 from torch import nn
 
 from cachesmith.policies import ModelKey, SamplerKey
-
-from .adapters import adapter_for
-from .sampler import noise_levels
-from .units import block_lists
+from cachesmith.runtime.adapters import adapter_for
+from cachesmith.runtime.sampler import noise_levels
+from cachesmith.runtime.units import block_lists
 
 SAMPLES_PER_TENSOR = 64
 
@@ -36,20 +35,26 @@ def sampler_key(scheduler: Any, guidance: str = "none") -> SamplerKey:
     )
 
 
-def config_hash(transformer: nn.Module) -> str:
+def config_hash(transformer: Any) -> str:
     """Sha256 of the transformer's configuration; entries that start with an underscore do not count."""
     config = {k: v for k, v in dict(transformer.config).items() if not k.startswith("_")}
     return hashlib.sha256(json.dumps(config, sort_keys=True, default=str).encode()).hexdigest()
 
 
 @torch.no_grad()
-def weights_hash(transformer: nn.Module) -> str:
-    """Sha256 over names, shapes and 64 evenly spaced values (as bfloat16) of every parameter: fast, dtype-tolerant."""
+def weights_hash(transformer: nn.Module) -> str | None:
+    """Sha256 over names, shapes and 64 evenly spaced values (as bfloat16) of every parameter: fast, dtype-tolerant.
+
+    None while parameters are offloaded to where they cannot be read.
+    """
     digest = hashlib.sha256()
     for name, value in sorted(transformer.named_parameters()):
+        if value.is_meta:
+            return None
         flat = value.detach().reshape(-1)
         picked = flat[:: max(1, flat.numel() // SAMPLES_PER_TENSOR)][:SAMPLES_PER_TENSOR].to(torch.bfloat16)
-        digest.update(f"{name}:{tuple(value.shape)}:".encode())
+        # compiled blocks carry a prefix
+        digest.update(f"{name.replace('_orig_mod.', '')}:{tuple(value.shape)}:".encode())
         digest.update(picked.cpu().view(torch.int16).numpy().tobytes())
     return digest.hexdigest()
 

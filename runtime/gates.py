@@ -7,11 +7,9 @@ import torch
 from torch import Tensor
 
 from cachesmith.policies import Relational, Taylor
-
-from . import rows
-from .combine import relative_l1, weighted_sum
-
-Feature = tuple[Tensor, ...]
+from cachesmith.runtime import rows
+from cachesmith.runtime.combine import relative_l1, weighted_sum
+from cachesmith.runtime.history import Feature, alike
 
 
 @dataclass
@@ -23,7 +21,9 @@ class RelationalState:
     error: Tensor | None = None
 
     def restart(self, step: int, inputs: Feature, order: int) -> None:
-        """The step is computed: remember its input, forget the error."""
+        """The step is computed: remember its input, forget the error, and inputs of another shape."""
+        if self.inputs and not alike(self.inputs[0], inputs):
+            self.steps, self.inputs = [], []
         self.steps = [step, *self.steps[:order]]
         self.inputs = [inputs, *self.inputs[:order]]
         self.error = None
@@ -33,7 +33,7 @@ class RelationalState:
 
         This reads one number from the device.
         """
-        past = [times[s] for s in self.steps]
+        past = tuple(times[s] for s in self.steps)
         weights = rows.weights(Taylor(order=gate.order), past, times[step])
         errors = [
             relative_l1(now, weighted_sum(weights, [old[i] for old in self.inputs]))

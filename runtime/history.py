@@ -28,21 +28,24 @@ class History:
         self.steps, self.outputs, self.inputs, self.scales = [], [], [], None
 
     def fits(self, inputs: Feature) -> bool:
-        """Whether the remembered tensors have the batch, dtype and device of `inputs`, and its shape where known."""
-        if not self.outputs:
-            return False
-        old = self.inputs[0] if self.inputs else self.outputs[0]
-        same_shape = not self.inputs or all(a.shape == b.shape for a, b in zip(old, inputs, strict=True))
-        return same_shape and all(
+        """Whether what is remembered can be combined with `inputs`."""
+        if self.inputs:
+            return alike(self.inputs[0], inputs)
+        return bool(self.outputs) and all(
             a.shape[:-1] == b.shape[:-1] and a.dtype == b.dtype and a.device == b.device
-            for a, b in zip(old, inputs, strict=True)
+            for a, b in zip(self.outputs[0], inputs, strict=True)
         )
 
-    @property
-    def bytes(self) -> int:
-        """Bytes held."""
-        tensors: list[Tensor] = [t for group in (*self.outputs, *self.inputs) for t in group]
-        return sum(t.numel() * t.element_size() for t in tensors)
+    def tensors(self) -> list[Tensor]:
+        """Everything held for whole features."""
+        return [t for group in (*self.outputs, *self.inputs) for t in group]
+
+
+def alike(a: Feature, b: Feature) -> bool:
+    """Whether two features agree in shape, dtype and device."""
+    return all(
+        x.shape == y.shape and x.dtype == y.dtype and x.device == y.device for x, y in zip(a, b, strict=True)
+    )
 
 
 def finite(feature: Feature) -> bool:

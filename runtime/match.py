@@ -5,78 +5,102 @@ from collections.abc import Sequence
 from math import isclose
 from typing import Any
 
-from cachesmith.policies import Action, Fixed, ModelKey, Policy, PolicyError, Profile, remap
+from torch import nn
+
+from cachesmith.policies import Action, Fixed, Mismatch, Policy, PolicyError, Profile, remap
+from cachesmith.runtime.fingerprint import config_hash, lora_names, weights_hash
+from cachesmith.runtime.plan import has_fitted
 
 FEW_STEPS = 8
 """Below this many steps there is nothing worth forecasting."""
 
 
-def check_model(policy: Policy, present: ModelKey) -> bool:
+def check_model(policy: Policy, transformer: nn.Module) -> bool:
     """Compare the model; return False when the policy is to be disabled. Raises `PolicyError`."""
     expected, actions = policy.document.model, policy.document.mismatch
     if expected is None:
         return True
-    pairs: list[tuple[Action, str, Any, Any]] = [
-        (actions.model, "transformer class", expected.transformer, present.transformer),
-        (actions.config, "transformer configuration", expected.config_hash, present.config_hash),
-        (actions.adapters, "LoRA adapters", expected.adapters, present.adapters),
+    keys: list[tuple[str, str, Any, Any]] = [
+        ("model", "the transformer class", expected.transformer, type(transformer).__name__),
+        ("config", "the transformer configuration", expected.config_hash, config_hash(transformer)),
+        ("adapters", "the LoRA adapters", expected.adapters, lora_names(transformer)),
     ]
     if expected.weights_hash is not None:
-        pairs.append((actions.weights, "weights", expected.weights_hash, present.weights_hash))
-    return all([_act(action, what, a, b) for action, what, a, b in pairs if a != b])
+        keys.append(("weights", "the weights", expected.weights_hash, weights_hash(transformer)))
+    kept = [_act(actions, key, what, was, now) for key, what, was, now in keys if was != now]
+    return all(kept)
 
 
 def check_scheduler(policy: Policy, scheduler: Any) -> bool:
     """Compare the scheduler's class; return False when the policy is to be disabled. Raises `PolicyError`."""
-    expected = policy.document.sampler
-    present = type(scheduler).__name__
+    expected, present = policy.document.sampler, type(scheduler).__name__
     if expected is None or expected.scheduler == present:
         return True
-    return _act(policy.document.mismatch.scheduler, "scheduler", expected.scheduler, present)
+    return _act(policy.document.mismatch, "scheduler", "the scheduler", expected.scheduler, present)
+
+
+def check_guidance(policy: Policy, branches: int) -> bool:
+    """Compare the guidance with the number of branches seen in one step; return False to disable the policy.
+
+    One branch may be guided in a batch or not at all: those two are not told apart.
+    """
+    expected = policy.document.sampler
+    if expected is None or (expected.guidance == "sequential") == (branches > 1):
+        return True
+    present = "sequential" if branches > 1 else "batched or none"
+    return _act(policy.document.mismatch, "guidance", "guidance", expected.guidance, present)
 
 
 def fit_profile(policy: Policy, profile: Profile, sigmas: Sequence[float]) -> Profile | None:
     """Fit a profile to the run's noise levels: unchanged, remapped by sigma, or None for `compute everything`.
 
-    Raises `PolicyError` when the step count differs and the gate cannot be remapped.
+    Raises `PolicyError` when the action for the difference is `error`.
     """
-    actions = policy.document.mismatch
-    if len(sigmas) < FEW_STEPS and not _act(actions.few_steps, "number of steps", f"{FEW_STEPS} or more", len(sigmas)):
+    actions, steps = policy.document.mismatch, len(sigmas)
+    if steps < FEW_STEPS and not _act(
+        actions, "few_steps", "a number of steps of", f"{FEW_STEPS} or more", steps
+    ):
         return None
     expected = policy.document.sampler
     if expected is None or _same(expected.sigmas, sigmas):
         return profile
-    action = actions.steps if len(sigmas) != expected.steps else actions.sigmas
-    if action == "remap" and isinstance(profile.gate, Fixed):
-        return _remapped(profile, profile.gate, expected.sigmas, sigmas)
-    if action == "remap":
+    key = "sigmas" if steps == expected.steps else "steps"
+    if getattr(actions, key) == "remap":
+        return _remapped(profile, expected.sigmas, sigmas)
+    return profile if _act(actions, key, "noise levels of", *_told(expected.sigmas, sigmas)) else None
+
+
+def _remapped(profile: Profile, old: Sequence[float], new: Sequence[float]) -> Profile:
+    """Move a mask to the new noise levels; other gates fit any. Fitted weights stay with the steps they are for."""
+    if not isinstance(profile.gate, Fixed) or has_fitted(profile):
         return profile
-    what = f"noise schedule ({expected.steps} steps)", f"another one ({len(sigmas)} steps)"
-    return profile if _act(action, "noise schedule", *what) else None
+    groups = {name: remap(letters, old, new) for name, letters in profile.gate.groups.items()}
+    return profile.model_copy(update={"gate": Fixed(mask=remap(profile.gate.mask, old, new), groups=groups)})
 
 
-def _remapped(profile: Profile, gate: Fixed, old: Sequence[float], new: Sequence[float]) -> Profile:
-    groups = {name: remap(letters, old, new) for name, letters in gate.groups.items()}
-    moved = Fixed(mask=remap(gate.mask, old, new), groups=groups)
-    return profile.model_copy(update={"gate": moved})
+def _told(*schedules: Sequence[float]) -> list[str]:
+    return [f"{len(sigmas)} steps from {sigmas[0]:.4g} to {sigmas[-1]:.4g}" for sigmas in schedules]
 
 
 def _same(a: Sequence[float], b: Sequence[float]) -> bool:
-    return len(a) == len(b) and all(isclose(x, y, rel_tol=1e-3, abs_tol=1e-6) for x, y in zip(a, b, strict=True))
+    return len(a) == len(b) and all(
+        isclose(x, y, rel_tol=1e-3, abs_tol=1e-6) for x, y in zip(a, b, strict=True)
+    )
 
 
-def _act(action: Action, what: str, expected: Any, present: Any) -> bool:
-    """Carry out one action; return whether the policy stays in use."""
+def _act(actions: Mismatch, key: str, what: str, expected: Any, present: Any) -> bool:
+    """Carry out the action for a mismatch; return whether the policy stays in use."""
+    action: Action = getattr(actions, key)
     message = f"the policy was made for {what} {_short(expected)}, but this is {_short(present)}"
     match action:
         case "error" | "remap":
-            raise PolicyError(f"{message}; recalibrate, or set mismatch.{what.split()[0]} in the policy")
+            raise PolicyError(f"{message}; calibrate for it, or set mismatch.{key} in the policy")
         case "disable":
-            warnings.warn(f"{message}; caching is off for this run", RuntimeWarning, stacklevel=3)
+            warnings.warn(f"{message}; caching is off", RuntimeWarning, stacklevel=3)
             return False
         case "warn":
             warnings.warn(message, RuntimeWarning, stacklevel=3)
-    return True
+            return True
 
 
 def _short(value: Any) -> str:

@@ -2,11 +2,12 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from math import prod
+from typing import assert_never
 
 from cachesmith.policies import (
     Calibrated,
+    ClosedRow,
     Clusters,
     Fitted,
     Fixed,
@@ -19,14 +20,15 @@ from cachesmith.policies import (
     Relational,
     mask,
 )
-
-from . import rows
-from .units import Unit
+from cachesmith.runtime import rows
+from cachesmith.runtime.units import Unit
 
 
 @dataclass(frozen=True)
 class Compute:
-    """Run the unit."""
+    """Run the unit; `why` it must be run although a forecast was planned, if so."""
+
+    why: str | None = None
 
 
 @dataclass(frozen=True)
@@ -45,6 +47,7 @@ class Forecast:
 
 Decision = Compute | Forecast
 COMPUTE = Compute()
+UNPLANNED = Compute("fitted weights do not cover the steps that were computed")
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,24 +92,29 @@ class Plan:
 
     def decide(self, unit: Unit, step: int, computed: Sequence[int]) -> Decision:
         """Forecast `unit` at `step` from the steps already `computed` (newest first), or compute it."""
-        if not computed or (self.masks and self.masks[unit.group][step] == "C"):
+        if self.masks and self.masks[unit.group][step] == "C":
             return COMPUTE
         sources = tuple(computed[: self.taps(unit)])
-        return self._forecast(self.forecaster(unit), step, sources)
+        forecaster = self.forecaster(unit)
+        if isinstance(forecaster.rows, Fitted):
+            return Forecast(step, sources) if sources == self._planned(unit, step) else UNPLANNED
+        return self._forecast(forecaster.rows, step, sources) if sources else COMPUTE
 
-    @lru_cache(maxsize=4096)  # noqa: B019  a plan lives as long as its session
-    def _forecast(self, forecaster: Forecaster, step: int, sources: tuple[int, ...]) -> Decision:
-        past = [self.times[s] for s in sources]
-        match forecaster.rows:
-            case Fitted():
-                return Forecast(step, sources)
-            case Clusters(rows=pool):
-                table = (rows.weights(row, past, self.times[step]) for row in pool)
-                padded = tuple((*w, *(0.0,) * (len(sources) - len(w))) for w in table)
-                return Forecast(step, sources, clusters=padded)
-            case row:
-                weights = rows.weights(row, past, self.times[step])
-                return Forecast(step, sources[: len(weights)], weights)
+    def keeps(self, unit: Unit, step: int) -> bool:
+        """Whether a computed `step` is remembered. Fitted weights hold for the planned ones only."""
+        return not isinstance(self.forecaster(unit).rows, Fitted) or self.masks[unit.group][step] == "C"
+
+    def _planned(self, unit: Unit, step: int) -> tuple[int, ...]:
+        letters = self.masks[unit.group]
+        return tuple(s for s in reversed(range(step)) if letters[s] == "C")[: self.taps(unit)]
+
+    def _forecast(self, row: ClosedRow | Clusters, step: int, sources: tuple[int, ...]) -> Forecast:
+        past, now = [self.times[s] for s in sources], self.times[step]
+        if not isinstance(row, Clusters):
+            weights = rows.weights(row, past, now)
+            return Forecast(step, sources[: len(weights)], weights)
+        table = (rows.weights(solver, past, now) for solver in row.rows)
+        return Forecast(step, sources, clusters=tuple((*w, *(0.0,) * (len(sources) - len(w))) for w in table))
 
     def bin(self, step: int, bins: int) -> int:
         """The time bin of `step` when the trajectory is cut into `bins` equal parts."""
@@ -115,7 +123,8 @@ class Plan:
     def bytes(self, shapes: Mapping[str, tuple[int, ...]], itemsize: int, branches: int = 1) -> int:
         """Exact size of the cache in bytes, for streams of the given shapes (batch included) and element size.
 
-        A module's stream that the blocks do not name (`input` of FLUX's single blocks) is all streams joined.
+        A module's stream that the blocks do not name (`input` of FLUX's single blocks) is all streams joined. Inputs
+        that both the gate and the first unit's forecast read are held once.
         """
         sizes = {name: prod(shape) for name, shape in shapes.items()}
         joined = sum(sizes.values())
@@ -124,9 +133,10 @@ class Plan:
             for unit in self.units
             for stream in unit.streams
         )
-        gate = self.profile.gate
+        gate, first = self.profile.gate, self.units[0]
         if isinstance(gate, Relational):
-            elements += sum(sizes.get(s, joined) for s in self.units[0].streams) * (gate.order + 1)
+            more = gate.order + 1 - min(gate.order + 1, self.input_taps(first))
+            elements += sum(sizes.get(s, joined) for s in first.streams) * more
         return elements * itemsize * branches
 
 
@@ -137,16 +147,35 @@ def compile_plan(
 
     Raises `PolicyError` where profile, sampler and model do not fit together.
     """
-    masks: dict[str, str] = {}
-    match profile.gate:
-        case Fixed() as gate:
-            masks = {unit.group: mask(gate, len(times), unit.group) for unit in units}
-        case Interval() as gate:
-            masks = {unit.group: "C" * start + mask(gate, len(times) - start) for unit in units}
-    plan = Plan(policy, profile, times, units, masks)
+    plan = Plan(policy, profile, times, units, _masks(profile, len(times), units, start))
     for unit in units:
         _check_arrays(plan, unit)
     return plan
+
+
+def has_fitted(profile: Profile) -> bool:
+    """Whether any forecaster of `profile` has weights fitted per step."""
+    return any(isinstance(f.rows, Fitted) for f in (profile.forecaster, *profile.overrides.values()))
+
+
+def _masks(profile: Profile, steps: int, units: tuple[Unit, ...], start: int) -> dict[str, str]:
+    fitted = has_fitted(profile)
+    match profile.gate:
+        case Fixed() as gate:
+            return {unit.group: mask(gate, steps, unit.group) for unit in units}
+        case Interval() as gate:
+            # fitted weights belong to the schedule of a full run, wherever this one starts
+            start = 0 if fitted else start
+            return {unit.group: "C" * start + mask(gate, steps - start) for unit in units}
+        case Relational() if fitted:
+            raise PolicyError(
+                "fitted weights need to know which steps were computed, but the gate `relational` decides while "
+                "sampling; use the gate `fixed` or `interval`, or another kind of rows"
+            )
+        case Relational():
+            return {}
+        case _:
+            assert_never(profile.gate)
 
 
 def _check_arrays(plan: Plan, unit: Unit) -> None:

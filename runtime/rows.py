@@ -1,16 +1,18 @@
 """Weights of past outputs: pure functions of times.
 
 Every function takes `past`, the times of the newest computed outputs (newest first, at least one), and `now`; it
-returns one weight per entry of `past` it uses. Times may run in either direction and need not be evenly spaced. All
-rows but `Fitted` sum to one, so a constant output is forecast exactly. With too little history the order drops.
+returns one weight per entry of `past` it uses. Times may run in either direction and need not be evenly spaced; of two
+outputs at the same time, as second-order samplers make them, the older weighs nothing. All rows but `Fitted` sum to
+one, so a constant output is forecast exactly. With too little history the order drops.
 """
 
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from itertools import pairwise
 from math import factorial, prod
 from typing import assert_never
 
-from cachesmith.policies import AdamsBashforth, Bdf, Heun, Hermite, Lagrange, Reuse, Taylor
+from cachesmith.policies import AdamsBashforth, Bdf, Hermite, Heun, Lagrange, Reuse, Taylor
 
 Times = Sequence[float]
 Weights = tuple[float, ...]
@@ -32,7 +34,17 @@ def taps(row: ClosedRow) -> int:
 
 def weights(row: ClosedRow, past: Times, now: float) -> Weights:
     """Weights of the forecast at `now` from the outputs at `past`."""
-    past = past[: taps(row)]
+    return _weights(row, tuple(past[: taps(row)]), now)
+
+
+@lru_cache(maxsize=4096)
+def _weights(row: ClosedRow, past: tuple[float, ...], now: float) -> Weights:
+    distinct = tuple(dict.fromkeys(past))
+    weight = dict(zip(distinct, _distinct(row, distinct, now), strict=False))
+    return tuple(weight.get(t, 0.0) if t not in past[:j] else 0.0 for j, t in enumerate(past))
+
+
+def _distinct(row: ClosedRow, past: Times, now: float) -> Weights:
     match row:
         case Reuse():
             return (1.0,)
@@ -65,13 +77,16 @@ def hermite(order: int, x: float) -> float:
 
 
 def _series(past: Times, now: float, coefficient: Callable[[int, float], float]) -> Weights:
-    """TaylorSeer, eq. 3-5: D(i+1) = (D(i) - D(i) one output earlier) / latest gap; forecast = sum coefficient_i D(i)."""
+    """TaylorSeer, eq. 3-5: D(i+1) = (D(i) - D(i) one output earlier) / latest gap; forecast = sum c_i D(i)."""
     size = len(past)
     level = [_unit(j, size) for j in range(size)]
     total = level[0]
     for order in range(1, size):
         gaps = [a - b for a, b in pairwise(past)]
-        level = [_scale(_add(new, old, -1.0), 1 / gap) for (new, old), gap in zip(pairwise(level), gaps, strict=False)]
+        level = [
+            _scale(_add(new, old, -1.0), 1 / gap)
+            for (new, old), gap in zip(pairwise(level), gaps, strict=False)
+        ]
         total = _add(total, level[0], coefficient(order, now - past[0]))
     return total
 
@@ -80,7 +95,8 @@ def _multistep(row: AdamsBashforth | Heun | Bdf, past: Times, now: float) -> Wei
     """Combine F0 with slopes between computed outputs; formulas: HyCa, section 3 (pool of solvers)."""
     size, k = len(past), now - past[0]
     slopes = [
-        _scale(_add(_unit(j, size), _unit(j + 1, size), -1.0), 1 / (past[j] - past[j + 1])) for j in range(size - 1)
+        _scale(_add(_unit(j, size), _unit(j + 1, size), -1.0), 1 / (past[j] - past[j + 1]))
+        for j in range(size - 1)
     ]
     if not slopes:
         return (1.0,)
@@ -95,13 +111,17 @@ def _multistep(row: AdamsBashforth | Heun | Bdf, past: Times, now: float) -> Wei
         case Bdf():
             ratio = k / (past[0] - past[1])
             scale = 1 + 2 * ratio
-            start = _add(_scale(_unit(0, size), (1 + ratio) ** 2 / scale), _unit(1, size), -(ratio**2) / scale)
+            start = _add(
+                _scale(_unit(0, size), (1 + ratio) ** 2 / scale), _unit(1, size), -(ratio**2) / scale
+            )
             return _add(start, predicted, k * (1 + ratio) / scale)
 
 
 def _adams_bashforth(slopes: Sequence[Weights]) -> Weights:
     coefficients = {1: (1.0,), 2: (3 / 2, -1 / 2), 3: (23 / 12, -16 / 12, 5 / 12)}[len(slopes)]
-    return tuple(sum(c * s[j] for c, s in zip(coefficients, slopes, strict=True)) for j in range(len(slopes[0])))
+    return tuple(
+        sum(c * s[j] for c, s in zip(coefficients, slopes, strict=True)) for j in range(len(slopes[0]))
+    )
 
 
 def _unit(index: int, size: int) -> Weights:

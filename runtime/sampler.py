@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 SIGMA_FLOOR = 1e-4
-"""Noise level that stands for zero on the log-SNR axis."""
+"""Amplitude of noise or signal that stands for zero, so that ratios stay finite."""
 
 
 def is_flow(scheduler: Any) -> bool:
@@ -31,7 +31,8 @@ def noise_levels(scheduler: Any) -> tuple[float, ...]:
         return tuple(torch.as_tensor(sigmas)[: len(timesteps)].double().tolist())
     alphas = scheduler.alphas_cumprod.double()
     index = torch.as_tensor(timesteps).long().clamp(0, len(alphas) - 1).cpu()
-    return tuple(((1 - alphas[index]) / alphas[index]).sqrt().tolist())
+    signal = alphas[index].clamp_min(SIGMA_FLOOR**2)
+    return tuple(((1 - signal) / signal).sqrt().tolist())
 
 
 def axis_values(axis: str, sigmas: Sequence[float], flow: bool) -> tuple[float, ...]:

@@ -2,22 +2,25 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from math import isfinite
 
 from torch import Tensor
 
 from cachesmith.policies import PolicyError, Relational
-
-from .clock import Tick
-from .estimate import Estimator, observe_scale
-from .gates import RelationalState, must_compute, threshold
-from .history import Feature, History, finite
-from .plan import Compute, Forecast, Plan
-from .stats import Stats, Trace
-from .units import Unit
+from cachesmith.runtime.clock import Tick
+from cachesmith.runtime.estimate import Estimator, observe_scale
+from cachesmith.runtime.gates import RelationalState, must_compute, threshold
+from cachesmith.runtime.history import Feature, History, alike, finite
+from cachesmith.runtime.match import check_guidance
+from cachesmith.runtime.plan import Compute, Forecast, Plan
+from cachesmith.runtime.stats import Stats, Trace
+from cachesmith.runtime.units import Unit
 
 UNKNOWN_STEP = "the timestep is not on the scheduler's list"
 CHANGED_SHAPE = "the batch, shape, dtype or device changed during a run"
+UNEXPECTED = "a module returned another number of tensors than its adapter says"
 NON_FINITE = "a forecast was not finite"
+NON_FINITE_OUTPUT = "a computed output was not finite, so nothing can be forecast from it"
 
 
 @dataclass
@@ -41,12 +44,14 @@ class Session:
         self._estimator: Estimator | None = None
         self._tick: Tick | None = None
         self._start = 0
+        self._seen: set[str] | None = None
         self._compute_all = False
 
     def begin(self, tick: Tick) -> None:
         """A transformer call: a new run starts clean, an unknown timestep computes everything."""
         if self._tick is None or tick.run != self._tick.run:
             self._start_run(tick)
+        self._check_guidance(tick)
         self._tick = tick
         self._compute_all = tick.step is None or self.plan is None
         if tick.step is None and self.plan is not None:
@@ -64,7 +69,9 @@ class Session:
                 return None
         history = self._history(unit)
         match self.plan.decide(unit, self._tick.step, history.steps):
-            case Compute():
+            case Compute(why=why):
+                if why is not None:
+                    self.stats.fall_back(why)
                 return None
             case Forecast() as decision:
                 return self._estimate(unit, decision, history, inputs)
@@ -77,23 +84,47 @@ class Session:
         self.stats.count_computed(unit.name, unit.share, tick.run, tick.branch)
         if self.plan is None or tick.step is None:
             return
-        history = self._history(unit)
+        if len(outputs) != len(unit.streams):
+            self._history(unit).clear()
+            self.stats.fall_back(UNEXPECTED)
+            return
         if unit.residual:
             outputs = tuple(new - old for new, old in zip(outputs, inputs, strict=True))
         if _on_host(outputs) and not finite(outputs):
-            history.clear()
+            self._history(unit).clear()
+            self.stats.fall_back(NON_FINITE_OUTPUT)
             return
-        observe_scale(self.plan.forecaster(unit), history, outputs, inputs)
-        history.push(tick.step, outputs, inputs, self.plan.taps(unit), self.plan.input_taps(unit))
-        if isinstance(self.plan.profile.gate, Relational) and unit is self.plan.units[0]:
-            self._branch().gate.restart(tick.step, inputs, self.plan.profile.gate.order)
+        self._remember(unit, tick.step, inputs, outputs)
         self._measure()
+
+    def _remember(self, unit: Unit, step: int, inputs: Feature, outputs: Feature) -> None:
+        assert self.plan is not None
+        gate, history = self.plan.profile.gate, self._history(unit)
+        if isinstance(gate, Relational) and unit is self.plan.units[0]:
+            self._branch().gate.restart(step, inputs, gate.order)
+        if not history.fits(inputs):
+            history.clear()
+        if self.plan.keeps(unit, step):
+            observe_scale(self.plan.forecaster(unit), history, outputs, inputs)
+            history.push(step, outputs, inputs, self.plan.taps(unit), self.plan.input_taps(unit))
 
     def _start_run(self, tick: Tick) -> None:
         self._branches.clear()
         self._start = tick.step or 0
+        self._seen = set()
         self.plan = self._planner(self._start)
         self._estimator = None if self.plan is None else Estimator(self.plan)
+
+    def _check_guidance(self, tick: Tick) -> None:
+        """Once a run, after its first step: as many branches as the policy was fitted for?"""
+        if self._seen is None or self.plan is None:
+            return
+        if tick.step == self._start or not self._seen:
+            self._seen.add(tick.branch)
+            return
+        if not check_guidance(self.plan.policy, len(self._seen)):
+            self.plan = None
+        self._seen = None
 
     def _settle_static(self) -> None:
         assert self.plan is not None and self._tick is not None and self._tick.step is not None
@@ -111,12 +142,14 @@ class Session:
             return
         gate, state, demand = plan.profile.gate, self._branch().gate, None
         self._compute_all = must_compute(gate, state, step, self._start, plan.steps)
-        if not self._compute_all and not self._history(unit).fits(inputs):
+        if not self._compute_all and not alike(state.inputs[0], inputs):
             self._compute_all = True
             self.stats.fall_back(CHANGED_SHAPE)
         if not self._compute_all:
             demand = state.demand(gate, plan.times, step, inputs)
             self._compute_all = not demand <= threshold(gate, step, plan.steps)
+            if not isfinite(demand):
+                self.stats.fall_back(NON_FINITE)
         self._record("C" if self._compute_all else "F", demand)
 
     def _estimate(self, unit: Unit, decision: Forecast, history: History, inputs: Feature) -> Feature | None:
@@ -147,10 +180,11 @@ class Session:
         self.stats.trace.append(Trace(self._tick.run, self._tick.step, self._tick.branch, decision, demand))
 
     def _measure(self) -> None:
-        held = sum(h.bytes for b in self._branches.values() for h in b.units.values())
-        gates: list[Tensor] = [t for b in self._branches.values() for f in b.gate.inputs for t in f]
-        held += sum(t.numel() * t.element_size() for t in gates)
-        self.stats.cache_bytes = max(self.stats.cache_bytes, held)
+        held: dict[int, Tensor] = {}
+        for branch in self._branches.values():
+            held |= {id(t): t for history in branch.units.values() for t in history.tensors()}
+            held |= {id(t): t for feature in branch.gate.inputs for t in feature}
+        self.stats.cache_bytes = max(self.stats.cache_bytes, sum(t.nbytes for t in held.values()))
 
     def _branch(self) -> Branch:
         assert self._tick is not None

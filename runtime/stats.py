@@ -40,5 +40,9 @@ class Stats:
     def fall_back(self, reason: str) -> None:
         """A forecast was asked for and refused: count it, and warn the first time."""
         if not self.fallbacks[reason]:
-            warnings.warn(f"cachesmith computed a step instead of forecasting it: {reason}", RuntimeWarning, stacklevel=2)
+            warnings.warn(
+                f"cachesmith computed a step instead of forecasting it: {reason}",
+                RuntimeWarning,
+                stacklevel=2,
+            )
         self.fallbacks[reason] += 1

@@ -6,33 +6,38 @@ from typing import assert_never
 from torch import nn
 
 from cachesmith.policies import Modules, PolicyError, Segments, Stack, Units
-
-from .adapters import Adapter, BlockList, adapter_for
+from cachesmith.runtime.adapters import JOINED, Adapter, BlockList, ModuleSpan, adapter_for, is_compiled
 
 
 @dataclass(frozen=True, eq=False)
 class Unit:
     """A part of the network that is computed or forecast as a whole.
 
-    `members` are called one after the other; the first one's arguments named in `reads` are the input, the last one's
-    result is the output, in the same order. `streams` are the ones that are cached. For a run of blocks the cached
-    output is what they add to their input (`residual`), for a module it is the plain output. A lane is one stream of
+    `members` are called one after the other; `reads` has the argument names of each one's streams. The first one's are
+    the input, the last one's result, in the order of its names, is the output. `streams` are the ones that are cached.
+    For a run of blocks the cached output is what they add to their input (`residual`), for a module it is the plain
+    output. A `joined` run begins with separate streams and ends with one that is all of them. A lane is one stream of
     one unit; `lane` is the index of the unit's first. `share` is the unit's part of all blocks.
     """
 
     name: str
     group: str
     members: tuple[nn.Module, ...]
-    reads: tuple[str, ...]
+    reads: tuple[tuple[str, ...], ...]
     streams: tuple[str, ...]
     residual: bool
+    joined: bool
     share: float
     lane: int
 
 
 def block_lists(transformer: nn.Module, adapter: Adapter) -> list[tuple[BlockList, nn.Module]]:
     """Return every block with the list it belongs to, in execution order."""
-    return [(entry, block) for entry in adapter.lists for block in transformer.get_submodule(entry.path).children()]
+    return [
+        (entry, block)
+        for entry in adapter.lists
+        for block in transformer.get_submodule(entry.path).children()
+    ]
 
 
 def resolve_units(transformer: nn.Module, units: Units) -> tuple[Unit, ...]:
@@ -54,28 +59,65 @@ def _segments(
     blocks: list[tuple[BlockList, nn.Module]], adapter: Adapter, starts: tuple[int, ...], group: str
 ) -> tuple[Unit, ...]:
     if starts[-1] >= len(blocks):
-        raise PolicyError(f"a segment starts at block {starts[-1]}, but the model has {len(blocks)}; recalibrate it")
+        raise PolicyError(
+            f"a segment starts at block {starts[-1]}, but the model has {len(blocks)}; recalibrate it"
+        )
     units: list[Unit] = []
     for index, (start, stop) in enumerate(zip(starts, (*starts[1:], len(blocks)), strict=True)):
         run = blocks[start:stop]
-        streams = run[0][0].streams
-        cached = tuple(s for s in streams if stop < len(blocks) or s in adapter.live)
-        name = group if group == "stack" else f"segment.{index}"
-        members = tuple(block for _, block in run)
-        share = len(run) / len(blocks)
-        units.append(Unit(name, name, members, streams, cached, True, share, _lanes(units)))
+        streams = run[-1][0].streams
+        unit = Unit(
+            name=group if group == "stack" else f"{group}.{index}",
+            group=group if group == "stack" else f"{group}.{index}",
+            members=tuple(block for _, block in run),
+            reads=tuple(entry.streams for entry, _ in run),
+            streams=tuple(s for s in streams if stop < len(blocks) or s in adapter.live),
+            residual=True,
+            joined=streams == JOINED != run[0][0].streams,
+            share=len(run) / len(blocks),
+            lane=_lanes(units),
+        )
+        units.append(unit)
     return tuple(units)
 
 
 def _modules(blocks: list[tuple[BlockList, nn.Module]]) -> tuple[Unit, ...]:
     units: list[Unit] = []
     for index, (entry, block) in enumerate(blocks):
-        share = 1 / (len(blocks) * len(entry.modules))
-        for span in entry.modules:
-            members = tuple(block.get_submodule(path) for path in span.members)
-            name = f"{span.group}.{index}"
-            units.append(Unit(name, span.group, members, span.streams, span.streams, False, share, _lanes(units)))
+        if not entry.modules:
+            raise PolicyError(
+                f"the modules of {type(block).__name__} are not described in runtime/adapters.py; "
+                "use a policy with units `stack` or `segment`"
+            )
+        if is_compiled(block):
+            raise PolicyError(
+                f"block {index} is compiled as a whole, so its modules cannot be cached one by one; "
+                "use a policy with units `stack` or `segment`, or do not compile the blocks"
+            )
+        spans = [span for span in entry.modules if _present(block, span)]
+        for span in spans:
+            unit = Unit(
+                name=f"{span.group}.{index}",
+                group=span.group,
+                members=tuple(block.get_submodule(path) for path, _ in span.members),
+                reads=tuple(streams for _, streams in span.members),
+                streams=span.streams,
+                residual=False,
+                joined=False,
+                share=1 / (len(blocks) * len(spans)),
+                lane=_lanes(units),
+            )
+            units.append(unit)
+    if not units:
+        raise PolicyError(
+            "this model's modules are not described; use a policy with units `stack` or `segment`"
+        )
     return tuple(units)
+
+
+def _present(block: nn.Module, span: ModuleSpan) -> bool:
+    """Whether the block has the span: the last block of some models lacks a part of what the others have."""
+    return not span.optional or getattr(block, span.start, None) is not None
 
 
 def _lanes(units: list[Unit]) -> int:

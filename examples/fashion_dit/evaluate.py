@@ -58,7 +58,7 @@ def accuracy(cnn: nn.Module, pixels: Tensor, labels: Tensor) -> float:
 
 def sample(model: Path, count: int) -> tuple[Tensor, Tensor]:
     """Sample `count` pictures [N, 1, 32, 32] in [0, 1], classes in turn, seeds 0, 1, ..."""
-    pipe = DiffusionPipeline.from_pretrained(model, torch_dtype=torch.float32)
+    pipe = DiffusionPipeline.from_pretrained(model, dtype=torch.float32)
     pipe.set_progress_bar_config(disable=True)
     labels = torch.arange(count) % len(CLASSES)
     parts = []

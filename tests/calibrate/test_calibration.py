@@ -19,7 +19,15 @@ LABELS: list[Any] = [{"class_labels": i} for i in range(10)]
 
 def settings(work: Path, **changes: Any) -> CalibrationConfig:
     quick: dict[str, Any] = dict(
-        steps=16, trials=3, fitting=2, validation=2, heldout=2, moves=2, iterations=2, tune_batch=2, guidance_scale=1.5
+        steps=16,
+        trials=3,
+        fitting=2,
+        validation=2,
+        heldout=2,
+        moves=2,
+        iterations=2,
+        tune_batch=2,
+        guidance_scale=1.5,
     )
     return CalibrationConfig(work=work, **(quick | changes))
 
@@ -50,7 +58,10 @@ def test_profiles_hold_their_budgets(calibrated: tuple[Policy, Path]) -> None:
     budgets = settings(Path(), speedups=(2.5,)).budgets
     for name, profile in policy.document.profiles.items():
         assert profile.nfc is not None and profile.nfc <= budgets[name] + 1e-9
-        assert profile.quality is not None and profile.quality.psnr_low <= profile.quality.psnr <= profile.quality.psnr_high
+        assert (
+            profile.quality is not None
+            and profile.quality.psnr_low <= profile.quality.psnr <= profile.quality.psnr_high
+        )
 
 
 def test_policy_survives_its_file_and_runs(calibrated: tuple[Policy, Path], tmp_path: Path) -> None:

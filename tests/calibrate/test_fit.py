@@ -35,7 +35,9 @@ def test_a_bin_without_data_takes_the_overall_scale() -> None:
 
 
 def test_noise_shows_in_spread_and_r2() -> None:
-    clean, noisy = (fit_scale(movements(dict.fromkeys(range(1, STEPS), 2.0), n), STEPS, 1) for n in (0.0, 0.3))
+    clean, noisy = (
+        fit_scale(movements(dict.fromkeys(range(1, STEPS), 2.0), n), STEPS, 1) for n in (0.0, 0.3)
+    )
     assert noisy.spread > 0.1 > clean.spread
     assert noisy.r2 < clean.r2
 
@@ -57,7 +59,9 @@ def line_cost(features: torch.Tensor, computed: list[int]) -> float:
         past = [c for c in computed if c < step][-2:]
         forecast = features[past[-1]]
         if len(past) == 2:
-            forecast = forecast + (step - past[1]) * (features[past[1]] - features[past[0]]) / (past[1] - past[0])
+            forecast = forecast + (step - past[1]) * (features[past[1]] - features[past[0]]) / (
+                past[1] - past[0]
+            )
         total += float((features[step] - forecast).norm(dim=1).mean())
     return total
 

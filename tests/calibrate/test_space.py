@@ -14,7 +14,11 @@ from cachesmith.policies import PolicyError, Segments
 TABLE = np.ones((40, 4), np.float32)
 RECORDED = Recorded(
     schedules={n: "C" * n + "F" * (20 - n) for n in range(2, 11)},
-    arrays={f"{kind}/{unit}": TABLE for kind in ("scales", "corrections") for unit in ("stack", "segment", "module")},
+    arrays={
+        f"{kind}/{unit}": TABLE
+        for kind in ("scales", "corrections")
+        for unit in ("stack", "segment", "module")
+    },
     blocks=8,
 )
 
@@ -30,7 +34,9 @@ def test_random_points_make_policies() -> None:
 
     def objective(trial: optuna.Trial) -> float:
         profile = suggest(trial, RECORDED)
-        as_policy(profile, arrays_of(profile, RECORDED) and {k: TABLE[:2] for k in arrays_of(profile, RECORDED)})
+        as_policy(
+            profile, arrays_of(profile, RECORDED) and {k: TABLE[:2] for k in arrays_of(profile, RECORDED)}
+        )
         return 0.0
 
     study.optimize(objective, n_trials=100)

@@ -41,7 +41,13 @@ def test_trainer_and_runtime_give_the_same_pictures(evaluator: Evaluator) -> Non
     used = rows.outputs != 0
     disturbed = Rows(
         rows.outputs + 0.05 * used * torch.randn(rows.outputs.shape, generator=generator),
-        torch.cat([0.01 * used * torch.randn(rows.outputs.shape, generator=generator), torch.full((STEPS, 1), 0.01)], 1),
+        torch.cat(
+            [
+                0.01 * used * torch.randn(rows.outputs.shape, generator=generator),
+                torch.full((STEPS, 1), 0.01),
+            ],
+            1,
+        ),
     )
     with torch.no_grad(), watch(evaluator.renderer.pipe, Stack(), Trainer(MASK, disturbed)):
         trained = evaluator.renderer(evaluator.requests).images

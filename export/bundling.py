@@ -1,0 +1,130 @@
+"""`export_bundle`: from a pipeline and a policy to a folder of engines."""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cachesmith import __version__
+from cachesmith.export.build_engine import build_engine
+from cachesmith.export.bundle_writer import earlier, publish, take, workshop
+from cachesmith.export.config import TOLERANCE, ExportConfig
+from cachesmith.export.digest import engine_digest
+from cachesmith.export.job import Job, Report, make_job, manifest_of, part_key, parts_of, record_parts
+from cachesmith.export.parity import Row, judge
+from cachesmith.export.parts import Part, part_unit
+from cachesmith.export.prove import prove
+from cachesmith.export.record import Sample, interface_of
+from cachesmith.export.shapes import axis_ranges, specs
+from cachesmith.export.to_onnx import describe_model, require_onnx, write_onnx
+from cachesmith.policies import Policy
+from cachesmith.policies.bundle import Manifest, SegmentEntry
+from cachesmith.policies.bundle_files import describe_file
+from cachesmith.runtime.flat import FlatSegment
+from cachesmith.runtime.onnxruntime_backend import onnxruntime_module
+
+
+@dataclass(frozen=True)
+class Exported:
+    """The bundle's manifest; parity rows of every new graph; how many graphs and engines were made, not reused."""
+
+    manifest: Manifest
+    rows: dict[str, list[Row]]
+    graphs: int
+    engines: int
+
+
+def export_bundle(
+    pipe: Any,
+    policy: Policy,
+    out: str | os.PathLike[str],
+    config: ExportConfig | None = None,
+    report: Report = lambda *_: None,
+) -> Exported:
+    """Export what `policy` computes as wholes of `pipe.transformer`, prove it against torch, and build engines.
+
+    Samples `config.requests` once, unless every graph is there already. Raises `EngineError`; an older bundle in `out`
+    is then as it was.
+    """
+    require_onnx()
+    onnxruntime_module()
+    config = config or ExportConfig()
+    job, parts, folder = make_job(pipe, policy, config), parts_of(pipe, policy, config), Path(out)
+    with workshop(folder) as work:
+        older = earlier(folder)
+        keys = {part.name: part_key(job, part) for part in parts}
+        fresh = tuple(p for p in parts if p.name not in older or older[p.name].key != keys[p.name])
+        samples, rows = record_parts(job, fresh, report), {}
+        entries = {part.name: older[part.name] for part in parts if part not in fresh}
+        for place, part in enumerate(fresh):
+            report(f"exporting {part.name}", place, len(fresh))
+            entries[part.name], rows[part.name] = _graph(
+                job, part, keys[part.name], samples.pop(part.name), work
+            )
+        made = tuple(_named(job, entries[part.name], folder, work) for part in parts)
+        built = tuple(_engine(job, entry, folder, work, report) for entry in made)
+        manifest = manifest_of(job, built)
+        publish(folder, work, manifest)
+    report("done", 1, 1)
+    engines = sum(a.engine is not None and a.engine != b.engine for a, b in zip(built, made, strict=True))
+    return Exported(manifest, rows, len(fresh), engines)
+
+
+def _graph(
+    job: Job, part: Part, key: str, samples: list[Sample], work: Path
+) -> tuple[SegmentEntry, list[Row]]:
+    """Write the part's graph and prove it against its samples."""
+    face = interface_of(job.transformer, part)
+    inputs, outputs = specs(face, samples[0])
+    path = work / f"{part.name}-{key[:12]}.onnx"
+    module = FlatSegment(part_unit(job.transformer, part).members, face)
+    write_onnx(module, samples[0].inputs, {spec.name: spec.axes for spec in inputs}, path, job.config.opset)
+    entry = SegmentEntry(
+        name=part.name,
+        start=part.start,
+        stop=part.stop,
+        module=part.module,
+        inputs=inputs,
+        outputs=outputs,
+        ranges=axis_ranges(face, inputs, samples, job.config),
+        key=key,
+        onnx=describe_file(path),
+        data=take(work, f"{path.name}.data"),
+    )
+    if not job.config.prove:
+        return entry, []
+    rows = prove(entry, samples, work)
+    return entry.model_copy(update={"parity": judge(part.name, rows, TOLERANCE[job.dtype])}), rows
+
+
+def _named(job: Job, entry: SegmentEntry, folder: Path, work: Path) -> SegmentEntry:
+    """Give the graph this policy's metadata, under a name of its own: a file never changes under its name."""
+    name = f"{entry.name}-{entry.key[:12]}-{job.policy.id[:8]}.onnx"
+    if entry.onnx.name == name:
+        return entry
+    about = {
+        "cachesmith.policy": job.policy.id,
+        "cachesmith.blocks": f"{entry.start}:{entry.stop}" + (f":{entry.module}" if entry.module else ""),
+        "cachesmith.version": __version__,
+    }
+    fresh = work / entry.onnx.name
+    describe_model(fresh if fresh.exists() else folder / entry.onnx.name, work / name, about)
+    fresh.unlink(missing_ok=True)
+    return entry.model_copy(update={"onnx": describe_file(work / name)})
+
+
+def _engine(job: Job, entry: SegmentEntry, folder: Path, work: Path, report: Report) -> SegmentEntry:
+    """Build the segment's engine, unless the one it has depends on nothing that changed."""
+    if job.build is None:
+        return entry.model_copy(update={"engine": None, "engine_key": None})
+    key = engine_digest(entry.key, entry.ranges, job.config.target, job.build)
+    if entry.engine is not None and entry.engine_key == key:
+        return entry
+    for name in (entry.onnx.name, entry.data.name if entry.data else ""):
+        if name and not (work / name).exists():
+            os.link(folder / name, work / name)
+    report(f"building {entry.name}", 0, 1)
+    plan = build_engine(entry, work / entry.onnx.name, job.config.target, job.build, job.config.build, report)
+    path = work / f"{entry.name}-{key[:12]}.engine"
+    path.write_bytes(plan)
+    return entry.model_copy(update={"engine": describe_file(path), "engine_key": key})

@@ -1,0 +1,138 @@
+"""From a policy to the parts of the network that become engines."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from itertools import pairwise
+
+from torch import nn
+
+from cachesmith.policies import EngineError, Modules, Policy, Segments
+from cachesmith.runtime import Unit, adapter_for, resolve_units
+from cachesmith.runtime.units import block_lists
+
+LAUNCH_MICROSECONDS = 30
+"""Assumed cost of one more engine: binding its tensors, and the fusion lost at its border."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """Blocks `start` to `stop`, or with `module` one submodule of block `start`. `weights` are its bytes."""
+
+    start: int
+    stop: int
+    weights: int
+    module: str | None = None
+
+    @property
+    def name(self) -> str:
+        """Name in the manifest and in file names."""
+        if self.module is not None:
+            return f"block-{self.start:03d}-{self.module}"
+        return f"blocks-{self.start:03d}-{self.stop:03d}"
+
+
+def plan_parts(
+    policy: Policy,
+    transformer: nn.Module,
+    *,
+    profiles: tuple[str, ...] = (),
+    segments: int | None = None,
+    blockwise: bool = False,
+    limit: float = float("inf"),
+) -> tuple[Part, ...]:
+    """Cut the transformer at the borders of the policy's units and where the architecture changes.
+
+    Runs heavier than `limit` bytes are cut further, the builder needs several times a part's weights; `segments` asks
+    for a number of runs. Raises `EngineError` where that cannot be, or for module units without `blockwise`.
+    """
+    units = [policy.profile(name).units for name in profiles or policy.document.profiles]
+    modules = [u for u in units if isinstance(u, Modules)]
+    sizes = [_bytes(block) for _, block in block_lists(transformer, adapter_for(transformer))]
+    if modules and not blockwise:
+        _refuse_modules(policy, transformer, len(sizes))
+    parts = _module_parts(transformer) if modules else ()
+    if len(modules) == len(units):
+        return parts
+    borders = {0, len(sizes), *natural_borders(transformer)}
+    borders |= {start for u in units if isinstance(u, Segments) for start in u.starts}
+    runs = _cut(sorted(b for b in borders if b <= len(sizes)), sizes, segments, limit)
+    return (*(Part(a, b, sum(sizes[a:b])) for a, b in runs), *parts)
+
+
+def natural_borders(transformer: nn.Module) -> tuple[int, ...]:
+    """Block indices at which another list of blocks begins, such as double to single."""
+    lists = [entry.path for entry, _ in block_lists(transformer, adapter_for(transformer))]
+    return tuple(i for i, (a, b) in enumerate(pairwise(lists), start=1) if a != b)
+
+
+def part_unit(transformer: nn.Module, part: Part) -> Unit:
+    """Return the part as a unit of the runtime, so that calls of it can be watched."""
+    if part.module is not None:
+        block = _blocks(transformer)[part.start]
+        units = resolve_units(transformer, Modules())
+        return next(u for u in units if u.members[0] is block.get_submodule(part.module))
+    starts = sorted({0, part.start, part.stop} - {len(_blocks(transformer))})
+    units = resolve_units(transformer, Segments(starts=tuple(starts)))
+    return next(u for u in units if u.members[0] is _blocks(transformer)[part.start])
+
+
+def describe(parts: tuple[Part, ...]) -> str:
+    """Say how many engines there are, how heavy, and what their number costs."""
+    heaviest = max(part.weights for part in parts) / 2**20
+    overhead = len(parts) * LAUNCH_MICROSECONDS / 1000
+    return f"{len(parts)} engines, up to {heaviest:.1f} MiB of weights, about {overhead:.2f} ms of launches a step"
+
+
+def _cut(borders: list[int], sizes: list[int], segments: int | None, limit: float) -> list[tuple[int, int]]:
+    """Fewest runs under `limit` bytes; with `segments`, cut the heaviest run until there are so many."""
+    if segments is not None and not len(borders) - 1 <= segments <= len(sizes):
+        raise EngineError(
+            f"--segments {segments} is not possible: the policy's units need at least {len(borders) - 1} and there are "
+            f"{len(sizes)} blocks"
+        )
+    runs = list(pairwise(borders))
+    while True:
+        divisible = [r for r in runs if r[1] - r[0] > 1]
+        heavy = max(divisible, key=lambda r: (sum(sizes[r[0] : r[1]]), -r[0]), default=None)
+        enough = (
+            len(runs) >= segments
+            if segments is not None
+            else heavy is None or sum(sizes[slice(*heavy)]) <= limit
+        )
+        if enough or heavy is None:
+            return runs
+        at, middle = runs.index(heavy), (heavy[0] + heavy[1] + 1) // 2
+        runs[at : at + 1] = [(heavy[0], middle), (middle, heavy[1])]
+
+
+def _module_parts(transformer: nn.Module) -> tuple[Part, ...]:
+    """One part for every cached submodule that is called as one; spans of several stay in torch."""
+    found: list[Part] = []
+    for index, (entry, block) in enumerate(block_lists(transformer, adapter_for(transformer))):
+        for span in entry.modules:
+            if len(span.members) == 1 and getattr(block, span.start, None) is not None:
+                found.append(Part(index, index + 1, _bytes(block.get_submodule(span.start)), span.start))
+    if not found:
+        raise EngineError(
+            "none of the cached modules is called as one, so none can be exported; calibrate segments"
+        )
+    return tuple(found)
+
+
+def _refuse_modules(policy: Policy, transformer: nn.Module, blocks: int) -> None:
+    count = len(resolve_units(transformer, Modules()))
+    raise EngineError(
+        f"policy {policy.document.name!r} caches the {count} modules of {blocks} blocks one by one, and engines cannot "
+        "be skipped inside: calibrate with units `stack` or `segment`, choose another --profile, or pass --blockwise "
+        f"for up to {count} small engines (about {count * LAUNCH_MICROSECONDS / 1000:.1f} ms of launches a step, no "
+        "fusion across them, norms and gates in torch)"
+    )
+
+
+def _blocks(transformer: nn.Module) -> list[nn.Module]:
+    return [block for _, block in block_lists(transformer, adapter_for(transformer))]
+
+
+def _bytes(module: nn.Module) -> int:
+    tensors: Iterable[nn.Parameter] = module.parameters()
+    return sum(t.numel() * t.element_size() for t in tensors)

@@ -1,0 +1,37 @@
+"""Prove a part's ONNX graph against torch in ONNX Runtime on the CPU."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import torch
+
+from cachesmith.export.parity import Row, compare
+from cachesmith.export.record import Sample
+from cachesmith.export.widen import widen
+from cachesmith.policies.bundle import SegmentEntry, TensorSpec
+from cachesmith.runtime.onnxruntime_backend import open_segment
+from cachesmith.runtime.segment_call import LoadOptions
+
+CPU = LoadOptions(torch.device("cpu"))
+
+
+def prove(entry: SegmentEntry, samples: Sequence[Sample], folder: Path) -> list[Row]:
+    """Return one row a sample. A bfloat16 graph runs as its float32 twin: that CPU has no kernels for it."""
+    if not any(spec.dtype == "bfloat16" for spec in (*entry.inputs, *entry.outputs)):
+        return compare(samples, open_segment(folder, entry, CPU), CPU.device)
+    with TemporaryDirectory(dir=folder) as twin:
+        widen(folder / entry.onnx.name, Path(twin) / entry.onnx.name)
+        wide = entry.model_copy(update={"inputs": _wide(entry.inputs), "outputs": _wide(entry.outputs)})
+        return compare([_widened(s) for s in samples], open_segment(Path(twin), wide, CPU), CPU.device)
+
+
+def _wide(specs: tuple[TensorSpec, ...]) -> tuple[TensorSpec, ...]:
+    return tuple(s.model_copy(update={"dtype": "float32"}) if s.dtype == "bfloat16" else s for s in specs)
+
+
+def _widened(sample: Sample) -> Sample:
+    narrow = torch.bfloat16
+    return sample._replace(
+        inputs={k: v.float() if v.dtype == narrow else v for k, v in sample.inputs.items()}
+    )

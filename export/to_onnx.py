@@ -1,0 +1,92 @@
+"""A part as an ONNX graph, with its weights beside it."""
+
+import logging
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from cachesmith.policies import EngineError
+from cachesmith.runtime.flat import BATCH, FlatSegment
+
+Axes = dict[str, tuple[str | int, ...]]
+
+
+def require_onnx() -> Any:
+    """Import onnx; raise `EngineError` naming the extra to install."""
+    try:
+        import onnx
+        import onnxscript  # noqa: F401
+    except ImportError as error:
+        raise EngineError(f"{error}; pip install 'cachesmith[export]'") from None
+    return onnx
+
+
+def write_onnx(
+    module: FlatSegment, example: Mapping[str, Tensor], axes: Axes, path: Path, opset: int
+) -> None:
+    """Write `path` and, for the weights, `path`.data.
+
+    example: recorded inputs by name; `axes` names their variable extents.
+    Raises `EngineError` when torch cannot export the part or onnx finds the graph invalid.
+    """
+    onnx = require_onnx()
+    names = module.interface.inputs
+    device = next(module.parameters()).device
+    inputs = tuple(value.to(device) for value in _widened(example, axes, names))
+    dynamic = tuple({i: a for i, a in enumerate(axes[n]) if isinstance(a, str)} for n in names)
+    outputs = [f"{name}_out" for name in module.interface.outputs]
+    try:
+        with _quiet(), torch.no_grad():
+            program = torch.onnx.export(
+                module.eval(), inputs, dynamo=True, opset_version=opset, dynamic_shapes=(dynamic,),
+                input_names=list(names), output_names=outputs, verbose=False,
+            )  # fmt: skip
+            assert program is not None
+            program.save(str(path), external_data=True)
+    except torch.onnx.errors.OnnxExporterError as error:
+        raise EngineError(f"torch cannot export {path.stem}: {str(error)[:500]}") from error
+    onnx.checker.check_model(str(path))
+
+
+def describe_model(source: Path, target: Path, about: Mapping[str, str]) -> None:
+    """Copy a graph, not its weights, with metadata properties and without notes on this machine's paths."""
+    onnx = require_onnx()
+    model = onnx.load(str(source), load_external_data=False)
+    del model.metadata_props[:]
+    onnx.helper.set_model_props(model, dict(about))
+    for nodes in (model.graph.node, *(f.node for f in model.functions)):
+        for node in nodes:
+            del node.metadata_props[:]
+            node.doc_string = ""
+    for value in (*model.graph.value_info, *model.graph.input, *model.graph.output, *model.graph.initializer):
+        del value.metadata_props[:]
+    target.write_bytes(model.SerializeToString(deterministic=True))
+
+
+def _widened(example: Mapping[str, Tensor], axes: Axes, names: tuple[str, ...]) -> Iterator[Tensor]:
+    """The exporter takes an extent of 1 for a constant, so a batch of one is doubled."""
+    for name in names:
+        value = example[name]
+        for place, axis in enumerate(axes[name]):
+            if axis == BATCH and value.shape[place] == 1:
+                value = torch.cat([value, value], place)
+        yield value
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Silence the exporter's remarks on packages it does not need."""
+    log = logging.getLogger("torch.onnx")
+    before = log.level
+    log.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        log.setLevel(before)

@@ -1,0 +1,60 @@
+"""Free the torch weights of what engines compute."""
+
+from collections.abc import Iterable
+from functools import wraps
+from typing import Any
+
+import torch
+from torch import nn
+
+from cachesmith.policies import EngineError, ModelKey
+from cachesmith.runtime.fingerprint import model_key
+from cachesmith.runtime.flat import ports_for
+
+_DROPPED = "_cachesmith_dropped"
+
+
+def drop_weights(transformer: nn.Module, members: Iterable[nn.Module], present: ModelKey) -> int:
+    """Free all parameters and buffers below `members`, for good; return the bytes freed.
+
+    What the transformer itself calls inside blocks stays. A later call of a member raises `EngineError`.
+    """
+    stays = {
+        id(m) for path in ports_for(transformer).outer for m in transformer.get_submodule(path).modules()
+    }
+    vars(transformer)[_DROPPED] = present
+    freed = 0
+    for member in members:
+        freed += sum(_empty(module) for module in member.modules() if id(module) not in stays)
+        vars(member)["forward"] = _gone(member)
+    return freed
+
+
+def present_key(transformer: nn.Module, pipe: Any) -> ModelKey:
+    """Describe the transformer as loaded; what was known before its weights were dropped still holds."""
+    remembered: ModelKey | None = vars(transformer).get(_DROPPED)
+    found = model_key(transformer, pipe)
+    if remembered is None:
+        return found
+    return found.model_copy(update={"weights_hash": remembered.weights_hash})
+
+
+def _empty(module: nn.Module) -> int:
+    freed = 0
+    for name, value in [*module.named_parameters(recurse=False)]:
+        freed += value.numel() * value.element_size()
+        setattr(module, name, nn.Parameter(torch.empty_like(value, device="meta"), requires_grad=False))
+    for name, buffer in [*module.named_buffers(recurse=False)]:
+        freed += buffer.numel() * buffer.element_size()
+        setattr(module, name, torch.empty_like(buffer, device="meta"))
+    return freed
+
+
+def _gone(member: nn.Module) -> Any:
+    @wraps(member.forward)
+    def forward(*_: Any, **__: Any) -> Any:
+        raise EngineError(
+            "the torch weights of this block were dropped for engines; apply the bundle again, or reload the pipeline"
+        )
+
+    return forward

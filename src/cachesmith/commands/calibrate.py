@@ -1,0 +1,138 @@
+"""`cachesmith calibrate`: measure a model and write its policy file."""
+
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from cachesmith.commands import options
+from cachesmith.commands.failure import INTERRUPTED, complain
+from cachesmith.commands.inspect import show
+from cachesmith.commands.output import results
+from cachesmith.commands.pipeline import STEPS, check_requests, open_pipeline
+from cachesmith.policies import SUFFIX, CachesmithError, save
+
+if TYPE_CHECKING:
+    from cachesmith.calibrate import CalibrationConfig, CalibrationResult
+
+
+def calibrate(
+    model: options.Model,
+    prompts: options.Prompts,
+    out: Annotated[
+        Path, typer.Option("--out", metavar="X.policy.safetensors", help="The policy file to write.")
+    ],
+    steps: Annotated[int, typer.Option("--steps", min=8, help="Sampler steps to calibrate for.")] = STEPS,
+    trials: Annotated[
+        int, typer.Option("--trials", min=1, help="Policies to try; more find better ones.")
+    ] = 60,
+    speedup: Annotated[
+        list[float] | None,
+        typer.Option(
+            "--speedup",
+            min=1,
+            metavar="S",
+            help="Add a profile that computes at most steps / S; may be repeated.",
+        ),
+    ] = None,
+    min_psnr: Annotated[
+        float | None,
+        typer.Option("--min-psnr", metavar="Y", help="Add the fastest profile that holds this PSNR in dB."),
+    ] = None,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="The same seed gives the same policy.")] = 0,
+    guidance_scale: Annotated[
+        float | None,
+        typer.Option("--guidance-scale", min=0, help="Guidance scale.", show_default="the pipeline's"),
+    ] = None,
+    fitting: Annotated[int, typer.Option("--fitting", min=1, help="Samples that drive the search.")] = 32,
+    validation: Annotated[
+        int, typer.Option("--validation", min=1, help="Samples that pick among candidates.")
+    ] = 32,
+    heldout: Annotated[
+        int, typer.Option("--heldout", min=1, help="Samples measured last, for the record.")
+    ] = 64,
+    moves: Annotated[
+        int, typer.Option("--moves", min=0, help="Sampling runs spent on each profile's schedule.")
+    ] = 150,
+    iterations: Annotated[
+        int, typer.Option("--iterations", min=0, help="Gradient steps spent on each profile's weights.")
+    ] = 60,
+    work: Annotated[
+        Path | None,
+        typer.Option(
+            "--work",
+            metavar="DIR",
+            help="Where trials are kept for resuming.",
+            show_default="X.work beside X",
+        ),
+    ] = None,
+    report: Annotated[
+        Path | None, typer.Option("--report", metavar="DIR", help="Write a report with figures there.")
+    ] = None,
+    batch: options.Batch = 32,
+    dtype: options.Precision = None,
+    device: options.Device = None,
+) -> None:
+    """Measure a model on a few prompts and write a policy file.
+
+    Searches when every part of the network must be computed and how to forecast it otherwise, judging every candidate
+    by real sampling runs, and measures the best again on prompts and seeds that the search never saw. Stop it with
+    Ctrl-C at any time: the same command goes on where it stopped.
+    """
+    from cachesmith.calibrate import CalibrationConfig
+    from cachesmith.calibrate.prompts import read_prompts, requests
+
+    kept = work or out.with_name(out.name.removesuffix(SUFFIX) + ".work")
+    _check_out(out)
+    read = read_prompts(prompts)
+    config = CalibrationConfig(
+        steps=steps,
+        trials=trials,
+        seed=seed,
+        speedups=tuple(speedup or ()),
+        min_psnr=min_psnr,
+        fitting=fitting,
+        validation=validation,
+        heldout=heldout,
+        batch=batch,
+        moves=moves,
+        iterations=iterations,
+        guidance_scale=guidance_scale,
+        name=_name(out),
+        work=kept,
+        report=report,
+    )
+    pipe = open_pipeline(model, device, dtype)
+    common = {} if guidance_scale is None else {"guidance_scale": guidance_scale}
+    check_requests(pipe, requests(read, len(read), seed), common)
+    result = _resumable(pipe, read, config)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    save(result.policy, out)
+    show(result.policy)
+    results().print(
+        f"\nsaved {out}" + (f", report in {report}" if report else ""), markup=False, soft_wrap=True
+    )
+
+
+def _check_out(out: Path) -> None:
+    if not out.name.endswith(SUFFIX) or out.name == SUFFIX:
+        raise CachesmithError(f"a policy file's name ends in {SUFFIX}, got {out.name!r}; change --out")
+    if out.is_dir():
+        raise CachesmithError(f"{out} is a folder; change --out")
+
+
+def _name(out: Path) -> str:
+    """Return the policy's name: its file's, without what a name may not hold."""
+    letters = re.sub(r"[^A-Za-z0-9_.-]+", "-", out.name.removesuffix(SUFFIX))
+    return letters.lstrip("_.-")[:80] or "policy"
+
+
+def _resumable(pipe: Any, prompts: Any, config: "CalibrationConfig") -> "CalibrationResult":
+    from cachesmith.calibrate import calibrate
+
+    try:
+        return calibrate(pipe, prompts, config)
+    except KeyboardInterrupt:
+        complain(f"interrupted; what is done is kept in {config.work}: run the same command again to go on")
+        raise typer.Exit(INTERRUPTED) from None

@@ -1,0 +1,235 @@
+"""`cachesmith export`: compile what a policy computes as wholes to engines."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from enum import Enum
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.table import Table
+
+from cachesmith.commands import options
+from cachesmith.commands.output import print_json, progress, results
+from cachesmith.commands.pipeline import check_requests, open_pipeline, sampling
+from cachesmith.policies import Policy, load
+from cachesmith.policies.bundle import Range, bundle_id
+
+if TYPE_CHECKING:
+    from cachesmith.calibrate.prompts import Request
+    from cachesmith.export import ExportConfig, Exported
+
+
+class ExportTarget(str, Enum):
+    """What runs the engines."""
+
+    onnxruntime = "onnxruntime"
+    tensorrt = "tensorrt"
+    tensorrt_rtx = "tensorrt-rtx"
+
+
+def extent(text: str) -> Range:
+    """Read `4`, `1:4` or `1:2:4` as least, best and largest extent."""
+    try:
+        numbers = [int(part) for part in text.split(":")]
+        low, *middle, high = numbers if len(numbers) > 1 else numbers * 2
+        return Range(min=low, opt=middle[0] if middle else high, max=high)
+    except ValueError:
+        raise typer.BadParameter(
+            f"{text!r} is no range; write MIN:MAX or MIN:BEST:MAX, ascending from 1"
+        ) from None
+
+
+def export(
+    model: options.Model,
+    policy: options.PolicyFile,
+    out: Annotated[
+        Path, typer.Option("--out", metavar="BUNDLE", help="Folder of the bundle, new or to renew.")
+    ],
+    target: Annotated[
+        ExportTarget | None,
+        typer.Option("--target", show_default="tensorrt where it is installed, else onnxruntime"),
+    ] = None,
+    profile: Annotated[
+        list[str] | None,
+        typer.Option("--profile", metavar="P", help="Serve only this profile; may be repeated."),
+    ] = None,
+    segments: Annotated[
+        int | None, typer.Option("--segments", min=1, help="Number of engines.", show_default="the fewest")
+    ] = None,
+    blockwise: Annotated[
+        bool, typer.Option("--blockwise", help="Export a policy that caches modules, one small engine each.")
+    ] = False,
+    prompts: Annotated[
+        Path | None,
+        typer.Option(
+            "--prompts", metavar="FILE", help="Requests to record, as for calibrate.", show_default="one"
+        ),
+    ] = None,
+    pictures: Annotated[
+        Any,
+        typer.Option(
+            "--pictures",
+            parser=extent,
+            metavar="MIN:BEST:MAX",
+            help="Pictures of a batch.",
+            show_default="1:1:4",
+        ),
+    ] = None,
+    tokens: Annotated[
+        Any,
+        typer.Option(
+            "--tokens",
+            parser=extent,
+            metavar="MIN:BEST:MAX",
+            help="Picture tokens.",
+            show_default="as recorded",
+        ),
+    ] = None,
+    steps: options.Steps = None,
+    guidance_scale: options.Guidance = None,
+    opset: Annotated[
+        int | None, typer.Option("--opset", min=18, help="ONNX opset.", show_default="20")
+    ] = None,
+    level: Annotated[int, typer.Option("--level", min=0, max=5, help="Builder optimisation level.")] = 3,
+    flag: Annotated[
+        list[str] | None,
+        typer.Option("--flag", metavar="NAME", help="TensorRT BuilderFlag; may be repeated."),
+    ] = None,
+    hardware: Annotated[
+        str, typer.Option("--hardware", metavar="NAME", help="TensorRT HardwareCompatibilityLevel.")
+    ] = "NONE",
+    capability: Annotated[
+        str | None,
+        typer.Option("--compute-capability", metavar="8.9,12.0", help="GPUs tensorrt-rtx builds for."),
+    ] = None,
+    timing_cache: Annotated[
+        Path | None,
+        typer.Option("--timing-cache", metavar="FILE", help="TensorRT timings to reuse and extend."),
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be exported, and stop.")] = False,
+    dtype: options.Precision = None,
+    device: options.Device = None,
+    json: options.Json = False,
+) -> None:
+    """Compile the parts of a model that a policy computes or skips as wholes, and prove them against the original.
+
+    The bundle holds ONNX graphs, engines and a manifest with the hash of every file. Run it with `--bundle`. A second
+    export renews only what changed.
+    """
+    from cachesmith.export import BuildConfig, ExportConfig
+    from cachesmith.export.config import OPSET, PICTURES
+
+    loaded = load(policy)
+    chosen = (target or _usual_target()).value
+    pipe = open_pipeline(model, device, dtype)
+    visited, common = sampling(loaded, steps, guidance_scale)
+    made = _requests(pipe, prompts)
+    check_requests(pipe, made, common)
+    config = ExportConfig(
+        target=chosen,  # type: ignore[arg-type]
+        profiles=tuple(profile or ()),
+        segments=segments,
+        blockwise=blockwise,
+        requests=tuple({**common, **_listed(request.arguments)} for request in made),
+        steps=visited,
+        pictures=pictures or PICTURES,
+        tokens=tokens,
+        opset=opset or OPSET,
+        build=BuildConfig(
+            level=level,
+            flags=tuple(flag or ()),
+            hardware=hardware,
+            capabilities=tuple(capability.split(",")) if capability else (),
+            timing_cache=timing_cache,
+        ),
+    )
+    if dry_run:
+        _plan(pipe, loaded, config, json)
+        return
+    _export(pipe, loaded, config, out, json)
+
+
+def _usual_target() -> ExportTarget:
+    import torch
+
+    usable = find_spec("tensorrt") is not None and torch.cuda.is_available()
+    return ExportTarget.tensorrt if usable else ExportTarget.onnxruntime
+
+
+def _requests(pipe: Any, prompts: Path | None) -> "tuple[Request, ...]":
+    """Read the requests, or make one that any pipeline of its kind takes."""
+    import inspect
+
+    from cachesmith.calibrate.prompts import read_prompts, requests
+
+    if prompts is not None:
+        found = read_prompts(prompts)
+        return requests(found, len(found), 0)
+    labelled = "class_labels" in inspect.signature(pipe.__call__).parameters
+    return requests([{"class_labels": 0} if labelled else "a photograph"], 1, 0)
+
+
+def _listed(arguments: dict[str, Any]) -> dict[str, Any]:
+    from cachesmith.calibrate.render import PER_SAMPLE
+
+    return {name: [value] if name in PER_SAMPLE else value for name, value in arguments.items()}
+
+
+def _plan(pipe: Any, policy: Policy, config: "ExportConfig", json: bool) -> None:
+    from cachesmith.export import parts_of
+    from cachesmith.export.parts import describe
+
+    parts = parts_of(pipe, policy, config)
+    if json:
+        print_json([{"name": p.name, "blocks": [p.start, p.stop], "weights": p.weights} for p in parts])
+        return
+    table = Table("engine", "blocks", "weights", box=None)
+    for part in parts:
+        table.add_row(part.name, f"{part.start} to {part.stop - 1}", f"{part.weights / 2**20:.1f} MiB")
+    results().print(table)
+    results().print(f"{describe(parts)}, for {config.target}; nothing was written", markup=False)
+
+
+def _export(pipe: Any, policy: Policy, config: "ExportConfig", out: Path, json: bool) -> None:
+    from cachesmith.export import export_bundle
+
+    with _reporting() as report:
+        done = export_bundle(pipe, policy, out, config, report)
+    if json:
+        print_json({"id": bundle_id(done.manifest), "graphs": done.graphs, "engines": done.engines,
+                    "manifest": done.manifest.model_dump(mode="json")})  # fmt: skip
+        return
+    results().print(parity_table(done))
+    size = sum(f.size for s in done.manifest.segments for f in s.files) / 2**20
+    results().print(
+        f"{out}: {len(done.manifest.segments)} segments for {config.target}, {size:.1f} MiB; made "
+        f"{done.graphs} graphs and {done.engines} engines, the rest was up to date",
+        markup=False,
+        soft_wrap=True,
+    )
+
+
+def parity_table(done: "Exported") -> Table:
+    """Every segment's largest difference from torch over the recorded steps."""
+    table = Table(
+        "segment", "inputs compared", "relative error", "at step", "allowed", "largest difference", box=None
+    )
+    for segment in done.manifest.segments:
+        if (found := segment.parity) is not None:
+            table.add_row(
+                segment.name, str(found.steps), f"{found.error:.1e}", str(found.worst), f"{found.tolerance:.0e}",
+                f"{found.max_abs:.1e}",
+            )  # fmt: skip
+    return table
+
+
+@contextmanager
+def _reporting() -> Iterator[Callable[[str, int, int], None]]:
+    """One bar that follows whatever is being done."""
+    with progress() as bars:
+        task = bars.add_task("preparing", total=None)
+        yield lambda phase, done, total: bars.update(
+            task, description=phase, completed=done, total=total or None
+        )

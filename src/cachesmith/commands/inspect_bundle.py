@@ -1,0 +1,61 @@
+"""What `cachesmith inspect BUNDLE` shows: the manifest, after every file was verified."""
+
+from pathlib import Path
+from typing import Any
+
+from rich.table import Table
+
+from cachesmith.commands.output import print_json, results
+from cachesmith.policies.bundle import Manifest, SegmentEntry, bundle_id, read_manifest
+from cachesmith.policies.bundle_files import verify
+
+
+def inspect_bundle(folder: Path, json: bool) -> None:
+    """Verify a bundle's files and print its manifest."""
+    manifest = read_manifest(folder)
+    verify(folder, manifest)
+    if json:
+        print_json({"id": bundle_id(manifest), "manifest": manifest.model_dump(mode="json")})
+        return
+    console = results()
+    for name, value in _facts(manifest).items():
+        console.print(f"{name:<9} {value}", markup=False, soft_wrap=True)
+    console.print()
+    console.print(_segments(manifest))
+
+
+def _facts(manifest: Manifest) -> dict[str, Any]:
+    build = manifest.build
+    count = sum(len(s.files) for s in manifest.segments)
+    facts = {
+        "bundle": f"{bundle_id(manifest)}, {count} files, all as exported",
+        "policy": f"{manifest.policy_name} ({manifest.policy_id})",
+        "model": f"{manifest.model.transformer}, {manifest.model.blocks} blocks, {manifest.dtype}",
+        "made with": ", ".join(f"{k} {v}" for k, v in manifest.versions.items())
+        + f", opset {manifest.opset}",
+        "target": manifest.target,
+    }
+    if build is not None:
+        where = build.gpu or "compute capability " + ", ".join(build.capabilities)
+        flags = ", ".join(build.flags) or "none"
+        facts["target"] += f" {build.version} for {where}, level {build.level}, flags {flags}"
+    return facts
+
+
+def _segments(manifest: Manifest) -> Table:
+    table = Table("segment", "inputs", "ranges", "size", "error", box=None)
+    for s in manifest.segments:
+        table.add_row(s.name, ", ".join(t.name for t in s.inputs), _ranges(s), _size(s), _error(s))
+    return table
+
+
+def _ranges(segment: SegmentEntry) -> str:
+    return ", ".join(f"{axis} {r.min}..{r.max}" for axis, r in segment.ranges.items())
+
+
+def _size(segment: SegmentEntry) -> str:
+    return f"{sum(f.size for f in segment.files) / 2**20:.1f} MiB"
+
+
+def _error(segment: SegmentEntry) -> str:
+    return "-" if segment.parity is None else f"{segment.parity.error:.1e}"

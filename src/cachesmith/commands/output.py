@@ -1,0 +1,80 @@
+"""Where commands print: results on stdout, everything else on stderr."""
+
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import typer
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+from cachesmith.policies import PolicyError
+
+WIDE = 160
+"""Columns assumed where stdout is no terminal, so that a table in a log is whole."""
+
+
+def results() -> Console:
+    """Return the console for results."""
+    console = Console(highlight=False)
+    return console if console.is_terminal else Console(highlight=False, width=WIDE)
+
+
+def errors() -> Console:
+    """Return the console for errors, warnings and progress."""
+    return Console(stderr=True)
+
+
+def progress() -> Progress:
+    """Return a progress display with time left, on stderr."""
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        console=errors(),
+    )
+
+
+@contextmanager
+def advancing(description: str, total: int) -> Iterator[Callable[[int], None]]:
+    """Show one bar and yield the function that moves it."""
+    with progress() as bars:
+        task = bars.add_task(description, total=total)
+        yield lambda count: bars.advance(task, count)
+
+
+def print_json(value: Any) -> None:
+    """Print a value as indented JSON on stdout."""
+    typer.echo(json.dumps(value, indent=2))
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file, making its folder."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text, encoding="utf-8")
+
+
+def check_picture(path: Path) -> None:
+    """Raise `PolicyError` before any work is done if pictures cannot be saved under this name."""
+    from PIL import Image
+
+    known = Image.registered_extensions()
+    if path.suffix.lower() not in known:
+        raise PolicyError(f"cannot save a picture as {path.name!r}; end its name in .png, .jpg or .webp")
+
+
+def write_picture(path: Path, picture: Any) -> None:
+    """Save a PIL picture, making its folder."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    picture.save(path)

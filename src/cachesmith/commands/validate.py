@@ -1,0 +1,149 @@
+"""`cachesmith validate`: does a policy still hold what its file promises?"""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.table import Table
+
+from cachesmith.commands import options
+from cachesmith.commands.failure import BELOW
+from cachesmith.commands.heldout import heldout
+from cachesmith.commands.output import advancing, print_json, results
+from cachesmith.commands.pipeline import check_requests, open_pipeline, sampling
+from cachesmith.policies import Policy, Quality, load
+
+if TYPE_CHECKING:
+    from cachesmith.calibrate.prompts import Request
+    from cachesmith.calibrate.render import Pictures, Renderer
+
+SLACK = 1.0
+"""dB below the stored interval that other samples or another machine may cost."""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """One profile: what the file says, what was measured, and what is wrong (empty: nothing)."""
+
+    profile: str
+    nfc: float
+    stored: Quality | None
+    measured: Quality
+    problem: str
+
+
+def validate(
+    model: options.Model,
+    policy: options.PolicyFile,
+    prompts: options.Prompts,
+    profile: options.ProfileName = None,
+    min_psnr: Annotated[
+        float | None, typer.Option("--min-psnr", metavar="Y", help="Fail below this mean PSNR in dB.")
+    ] = None,
+    samples: Annotated[
+        int | None,
+        typer.Option("--samples", min=1, help="Pictures.", show_default="as many as the policy's, else 16"),
+    ] = None,
+    seed: options.HeldoutSeed = None,
+    guidance_scale: options.Guidance = None,
+    batch: options.Batch = 32,
+    dtype: options.Precision = None,
+    device: options.Device = None,
+    json: options.Json = False,
+) -> None:
+    """Measure a policy's quality again and compare it with what its file says.
+
+    The error is that against the uncached picture of the same seed. A profile fails if its mean PSNR is below
+    --min-psnr, or more than 1 dB below the interval stored in the file, or if nothing was forecast at all; then the
+    exit code is 3.
+    """
+    loaded = load(policy)
+    names = list(loaded.document.profiles) if profile is None else [profile]
+    loaded.profile(names[0])
+    made = heldout(loaded, prompts, samples, seed)
+    pipe = open_pipeline(model, device, dtype)
+    steps, common = sampling(loaded, None, guidance_scale)
+    check_requests(pipe, made, common)
+
+    from cachesmith.calibrate.render import Renderer
+
+    verdicts = judge(Renderer(pipe, steps, batch, **common), loaded, names, made, min_psnr)
+    print_json(_as_json(loaded, steps, made, verdicts)) if json else results().print(_table(verdicts))
+    if any(verdict.problem for verdict in verdicts):
+        raise typer.Exit(BELOW)
+
+
+def judge(
+    renderer: "Renderer",
+    policy: Policy,
+    names: list[str],
+    requests: "tuple[Request, ...]",
+    min_psnr: float | None,
+) -> list[Verdict]:
+    """Sample uncached and under every profile, and judge each."""
+    with advancing("sampling", len(requests) * (1 + len(names))) as advance:
+        reference = renderer(requests, advance)
+        return [_judge_one(renderer, policy, name, requests, reference, min_psnr, advance) for name in names]
+
+
+def _judge_one(
+    renderer: "Renderer",
+    policy: Policy,
+    name: str,
+    requests: "tuple[Request, ...]",
+    reference: "Pictures",
+    min_psnr: float | None,
+    advance: Any,
+) -> Verdict:
+    from cachesmith.calibrate.metrics import compare, summarise
+    from cachesmith.runtime import apply
+
+    with apply(renderer.pipe, policy, name) as session:
+        measured = summarise(compare(reference, renderer(requests, advance)), seed=0)
+    stored = policy.profile(name).quality
+    forecast = sum(session.stats.forecast.values())
+    problem = "nothing was forecast" if not forecast else _shortfall(measured.psnr, stored, min_psnr)
+    return Verdict(name, session.stats.nfc, stored, measured, problem)
+
+
+def _shortfall(psnr: float, stored: Quality | None, min_psnr: float | None) -> str:
+    if min_psnr is not None and psnr < min_psnr:
+        return f"below --min-psnr {min_psnr:g}"
+    if stored is not None and psnr < stored.psnr_low - SLACK:
+        return f"more than {SLACK:g} dB below the stored {stored.psnr_low:.2f}"
+    return ""
+
+
+def _as_json(
+    policy: Policy, steps: int, requests: "tuple[Request, ...]", verdicts: list[Verdict]
+) -> dict[str, Any]:
+    profiles = {
+        v.profile: {
+            "nfc": v.nfc,
+            "stored": None if v.stored is None else v.stored.model_dump(mode="json"),
+            "measured": v.measured.model_dump(mode="json"),
+            "holds": not v.problem,
+            "problem": v.problem,
+        }
+        for v in verdicts
+    }
+    return {"policy": policy.id, "steps": steps, "seeds": [r.seed for r in requests], "profiles": profiles}
+
+
+def _table(verdicts: list[Verdict]) -> Table:
+    table = Table(box=None, pad_edge=False)
+    table.add_column("profile")
+    for heading in ("NFC", "stored PSNR dB (95 %)", "measured PSNR dB (95 %)", "SSIM", "latent error"):
+        table.add_column(heading, justify="right")
+    table.add_column("")
+    for v in verdicts:
+        quality = (f"{v.measured.ssim:.4f}", f"{v.measured.latent_error:.4f}")
+        said = f"[red]fails: {v.problem}[/red]" if v.problem else "[green]holds[/green]"
+        table.add_row(v.profile, f"{v.nfc:.2f}", _interval(v.stored), _interval(v.measured), *quality, said)
+    return table
+
+
+def _interval(quality: Quality | None) -> str:
+    return (
+        "-" if quality is None else f"{quality.psnr:.2f} ({quality.psnr_low:.2f} to {quality.psnr_high:.2f})"
+    )

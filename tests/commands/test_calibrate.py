@@ -1,0 +1,85 @@
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.commands.shop import PROMPTS, Cli, Shop, fails, succeeds
+
+import cachesmith.calibrate
+from cachesmith.calibrate import CalibrationConfig
+from cachesmith.policies import Policy, load
+
+
+@dataclass(frozen=True)
+class Done:
+    policy: Policy
+    study: None = None
+    report: None = None
+
+
+def test_calibrate_hands_everything_over(
+    cli: Cli, shop: Shop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[Any] = []
+
+    def calibrate(pipe: Any, prompts: Any, config: CalibrationConfig) -> Done:
+        seen.extend((pipe, prompts, config))
+        return Done(load(shop.policy))
+
+    monkeypatch.setattr(cachesmith.calibrate, "calibrate", calibrate)
+    out = tmp_path / "new" / "my shop.policy.safetensors"
+    result = cli(
+        "calibrate", shop.model, "--prompts", shop.prompts, "--out", out, "--steps", 20, "--trials", 3, "--speedup", 4,
+        "--speedup", 2.5, "--min-psnr", 30, "--seed", 2, "--guidance-scale", 1.5, "--fitting", 4, "--validation", 5,
+        "--heldout", 6, "--batch", 7, "--report", tmp_path / "report",
+    )  # fmt: skip
+    assert "saved" in succeeds(result)
+    pipe, prompts, config = seen
+    assert type(pipe).__name__ == "DiTPipeline" and prompts == PROMPTS
+    assert (config.steps, config.trials, config.speedups, config.min_psnr) == (20, 3, (4.0, 2.5), 30.0)
+    assert (config.seed, config.guidance_scale, config.batch) == (2, 1.5, 7)
+    assert (config.fitting, config.validation, config.heldout) == (4, 5, 6)
+    assert config.name == "my-shop" and config.report == tmp_path / "report"
+    assert config.work == tmp_path / "new" / "my shop.work"
+    assert load(out) == load(shop.policy)
+
+
+@pytest.mark.parametrize(
+    ("problem", "said", "code"),
+    [
+        (KeyboardInterrupt(), "run the same command again to go on", 130),
+        (
+            ModuleNotFoundError("No module named 'optuna'", name="optuna"),
+            "pip install 'cachesmith[calibrate]'",
+            1,
+        ),
+    ],
+)
+def test_calibrate_that_stops(
+    cli: Cli,
+    shop: Shop,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    problem: BaseException,
+    said: str,
+    code: int,
+) -> None:
+    def calibrate(*_: object) -> None:
+        raise problem
+
+    monkeypatch.setattr(cachesmith.calibrate, "calibrate", calibrate)
+    out = tmp_path / "x.policy.safetensors"
+    fails(cli("calibrate", shop.model, "--prompts", shop.prompts, "--out", out), said, code=code)
+    assert not out.exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--out", "x.json"], "a policy file's name ends in .policy.safetensors"),
+        (["--out", "x.policy.safetensors", "--speedup", "40"], "speed-up 40.0 is out of reach"),
+        (["--out", "x.policy.safetensors", "--prompts", "none.txt"], "cannot read prompts"),
+    ],
+)
+def test_calibrate_refuses_before_any_work(cli: Cli, shop: Shop, arguments: list[str], said: str) -> None:
+    fails(cli("calibrate", shop.model, "--prompts", shop.prompts, *arguments), said)

@@ -1,0 +1,56 @@
+import json
+from pathlib import Path
+
+import pytest
+from tests.commands.shop import GOLDEN, Cli, Shop, fails, succeeds
+
+from cachesmith.policies import Document, Policy, load, save
+
+
+def test_inspect_shows_everything(cli: Cli) -> None:
+    said = succeeds(cli("inspect", GOLDEN))
+    document = load(GOLDEN).document
+    assert load(GOLDEN).id in said
+    for part in (
+        *document.profiles,
+        "CCFFCFFC",
+        "5 clusters + subspace + mixed scale",
+        "31.50 (30.90 to 32.10)",
+    ):
+        assert part in said
+    assert "CCFCFCFCFF" not in said and "decides while sampling" in said
+
+
+def test_inspect_json(cli: Cli) -> None:
+    shown = json.loads(succeeds(cli("inspect", GOLDEN, "--json")))
+    policy = load(GOLDEN)
+    assert shown["id"] == policy.id
+    assert Document.model_validate_json(json.dumps(shown["document"])) == policy.document
+    assert shown["arrays"]["modules/scales"] == {"dtype": "float32", "shape": [10, 1]}
+
+
+def test_inspect_shows_an_interval_as_a_timeline(cli: Cli, shop: Shop) -> None:
+    assert "CFFFFCFFFF" in succeeds(cli("inspect", shop.policy))
+
+
+def test_inspect_prints_no_codes_from_a_file(cli: Cli, tmp_path: Path) -> None:
+    document = load(GOLDEN).document
+    assert document.model is not None
+    nasty = document.model.model_copy(update={"pipeline": "[red]\x1b[31m", "adapters": ("\x07",)})
+    policy = Policy(document.model_copy(update={"model": nasty}), load(GOLDEN).arrays)
+    save(policy, tmp_path / "x.policy.safetensors")
+    said = succeeds(cli("inspect", tmp_path / "x.policy.safetensors"))
+    assert "[red]?[31m" in said and "\x1b" not in said and "\x07" not in said
+
+
+@pytest.mark.parametrize("content", [b"", b"not a policy", b"\xff" * 64])
+def test_inspect_refuses(cli: Cli, tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "x.policy.safetensors"
+    path.write_bytes(content)
+    fails(cli("inspect", path), "error: cannot read")
+
+
+def test_a_warning_is_no_result(cli: Cli, tmp_path: Path) -> None:
+    result = cli("inspect", tmp_path / "none.policy.safetensors")
+    fails(result, "No such file")
+    assert result.stdout == ""

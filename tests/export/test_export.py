@@ -1,0 +1,118 @@
+"""Exporting twice, exporting what cannot be exported, and exports that break off."""
+
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from tests.export.conftest import DIT_CONFIG, Shipped, dit_policy
+from tests.tiny import tiny_dit
+
+from cachesmith.export import export_bundle
+from cachesmith.policies import EngineError, Interval
+from cachesmith.policies.bundle import read_manifest
+from cachesmith.policies.bundle_files import verify
+from cachesmith.runtime import open_bundle
+
+
+def files(folder: Path) -> dict[str, int]:
+    return {path.name: path.stat().st_mtime_ns for path in folder.iterdir()}
+
+
+@pytest.fixture
+def copy(dit_bundle: Shipped, tmp_path: Path) -> Path:
+    folder = tmp_path / "bundle"
+    shutil.copytree(dit_bundle.folder, folder)
+    return folder
+
+
+def test_nothing_changed_nothing_made(dit_bundle: Shipped, copy: Path) -> None:
+    before = files(copy)
+    again = export_bundle(tiny_dit(), dit_bundle.policy, copy, DIT_CONFIG)
+    assert (again.graphs, again.engines, again.rows) == (0, 0, {})
+    assert again.manifest == dit_bundle.exported.manifest
+    assert {n: t for n, t in files(copy).items() if n != "manifest.json"} == {
+        n: t for n, t in before.items() if n != "manifest.json"
+    }
+
+
+def test_another_policy_with_the_same_borders_renames_the_graphs_only(
+    dit_bundle: Shipped, copy: Path
+) -> None:
+    refitted = dit_policy(Interval(interval=5))
+    again = export_bundle(tiny_dit(), refitted, copy, DIT_CONFIG)
+    assert again.graphs == 0 and again.manifest.policy_id == refitted.id != dit_bundle.policy.id
+    assert not [name for name in files(copy) if dit_bundle.policy.id[:8] in name]
+    open_bundle(copy)
+
+
+def test_only_changed_weights_are_exported_again(dit_bundle: Shipped, copy: Path) -> None:
+    pipe = tiny_dit()
+    pipe.transformer.transformer_blocks[3].ff.net[2].bias.data += 1
+    again = export_bundle(pipe, dit_bundle.policy, copy, DIT_CONFIG)
+    assert again.graphs == 1 and [*again.rows] == ["blocks-002-004"]
+    old, new = dit_bundle.exported.manifest.segments, again.manifest.segments
+    assert old[0] == new[0] and old[1].key != new[1].key
+    assert len(files(copy)) == 5  # the old segment's files are gone
+    verify(copy, read_manifest(copy))
+
+
+def test_a_damaged_bundle_is_not_reused(
+    dit_bundle: Shipped, copy: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    next(copy.glob("*.data")).write_bytes(b"")
+    seen = []
+
+    def stop(*_: object) -> None:
+        seen.append(1)
+        raise EngineError("recorded")
+
+    monkeypatch.setattr("cachesmith.export.bundling.record_parts", stop)
+    with pytest.raises(EngineError, match="recorded"):
+        export_bundle(tiny_dit(), dit_bundle.policy, copy, DIT_CONFIG)
+    assert seen
+
+
+def test_an_interrupted_export_leaves_nothing_behind(dit_bundle: Shipped, copy: Path, tmp_path: Path) -> None:
+    def interrupt(phase: str, done: int, total: int) -> None:
+        if phase == stop:
+            raise KeyboardInterrupt
+
+    before, changed, stop = files(copy), replace(DIT_CONFIG, steps=2), "exporting blocks-002-004"
+    with pytest.raises(KeyboardInterrupt):
+        export_bundle(tiny_dit(), dit_bundle.policy, copy, changed, interrupt)
+    assert files(copy) == before
+    stop = "exporting blocks-000-002"
+    with pytest.raises(KeyboardInterrupt):
+        export_bundle(tiny_dit(), dit_bundle.policy, tmp_path / "new", changed, interrupt)
+    assert not (tmp_path / "new").exists()
+
+
+def test_leftovers_of_a_killed_export_are_swept(dit_bundle: Shipped, copy: Path) -> None:
+    (copy / ".part-0123abcd").mkdir()
+    (copy / ".part-0123abcd" / "x.onnx").write_bytes(b"x")
+    (copy / "blocks-000-004-0123456789ab.onnx").write_bytes(b"x")
+    (copy / "README.md").write_text("mine")
+    export_bundle(tiny_dit(), dit_bundle.policy, copy, DIT_CONFIG)
+    assert not (copy / ".part-0123abcd").exists() and not (copy / "blocks-000-004-0123456789ab.onnx").exists()
+    assert (copy / "README.md").exists()
+
+
+def test_a_folder_of_something_else_is_left_alone(dit_bundle: Shipped, tmp_path: Path) -> None:
+    (tmp_path / "thesis.tex").write_text("x")
+    with pytest.raises(EngineError, match="holds other files; give a new or empty folder"):
+        export_bundle(tiny_dit(), dit_bundle.policy, tmp_path, DIT_CONFIG)
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+def test_what_cannot_be_exported(tmp_path: Path) -> None:
+    pipe = tiny_dit()
+    with pytest.raises(EngineError, match="no request to record"):
+        export_bundle(pipe, dit_policy(), tmp_path, replace(DIT_CONFIG, requests=()))
+    pipe.transformer.peft_config = {"style": None}
+    with pytest.raises(EngineError, match=r"LoRA style is loaded but not fused; pipe\.fuse_lora\(\)"):
+        export_bundle(pipe, dit_policy(), tmp_path, DIT_CONFIG)
+    pipe = tiny_dit()
+    pipe.transformer.to("meta")
+    with pytest.raises(EngineError, match="offloaded"):
+        export_bundle(pipe, dit_policy(), tmp_path, DIT_CONFIG)

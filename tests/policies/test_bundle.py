@@ -1,0 +1,187 @@
+"""A bundle's manifest and the proof of its files: everything wrong is one `EngineError`, before anything is parsed."""
+
+import hashlib
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cachesmith.policies import EngineError
+from cachesmith.policies.bundle import (
+    MANIFEST,
+    Build,
+    FileEntry,
+    Manifest,
+    Range,
+    SegmentEntry,
+    TensorSpec,
+    bundle_id,
+    encode_manifest,
+    read_manifest,
+)
+from cachesmith.policies.bundle_files import read_verified, verify
+from cachesmith.policies.document import ModelKey
+
+
+def entry_of(name: str, data: bytes) -> FileEntry:
+    return FileEntry(name=name, size=len(data), sha256=hashlib.sha256(data).hexdigest())
+
+
+def segment(start: int, stop: int, files: dict[str, bytes]) -> SegmentEntry:
+    stream = TensorSpec(name="hidden_states", dtype="float32", axes=("batch", "tokens", 8))
+    name = f"blocks-{start:03d}-{stop:03d}"
+    return SegmentEntry(
+        name=name,
+        start=start,
+        stop=stop,
+        inputs=(stream,),
+        outputs=(stream.model_copy(update={"name": "hidden_states_out"}),),
+        ranges={axis: Range(min=1, opt=2, max=4) for axis in ("batch", "tokens")},
+        key="a" * 64,
+        onnx=entry_of(f"{name}.onnx", files[f"{name}.onnx"]),
+        engine=entry_of(f"{name}.engine", files[f"{name}.engine"]),
+        engine_key="b" * 64,
+    )
+
+
+FILES = {
+    f"blocks-{a:03d}-{a + 2:03d}.{kind}": f"{a} {kind}".encode() * 9
+    for a in (0, 2)
+    for kind in ("onnx", "engine")
+}
+
+
+@pytest.fixture
+def manifest() -> Manifest:
+    return Manifest(
+        target="tensorrt",
+        policy_id="0" * 16,
+        policy_name="test",
+        model=ModelKey(pipeline="P", transformer="T", config_hash="c" * 64, blocks=4),
+        dtype="float32",
+        opset=20,
+        versions={"cachesmith": "0.1.0"},
+        segments=(segment(0, 2, FILES), segment(2, 4, FILES)),
+        build=Build(version="11.4.0", gpu="NVIDIA L4", capabilities=("8.9",), level=3, flags=("TF32",)),
+    )
+
+
+@pytest.fixture
+def folder(tmp_path: Path, manifest: Manifest) -> Path:
+    for name, data in FILES.items():
+        (tmp_path / name).write_bytes(data)
+    (tmp_path / MANIFEST).write_bytes(encode_manifest(manifest))
+    return tmp_path
+
+
+def rewrite(folder: Path, change: Any) -> None:
+    raw = json.loads((folder / MANIFEST).read_text())
+    change(raw)
+    (folder / MANIFEST).write_text(json.dumps(raw))
+
+
+def test_round_trip(folder: Path, manifest: Manifest) -> None:
+    found = read_manifest(folder)
+    verify(folder, found)
+    assert found == manifest and bundle_id(found) == bundle_id(manifest)
+    assert read_verified(folder, found.segments[0].files[0]) == FILES["blocks-000-002.onnx"]
+
+
+def test_missing(folder: Path, manifest: Manifest) -> None:
+    (folder / "blocks-002-004.engine").unlink()
+    with pytest.raises(
+        EngineError, match=r"blocks-002-004\.engine is missing .* copy the whole bundle again"
+    ):
+        verify(folder, manifest)
+
+
+def test_truncated(folder: Path, manifest: Manifest) -> None:
+    path = folder / "blocks-000-002.engine"
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(EngineError, match=r"has 71 bytes, the manifest says 72"):
+        verify(folder, manifest)
+
+
+def test_tampered(folder: Path, manifest: Manifest) -> None:
+    path = folder / "blocks-000-002.engine"
+    path.write_bytes(path.read_bytes()[:-1] + b"X")
+    with pytest.raises(EngineError, match="is not the file that was exported, and was not opened"):
+        verify(folder, manifest)
+    with pytest.raises(EngineError, match="sha256"):
+        read_verified(folder, manifest.segments[0].files[-1])
+
+
+def test_swapped(folder: Path, manifest: Manifest) -> None:
+    a, b = folder / "blocks-000-002.engine", folder / "blocks-002-004.engine"
+    first = a.read_bytes()
+    a.write_bytes(b.read_bytes())
+    b.write_bytes(first)
+    with pytest.raises(EngineError, match=r"blocks-000-002\.engine has sha256"):
+        verify(folder, manifest)
+
+
+def test_links_are_refused(
+    folder: Path, manifest: Manifest, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    outside = tmp_path_factory.mktemp("outside") / "engine"
+    path = folder / "blocks-000-002.engine"
+    path.rename(outside)
+    path.symlink_to(outside)
+    with pytest.raises(EngineError, match="is a link"):
+        verify(folder, manifest)
+
+
+@pytest.mark.parametrize(
+    "name", ["../secret", "/etc/passwd", "a/b.engine", ".hidden", "", "a\\b", "..", "a\n", "x" * 200]
+)
+def test_names_stay_inside_the_folder(folder: Path, name: str) -> None:
+    rewrite(folder, lambda raw: raw["segments"][0]["engine"].update(name=name))
+    with pytest.raises(EngineError, match=r"is not a valid manifest: segments\.0\.engine\.name"):
+        read_manifest(folder)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            lambda raw: raw.update(format=2),
+            "has format '2', this cachesmith reads 1; install the cachesmith that wrote",
+        ),
+        (lambda raw: raw.pop("format"), "has format 'None'"),
+        (lambda raw: raw.update(extra=1), "extra"),
+        (lambda raw: raw.update(target="elsewhere"), "target"),
+        (lambda raw: raw.update(build=None), "needs build facts"),
+        (lambda raw: raw["segments"][0].update(engine=None), "an engine for every segment"),
+        (lambda raw: raw["segments"][0].update(start=2), "blocks 2 to 2 are no range"),
+        (
+            lambda raw: raw["segments"][0]["ranges"].pop("tokens"),
+            "ranges are given for ['batch'], but the axes are",
+        ),
+        (lambda raw: raw["segments"][0]["ranges"]["batch"].update(min=9), "must ascend"),
+        (
+            lambda raw: raw["segments"][0]["engine"].update(name="blocks-002-004.engine"),
+            "belongs to two segments",
+        ),
+        (lambda raw: raw["segments"][0]["onnx"].update(sha256="0"), "sha256"),
+        (lambda raw: raw["segments"][0]["onnx"].update(size="12"), "size"),
+        (lambda raw: raw["build"].update(flags=[3]), "flags"),
+    ],
+)
+def test_a_manifest_is_read_strictly(folder: Path, change: Any, message: str) -> None:
+    rewrite(folder, change)
+    with pytest.raises(EngineError, match=re.escape(message)):
+        read_manifest(folder)
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"format": 1, "format": 1}', '{"format": 1}', "\xff"])
+def test_what_is_no_manifest(folder: Path, text: str) -> None:
+    (folder / MANIFEST).write_bytes(text.encode("latin1"))
+    with pytest.raises(EngineError, match="manifest"):
+        read_manifest(folder)
+
+
+def test_no_bundle_at_all(tmp_path: Path) -> None:
+    with pytest.raises(EngineError, match=r"cannot read .*: No such file or directory; give the folder"):
+        read_manifest(tmp_path)

@@ -1,0 +1,87 @@
+"""The size of the cache is known exactly, and can be limited."""
+
+import gc
+import weakref
+from typing import Any
+
+import numpy as np
+import pytest
+from tests.tiny import Pipeline, policy, sample_dit, sample_flux
+
+from cachesmith.policies import (
+    PRESETS,
+    Calibrated,
+    Interval,
+    Modules,
+    Observed,
+    PolicyError,
+    Relational,
+    Segments,
+    Stack,
+    Taylor,
+    preset,
+)
+from cachesmith.runtime import apply
+
+DIT = {"hidden_states": (4, 16, 32)}  # two samples, guided in one batch
+FLUX = {"encoder_hidden_states": (1, 3, 32), "hidden_states": (1, 64, 32)}
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_the_plan_tells_the_exact_size(dit: Pipeline, flux: Pipeline, name: str) -> None:
+    with apply(dit, preset(name)) as session:
+        sample_dit(dit)
+    assert session.plan is not None and session.plan.bytes(DIT, 4) == session.stats.cache_bytes > 0
+    with apply(flux, preset(name)) as session:
+        sample_flux(flux, steps=12, true_cfg_scale=2.0)
+    assert (
+        session.plan is not None and session.plan.bytes(FLUX, 4, branches=2) == session.stats.cache_bytes > 0
+    )
+
+
+@pytest.mark.parametrize("units", [Stack(), Segments(starts=(0, 2)), Modules()])
+@pytest.mark.parametrize("magnitude", [None, Observed(), Calibrated(scales="s")])
+@pytest.mark.parametrize("gate", [Interval(interval=2), Relational(thresholds=(0.1,), order=2)])
+def test_inputs_held_for_two_reasons_are_held_once(
+    dit: Pipeline, units: Any, magnitude: Any, gate: Any
+) -> None:
+    lanes = {"stack": 1, "segment": 2, "module": 8}[units.kind]
+    arrays = {"s": np.ones((lanes, 1), np.float32)} if isinstance(magnitude, Calibrated) else {}
+    with apply(dit, policy(units, gate, Taylor(order=2), arrays, magnitude=magnitude)) as session:
+        sample_dit(dit, steps=12)
+    assert session.plan is not None and session.plan.bytes(DIT, 4) == session.stats.cache_bytes
+
+
+def test_a_budget_refuses_with_the_figure(dit: Pipeline) -> None:
+    with apply(dit, preset("rfc")) as session:
+        sample_dit(dit)
+    needed = session.stats.cache_bytes
+    with apply(dit, preset("rfc"), memory_budget=needed):
+        sample_dit(dit)
+    figure = f"needs {needed:,} bytes but memory_budget is {needed - 1:,}"
+    with (
+        pytest.raises(PolicyError, match=figure),
+        apply(dit, preset("rfc"), memory_budget=needed - 1) as session,
+    ):
+        sample_dit(dit)
+    assert session.stats.cache_bytes == 0
+
+
+def test_a_budget_counts_the_second_branch(flux: Pipeline) -> None:
+    with apply(flux, preset("rfc")) as session:
+        sample_flux(flux)
+    budget = session.stats.cache_bytes
+    with (
+        apply(flux, preset("rfc"), memory_budget=budget),
+        pytest.raises(PolicyError, match=f"{2 * budget:,} bytes"),
+    ):
+        sample_flux(flux, true_cfg_scale=2.0)
+
+
+def test_nothing_outlives_the_context(dit: Pipeline) -> None:
+    with apply(dit, preset("rfc")) as session:
+        sample_dit(dit)
+    held = weakref.ref(session._branches["0"].units["attn.0"].outputs[0][0])
+    del session
+    gc.collect()
+    assert held() is None
