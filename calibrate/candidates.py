@@ -14,20 +14,18 @@ from cachesmith.calibrate.metrics import bootstrap
 from cachesmith.calibrate.progress import stage
 from cachesmith.calibrate.prompts import Request
 from cachesmith.calibrate.recording import Recording
-from cachesmith.calibrate.refine import refine
+from cachesmith.calibrate.refine import from_steps, refine
 from cachesmith.calibrate.search import Candidate
 from cachesmith.calibrate.tune import Rows, starting_rows, tune
 from cachesmith.policies import (
     Fitted,
     Fixed,
     Forecaster,
-    Interval,
     Lagrange,
     Policy,
     PolicyError,
     Profile,
     Stack,
-    mask,
 )
 from cachesmith.policies.base import Arrays
 
@@ -100,12 +98,8 @@ def _batches(evaluator: Evaluator, config: CalibrationConfig) -> list[tuple[list
 
 
 def uniform(budget: int, steps: int) -> str:
-    """The interval schedule of at most `budget` computed steps whose interval is smallest."""
-    for interval in range(1, steps + 1):
-        schedule = mask(Interval(interval=interval), steps)
-        if schedule.count("C") <= budget:
-            return schedule
-    return "C" + "F" * (steps - 1)
+    """`budget` computed steps as evenly spread as can be, the first among them."""
+    return from_steps({round(i * steps / budget) for i in range(budget)}, steps)
 
 
 class Makers:

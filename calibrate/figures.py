@@ -24,9 +24,12 @@ def front_figure(trials: Mapping[str, Sequence[Point]], profiles: Mapping[str, P
     axes.plot(
         *zip(*sorted(profiles.values()), strict=True), "k*-", markersize=11, label="profiles (held out)"
     )
-    for name, (nfc, psnr) in profiles.items():
-        axes.annotate(name, (nfc, psnr), xytext=(4, 5), textcoords="offset points", fontsize=8)
+    for point in set(profiles.values()):
+        names = ", ".join(name for name, other in profiles.items() if other == point)
+        axes.annotate(names, point, xytext=(6, -10), textcoords="offset points", fontsize=8)
+    shown = [nfc for nfc, _ in profiles.values()]
     axes.set(xlabel="full computations per picture (NFC)", ylabel="PSNR to the uncached picture, dB")
+    axes.set(xlim=(0, 2.2 * max(shown)), ylim=(15, max(p for _, p in profiles.values()) + 12))
     axes.grid(alpha=0.3)
     axes.legend(fontsize=8)
     return figure

@@ -16,9 +16,7 @@ from torch import Tensor, nn
 
 from cachesmith.policies import Units
 from cachesmith.runtime import Runner, Tick, Unit, attach, resolve_units
-from cachesmith.runtime.adapters import adapter_for
-from cachesmith.runtime.attach import Feature
-from cachesmith.runtime.clock import Clock
+from cachesmith.runtime.attach import Feature, clock_for
 from cachesmith.runtime.combine import sample_norm
 
 DISTANCES = 6
@@ -99,7 +97,7 @@ def lane_names(transformer: nn.Module, units: Units) -> list[str]:
 def watch(pipe: Any, units: Units, runner: Runner) -> Iterator[None]:
     """Attach a runner to a pipeline, outside of any policy, until the context is left."""
     transformer = pipe.transformer
-    clock = Clock(scale=adapter_for(transformer).timestep_scale)
+    clock = clock_for(transformer)
     members = resolve_units(transformer, units)
     with clock.follow(pipe.scheduler), attach(transformer, members, runner, clock):
         yield

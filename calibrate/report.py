@@ -37,7 +37,7 @@ def write_report(
     profiles = policy.document.profiles
     points = {name: (p.nfc or 0.0, p.quality.psnr) for name, p in profiles.items() if p.quality is not None}
     shown = heldout.requests[:SHOWN]
-    with stage("report", 2 + len(profiles)) as advance:
+    with stage("report", 2 + len(distinct(policy))) as advance:
         errors, pictures = step_errors(heldout, policy, shown, advance)
         drawn = {
             "front.png": figures.front_figure(_trials(study), points),
@@ -94,12 +94,20 @@ def step_errors(
     advance()
     errors: dict[str, list[float]] = {}
     pictures: dict[str, Tensor] = {}
-    for name in policy.document.profiles:
+    for name in distinct(policy):
         with apply(heldout.renderer.pipe, policy, name):
             states, pictures[name] = trajectory(heldout.renderer, shown)
         errors[name] = [float((a - b).norm() / b.norm()) for a, b in zip(states, reference, strict=True)]
         advance()
     return errors, pictures
+
+
+def distinct(policy: Policy) -> list[str]:
+    """Names of the profiles, without those that only repeat another one under a different name."""
+    seen: dict[str, str] = {}
+    for name, profile in policy.document.profiles.items():
+        seen.setdefault(f"{profile.gate!r} {profile.forecaster!r}", name)
+    return list(seen.values())
 
 
 def trajectory(renderer: Renderer, requests: Sequence[Request]) -> tuple[list[Tensor], Tensor]:

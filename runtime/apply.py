@@ -8,9 +8,7 @@ from typing import Any
 from torch import nn
 
 from cachesmith.policies import Policy, PolicyError
-from cachesmith.runtime.adapters import adapter_for
-from cachesmith.runtime.attach import attach
-from cachesmith.runtime.clock import Clock
+from cachesmith.runtime.attach import attach, clock_for
 from cachesmith.runtime.engines import Engines, bind_engines
 from cachesmith.runtime.match import check_model, check_scheduler, fit_profile
 from cachesmith.runtime.plan import Plan, compile_plan
@@ -45,8 +43,7 @@ def apply(
     chosen = policy.profile(profile)
     enabled = check_model(policy, transformer) and check_scheduler(policy, followed)
     units = resolve_units(transformer, chosen.units)
-    adapter = adapter_for(transformer)
-    clock = Clock(adapter.timestep_scale, adapter.timestep_shift)
+    clock = clock_for(transformer)
 
     def planner(start: int) -> Plan | None:
         if scheduler is None and pipe.scheduler is not followed:

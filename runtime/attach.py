@@ -77,6 +77,12 @@ def attach(
         yield
 
 
+def clock_for(transformer: nn.Module) -> Clock:
+    """Return a clock that reads `transformer`'s timestep argument."""
+    adapter = adapter_for(transformer)
+    return Clock(adapter.timestep_scale, adapter.timestep_shift)
+
+
 class _Scope:
     """The transformer call in progress; units called outside of one are left alone."""
 

@@ -88,6 +88,8 @@ class Session:
             self._history(unit).clear()
             self.stats.fall_back(UNEXPECTED)
             return
+        # Embedders hand over transposed views; mixed layouts would make every later sum several times slower.
+        inputs = tuple(t.contiguous() for t in inputs)
         if unit.residual:
             outputs = tuple(new - old for new, old in zip(outputs, inputs, strict=True))
         if _on_host(outputs) and not finite(outputs):
@@ -158,7 +160,7 @@ class Session:
             history.clear()
             self.stats.fall_back(CHANGED_SHAPE)
             return None
-        result = self._estimator(unit, decision, history, inputs)
+        result = self._estimator(unit, decision, history, tuple(t.contiguous() for t in inputs))
         if _on_host(result) and not finite(result):
             self.stats.fall_back(NON_FINITE)
             return None

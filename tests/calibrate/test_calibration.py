@@ -6,13 +6,13 @@ from typing import Any
 import diffusers
 import pytest
 import torch
+from tests.tiny import sample_dit, tiny_dit
 
 from cachesmith.calibrate import CalibrationConfig, calibrate
 from cachesmith.calibrate import candidates as candidates_module
 from cachesmith.calibrate.prompts import split
 from cachesmith.policies import Policy, load, save
 from cachesmith.runtime import apply
-from tests.tiny import sample_dit, tiny_dit
 
 LABELS: list[Any] = [{"class_labels": i} for i in range(10)]
 

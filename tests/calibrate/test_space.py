@@ -35,7 +35,7 @@ def test_random_points_make_policies() -> None:
     def objective(trial: optuna.Trial) -> float:
         profile = suggest(trial, RECORDED)
         as_policy(
-            profile, arrays_of(profile, RECORDED) and {k: TABLE[:2] for k in arrays_of(profile, RECORDED)}
+            profile, arrays_of(profile, RECORDED) and dict.fromkeys(arrays_of(profile, RECORDED), TABLE[:2])
         )
         return 0.0
 

@@ -2,15 +2,15 @@
 
 import pytest
 import torch
+from tests.tiny import tiny_dit
 
-from cachesmith.calibrate.evaluate import Evaluator, as_policy
 from cachesmith.calibrate.candidates import fixed_profile
+from cachesmith.calibrate.evaluate import Evaluator, as_policy
 from cachesmith.calibrate.prompts import requests
 from cachesmith.calibrate.record import watch
 from cachesmith.calibrate.render import Renderer
 from cachesmith.calibrate.tune import Rows, Trainer, starting_rows, tune
 from cachesmith.policies import Fitted, Forecaster, Stack
-from tests.tiny import tiny_dit
 
 STEPS = 10
 MASK = "CCFFCFFCFF"
