@@ -1,10 +1,11 @@
 """Calibrated policy against the published methods it grew from, at equal numbers of full computations.
 
-    python benchmarks/front.py --policy benchmarks/fashion_dit/fashion.policy.safetensors --out benchmarks/fashion_dit
+    python benchmarks/front.py --policy examples/fashion_dit/fashion.policy.safetensors --out benchmarks/fashion_dit
 
 For each budget (7, 8, 10, 11, 14 of 50 steps): FORA and TaylorSeer at the interval that meets it, RFC with its
 threshold set by bisection so that NFC is within 0.3, and the policy's slowest profile within that budget. Of
-TaylorSeer's orders 1 to 3 the best is kept. Held-out labels and seeds, one process, interleaved repeats. Writes `front.json` and `front.md`.
+TaylorSeer's orders 1 to 3 the best is kept. Held-out labels and seeds, one process, interleaved repeats. Writes
+`front.json` and `front.md`.
 """
 
 import argparse

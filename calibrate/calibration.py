@@ -119,7 +119,6 @@ class _Calibration:
                     update={
                         "nfc": outcome.nfc,
                         "speedup": self.config.steps / outcome.nfc,
-                        "measured_speedup": heldout.seconds / outcome.seconds,
                         "quality": quality,
                     }
                 )

@@ -1,6 +1,5 @@
 """Closed-loop error of a policy: a real sampling run against the uncached picture of the same seed."""
 
-import time
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -15,14 +14,13 @@ from cachesmith.runtime import Stats, apply
 
 
 class Outcome(NamedTuple):
-    """What one closed-loop run gave: per-sample PSNR [N] in dB and its mean, computations, stats, wall time."""
+    """What one closed-loop run gave: per-sample PSNR [N] in dB and its mean, computations, stats."""
 
     samples: Tensor
     psnr: float
     nfc: float
     stats: Stats
     pictures: Pictures
-    seconds: float
 
 
 def as_policy(profile: Profile, arrays: Arrays | None = None) -> Policy:
@@ -37,16 +35,12 @@ class Evaluator:
         self, renderer: Renderer, requests: Sequence[Request], advance: Callable[[int], None] | None = None
     ):
         self.renderer, self.requests = renderer, list(requests)
-        began = time.perf_counter()
         self.reference = renderer(self.requests, advance)
-        self.seconds = time.perf_counter() - began
 
     def __call__(self, policy: Policy, count: int | None = None, profile: str | None = None) -> Outcome:
         """Sample the first `count` requests (default: all) under `policy`."""
         chosen = self.requests[:count]
         with apply(self.renderer.pipe, policy, profile) as session:
-            began = time.perf_counter()
             pictures = self.renderer(chosen)
-            seconds = time.perf_counter() - began
         samples = psnr(self.reference.images[: len(chosen)], pictures.images)
-        return Outcome(samples, float(samples.mean()), session.stats.nfc, session.stats, pictures, seconds)
+        return Outcome(samples, float(samples.mean()), session.stats.nfc, session.stats, pictures)

@@ -46,6 +46,7 @@ def plan_build(target: str, config: BuildConfig) -> Build:
         level=config.level,
         flags=tuple(sorted(config.flags)),
         hardware=config.hardware,
+        workspace_gib=config.workspace_gib,
     )
 
 
@@ -61,7 +62,7 @@ def build_engine(
     builder = trt.Builder(log.logger)
     network, _parser = parse(trt, builder, onnx, log)
     settings = builder.create_builder_config()
-    _configure(trt, settings, target, build, config)
+    _configure(trt, settings, target, build)
     settings.add_optimization_profile(_profile(builder, network, entry))
     cache = _timing_cache(settings, config.timing_cache)
     monitor = _monitor(trt, report)
@@ -100,15 +101,14 @@ def _network_flags(trt: Any) -> int:
     return 0 if flag is None else 1 << int(flag)
 
 
-def _configure(trt: Any, settings: Any, target: str, build: Build, config: BuildConfig) -> None:
+def _configure(trt: Any, settings: Any, target: str, build: Build) -> None:
     settings.builder_optimization_level = build.level
     for flag in build.flags:
         settings.set_flag(_member(trt, "BuilderFlag", flag))
     if build.hardware != "NONE":
         settings.hardware_compatibility_level = _member(trt, "HardwareCompatibilityLevel", build.hardware)
-    if config.workspace_gib is not None:
-        pool = trt.MemoryPoolType.WORKSPACE
-        settings.set_memory_pool_limit(pool, int(config.workspace_gib * 2**30))
+    if build.workspace_gib is not None:
+        settings.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, int(build.workspace_gib * 2**30))
     if target == "tensorrt-rtx":
         settings.num_compute_capabilities = len(build.capabilities)
         for place, capability in enumerate(build.capabilities):

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from cachesmith.export.parts import Part, part_unit
 from cachesmith.policies import EngineError
-from cachesmith.runtime import Clock, Tick, Unit, adapter_for, attach
+from cachesmith.runtime import Tick, Unit, attach
+from cachesmith.runtime.attach import clock_for
 from cachesmith.runtime.flat import Interface, flatten, ports_for, segment_interface
 
 Feature = tuple[Tensor, ...]
@@ -76,7 +77,7 @@ def record(
     units = [part_unit(transformer, part) for part in parts]
     renamed = tuple(_renamed(unit, part) for unit, part in zip(units, parts, strict=True))
     tape = Tape({part.name: interface_of(transformer, part) for part in parts})
-    clock = Clock(scale=adapter_for(transformer).timestep_scale)
+    clock = clock_for(transformer)
     with ExitStack() as stack, torch.no_grad():
         stack.enter_context(clock.follow(scheduler))
         stack.enter_context(attach(transformer, renamed, tape, clock, tape))

@@ -109,6 +109,7 @@ class Build(Frozen):
     level: Annotated[int, Field(ge=0, le=5)]
     flags: tuple[Name, ...] = ()
     hardware: Name = "NONE"
+    workspace_gib: Annotated[float, Field(gt=0)] | None = None
 
 
 class Manifest(Frozen):

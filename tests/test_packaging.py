@@ -56,7 +56,6 @@ def test_inspect_and_help_are_light() -> None:
         assert isolated(code).stdout.splitlines()[-1] == "[]"
 
 
-@pytest.mark.xfail(strict=True, reason="cachesmith.calibrate imports optuna when it is imported")
 def test_sampling_needs_no_calibration_extras() -> None:
     """`cachesmith run` is what production uses: the base installation has to be enough for it."""
     code = (

@@ -18,17 +18,17 @@ LABELS: list[Any] = [{"class_labels": i} for i in range(10)]
 
 
 def settings(work: Path, **changes: Any) -> CalibrationConfig:
-    quick: dict[str, Any] = dict(
-        steps=16,
-        trials=3,
-        fitting=2,
-        validation=2,
-        heldout=2,
-        moves=2,
-        iterations=2,
-        tune_batch=2,
-        guidance_scale=1.5,
-    )
+    quick: dict[str, Any] = {
+        "steps": 16,
+        "trials": 3,
+        "fitting": 2,
+        "validation": 2,
+        "heldout": 2,
+        "moves": 2,
+        "iterations": 2,
+        "tune_batch": 2,
+        "guidance_scale": 1.5,
+    }
     return CalibrationConfig(work=work, **(quick | changes))
 
 

@@ -1,0 +1,71 @@
+"""`cachesmith export`, and the commands that take its bundle."""
+
+import json
+from pathlib import Path
+
+import pytest
+from tests.commands.shop import Cli, Shop
+from tests.tiny import policy
+
+from cachesmith.policies import preset, save
+
+
+@pytest.fixture(scope="module")
+def stacked(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("policy") / "stack.policy.safetensors"
+    save(policy(), path)
+    return path
+
+
+def test_what_it_would_export(shop: Shop, stacked: Path, cli: Cli, tmp_path: Path) -> None:
+    done = cli("export", shop.model, "--policy", stacked, "--out", tmp_path / "b", "--dry-run")
+    assert done.exit_code == 0 and "blocks-000-002" in done.stdout and "nothing was written" in done.stdout
+    assert not (tmp_path / "b").exists()
+
+
+def test_export_inspect_run(shop: Shop, stacked: Path, cli: Cli, tmp_path: Path) -> None:
+    bundle = tmp_path / "b"
+    options = ("--policy", stacked, "--out", bundle, "--steps", 8, "--target", "onnxruntime", "--json")
+    first = cli("export", shop.model, *options)
+    assert first.exit_code == 0, first.output
+    assert json.loads(first.stdout)["graphs"] == 1
+    assert json.loads(cli("export", shop.model, *options).stdout)["graphs"] == 0
+
+    shown = cli("inspect", bundle)
+    assert shown.exit_code == 0 and "2 files, all as exported" in shown.stdout
+    assert json.loads(cli("inspect", bundle, "--json").stdout)["id"] == json.loads(first.stdout)["id"]
+
+    picture = tmp_path / "a.png"
+    run = (
+        "run",
+        shop.model,
+        "--bundle",
+        bundle,
+        "--class-label",
+        3,
+        "--steps",
+        8,
+        "--out",
+        picture,
+        "--json",
+    )
+    cached = cli(*run, "--policy", stacked, "--drop-torch-weights")
+    assert cached.exit_code == 0 and json.loads(cached.stdout)["nfc"] < 8, cached.output
+    assert json.loads(cli(*run).stdout)["nfc"] == 8
+    too_many = cli(*run, "--count", 9)
+    assert too_many.exit_code == 1 and "outside the exported range" in too_many.stderr
+
+    next(bundle.glob("*.data")).write_bytes(b"")
+    assert "copy the whole bundle again" in cli("inspect", bundle).stderr
+
+
+def test_a_policy_of_modules(shop: Shop, cli: Cli, tmp_path: Path) -> None:
+    path = tmp_path / "rfc.policy.safetensors"
+    save(preset("rfc"), path)
+    refused = cli("export", shop.model, "--policy", path, "--out", tmp_path / "b")
+    assert refused.exit_code == 1 and "--blockwise" in refused.stderr and not (tmp_path / "b").exists()
+
+
+def test_a_range_that_is_none(shop: Shop, stacked: Path, cli: Cli, tmp_path: Path) -> None:
+    done = cli("export", shop.model, "--policy", stacked, "--out", tmp_path / "b", "--pictures", "4:1")
+    assert done.exit_code == 2 and "MIN:BEST:MAX" in done.stderr

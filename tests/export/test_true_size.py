@@ -1,0 +1,103 @@
+"""Slow: the demo model's engines, and segments of DiT-XL/2 and FLUX.1-dev at their true sizes."""
+
+from pathlib import Path
+from typing import Any
+
+import diffusers
+import pytest
+import torch
+from tests.export.conftest import dit_policy
+
+from cachesmith.export import BuildConfig, ExportConfig, export_bundle
+from cachesmith.export.build_engine import build_engine, parse, plan_build
+from cachesmith.export.parts import Part, part_unit
+from cachesmith.export.record import Sample, interface_of
+from cachesmith.export.shapes import axis_ranges, specs
+from cachesmith.export.to_onnx import write_onnx
+from cachesmith.policies.bundle import Range, SegmentEntry
+from cachesmith.policies.bundle_files import describe_file
+from cachesmith.runtime import open_bundle
+from cachesmith.runtime.flat import FlatSegment
+
+pytestmark = pytest.mark.slow
+trt = pytest.importorskip("tensorrt_rtx")
+
+ADA = BuildConfig(capabilities=("8.9",))
+ONE = ExportConfig(requests=({"class_labels": [1, 2]},), pictures=Range(min=1, opt=2, max=2))
+DEMO = Path(__file__).parents[2] / "examples" / "fashion_dit" / "model"
+
+
+def segment(model: Any, part: Part, example: dict[str, torch.Tensor], folder: Path) -> SegmentEntry:
+    face = interface_of(model, part)
+    sample = Sample(0, example, ())
+    inputs, outputs = specs(face, sample)
+    path = folder / f"{part.name}.onnx"
+    module = FlatSegment(part_unit(model, part).members, face)
+    write_onnx(module, example, {s.name: s.axes for s in inputs}, path, 20)
+    return SegmentEntry(
+        name=part.name,
+        start=part.start,
+        stop=part.stop,
+        inputs=inputs,
+        outputs=outputs,
+        ranges=axis_ranges(face, inputs, [sample], ONE),
+        key="0" * 64,
+        onnx=describe_file(path),
+    )
+
+
+def engine_size(entry: SegmentEntry, folder: Path) -> int:
+    build = plan_build("tensorrt-rtx", ADA)
+    return len(build_engine(entry, folder / entry.onnx.name, "tensorrt-rtx", build, ADA, lambda *_: None))
+
+
+def dit_xl(blocks: int) -> tuple[Any, dict[str, torch.Tensor]]:
+    model = diffusers.DiTTransformer2DModel(
+        num_attention_heads=16, attention_head_dim=72, out_channels=8, num_layers=blocks, sample_size=32
+    )
+    tokens = torch.randn(2, 256, 1152)
+    return model.eval(), {
+        "hidden_states": tokens,
+        "timestep": torch.tensor([500, 500]),
+        "class_labels": torch.tensor([1, 1000]),
+    }
+
+
+def test_the_demo_model(tmp_path: Path) -> None:
+    pipe = diffusers.DiffusionPipeline.from_pretrained(DEMO, dtype=torch.float32)
+    pipe.set_progress_bar_config(disable=True)
+    config = ExportConfig("tensorrt-rtx", requests=({"class_labels": [1]},), steps=50, build=ADA)
+    exported = export_bundle(pipe, dit_policy(), tmp_path / "b", config)
+    assert exported.engines == len(exported.manifest.segments) == 2
+    assert all(s.parity is not None and s.parity.error < 1e-5 for s in exported.manifest.segments)
+    open_bundle(tmp_path / "b", backend="onnxruntime")
+
+
+def test_dit_xl_2(tmp_path: Path) -> None:
+    model, example = dit_xl(4)
+    entry = segment(model, Part(0, 4, 0), example, tmp_path)
+    assert engine_size(entry, tmp_path) > 4e8
+
+
+def test_all_of_dit_xl_2_is_past_the_protobuf_limit(tmp_path: Path) -> None:
+    model, example = dit_xl(28)
+    entry = segment(model, Part(0, 28, 0), example, tmp_path)
+    assert (tmp_path / f"{entry.onnx.name}.data").stat().st_size > 2**31 and entry.onnx.size < 2**24
+    network, _parser = parse(trt, trt.Builder(trt.Logger(trt.Logger.ERROR)), tmp_path / entry.onnx.name)
+    assert network.num_inputs == 3
+
+
+def test_flux_1_dev(tmp_path: Path) -> None:
+    """One block of each kind: the others are copies."""
+    torch.set_default_dtype(torch.bfloat16)
+    try:
+        model = diffusers.FluxTransformer2DModel(
+            num_layers=1, num_single_layers=1, guidance_embeds=True
+        ).eval()
+    finally:
+        torch.set_default_dtype(torch.float32)
+    wide = {"hidden_states": (2, 64, 3072), "encoder_hidden_states": (2, 512, 3072), "temb": (2, 3072)}
+    example = {name: torch.randn(shape, dtype=torch.bfloat16) for name, shape in wide.items()}
+    example |= {name: torch.randn(576, 128) for name in ("rotary_cos", "rotary_sin")}
+    for part in (Part(0, 1, 0), Part(1, 2, 0)):
+        assert engine_size(segment(model, part, example, tmp_path), tmp_path) > 2e8
