@@ -1,4 +1,4 @@
-"""Slow: the demo model's engines, and segments of DiT-XL/2 and FLUX.1-dev at their true sizes."""
+"""Real engines without a GPU: the demo model's, and (slow) segments of DiT-XL/2 and FLUX.1-dev at their true sizes."""
 
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,6 @@ from cachesmith.policies.bundle_files import describe_file
 from cachesmith.runtime import open_bundle
 from cachesmith.runtime.flat import FlatSegment
 
-pytestmark = pytest.mark.slow
 trt = pytest.importorskip("tensorrt_rtx")
 
 ADA = BuildConfig(capabilities=("8.9",))
@@ -73,12 +72,14 @@ def test_the_demo_model(tmp_path: Path) -> None:
     open_bundle(tmp_path / "b", backend="onnxruntime")
 
 
+@pytest.mark.slow
 def test_dit_xl_2(tmp_path: Path) -> None:
     model, example = dit_xl(4)
     entry = segment(model, Part(0, 4, 0), example, tmp_path)
     assert engine_size(entry, tmp_path) > 4e8
 
 
+@pytest.mark.slow
 def test_all_of_dit_xl_2_is_past_the_protobuf_limit(tmp_path: Path) -> None:
     model, example = dit_xl(28)
     entry = segment(model, Part(0, 28, 0), example, tmp_path)
@@ -87,6 +88,7 @@ def test_all_of_dit_xl_2_is_past_the_protobuf_limit(tmp_path: Path) -> None:
     assert network.num_inputs == 3
 
 
+@pytest.mark.slow
 def test_flux_1_dev(tmp_path: Path) -> None:
     """One block of each kind: the others are copies."""
     torch.set_default_dtype(torch.bfloat16)
