@@ -37,10 +37,10 @@ class Evaluator:
         self.renderer, self.requests = renderer, list(requests)
         self.reference = renderer(self.requests, advance)
 
-    def __call__(self, policy: Policy, count: int | None = None, profile: str | None = None) -> Outcome:
+    def __call__(self, policy: Policy, count: int | None = None) -> Outcome:
         """Sample the first `count` requests (default: all) under `policy`."""
         chosen = self.requests[:count]
-        with apply(self.renderer.pipe, policy, profile) as session:
+        with apply(self.renderer.pipe, policy) as session:
             pictures = self.renderer(chosen)
         samples = psnr(self.reference.images[: len(chosen)], pictures.images)
         return Outcome(samples, float(samples.mean()), session.stats.nfc, session.stats, pictures)
