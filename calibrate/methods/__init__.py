@@ -1,0 +1,8 @@
+"""Published methods that need data of a model: each is fitted on a few uncached runs and returned as a policy."""
+
+from collections.abc import Callable
+
+from cachesmith.policies import Policy
+
+METHODS: dict[str, Callable[..., Policy]] = {}
+"""Name -> `fit(renderer, requests, **options)`: samples `requests` uncached and returns a policy bound to no model."""
