@@ -6,13 +6,12 @@ A caption names the class, and for a third of the pictures of each class how dar
 import sys
 from pathlib import Path
 
-import torch
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "fashion_dit"))
-from data import CLASSES  # noqa: E402
+from data import CLASSES
 
 TOKENS = 8
 """Length of every tokenised caption, start, end and padding included."""
@@ -61,8 +60,3 @@ def tokenizer() -> PreTrainedTokenizerFast:
 def prompts() -> list[str]:
     """Every caption there is: three shades of ten classes."""
     return [caption(name, shade) for shade in ("", "dark", "bright") for name in CLASSES]
-
-
-if __name__ == "__main__":
-    torch.set_printoptions(linewidth=110)
-    print("\n".join(prompts()))
