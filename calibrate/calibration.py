@@ -72,9 +72,9 @@ class _Calibration:
         costs = self._costs()
         study = open_study(self.config, self.key)
         with stage("search", self.config.trials) as advance:
-            search(study, fitting, costs, recording.space, self.config, advance)
+            search(study, fitting, recording.space, self.config, advance)
         found = front(study, recording.space)
-        makers = Makers(fitting, validation, recording, found, self.config, self.key)
+        makers = Makers(fitting, validation, recording, found, costs, self.config, self.key)
         chosen = {name: makers.choose(budget) for name, budget in self.config.budgets.items()}
         heldout = self._evaluator("uncached, held out", self.parts.heldout)
         if self.config.min_psnr is not None:
@@ -95,7 +95,7 @@ class _Calibration:
 
     def _costs(self) -> CostModel:
         granularities = (Stack(), Modules(), segments(self.model.blocks, 2))
-        with stage("unit times", 1) as advance:
+        with stage("forecast times", 1) as advance:
             costs = measure_costs(self.renderer, self.parts.fitting[: self.config.batch], granularities)
             advance()
         return costs

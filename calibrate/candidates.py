@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from cachesmith.calibrate.config import CalibrationConfig
+from cachesmith.calibrate.cost import EFFICIENCY, CostModel
 from cachesmith.calibrate.evaluate import Evaluator, as_policy
 from cachesmith.calibrate.memo import Memo, digest_of
 from cachesmith.calibrate.metrics import bootstrap
@@ -30,7 +31,10 @@ from cachesmith.policies import (
 from cachesmith.policies.base import Arrays
 
 PROBE = 8
-"""Samples on which a move is tried before it is run on all fitting samples."""
+"""Samples on which a move is tried before it is run on more."""
+
+MOVED = 32
+"""Samples that decide about a move."""
 
 LINE = Forecaster(rows=Lagrange(order=1))
 
@@ -48,7 +52,7 @@ def refined(
         key = f"{candidate} {count}"
         known = memo.get(key)
         if known is None:
-            known = evaluator(as_policy(fixed_profile(candidate)), count).samples.tolist()
+            known = evaluator(as_policy(fixed_profile(candidate)), count or MOVED).samples.tolist()
             memo.put(key, known)
         return sum(known) / len(known)
 
@@ -65,17 +69,20 @@ def tuned(
     evaluator: Evaluator,
     schedule: str,
     prefix: str,
+    shape: tuple[int, int],
     saved: Path,
     config: CalibrationConfig,
     advance: Callable[..., None],
 ) -> Policy:
-    """Fit the weights of `schedule` by gradient through the closed loop; `saved` keeps them for a resumed run."""
+    """Fit the weights of `schedule` by gradient through the closed loop; `saved` keeps them for a resumed run.
+
+    shape: number of the stack's streams, and of their channels.
+    """
     if saved.exists():
         rows = Rows(*torch.load(saved, weights_only=True))
         advance(config.iterations)
     else:
-        times = [float(i) for i in range(len(schedule))]
-        start = starting_rows(schedule, times, config.taps)
+        start = starting_rows(schedule, config.taps, *shape)
         batches = _batches(evaluator, config)
         rows = tune(
             evaluator.renderer, batches, schedule, start, config.learning_rate,
@@ -83,7 +90,7 @@ def tuned(
         )  # fmt: skip
         torch.save(tuple(rows), saved.with_suffix(".tmp"))
         saved.with_suffix(".tmp").replace(saved)
-    fitted = Fitted(weights=f"{prefix}/weights", input_weights=f"{prefix}/input_weights")
+    fitted = Fitted(weights=f"{prefix}/weights", input_weights=f"{prefix}/input_weights", ids=f"{prefix}/ids")
     return as_policy(fixed_profile(schedule, Forecaster(rows=fitted)), rows.arrays(prefix))
 
 
@@ -111,11 +118,12 @@ class Makers:
         validation: Evaluator,
         recording: Recording,
         found: Sequence[Candidate],
+        costs: CostModel,
         config: CalibrationConfig,
         key: str,
     ):
         self.fitting, self.validation, self.recording = fitting, validation, recording
-        self.found, self.config, self.key = found, config, key
+        self.found, self.costs, self.config, self.key = found, costs, config, key
         self._memo = Memo(config.work / f"scores-{key}.jsonl")
         self._chosen: dict[int, Candidate] = {}
 
@@ -135,7 +143,9 @@ class Makers:
         options = digest_of(schedule, config.iterations, config.tune_batch, config.learning_rate)
         saved = config.work / f"rows-{self.key}-{options}.pt"
         with stage(f"NFC {budget}: weights", config.iterations) as advance:
-            policy = tuned(self.fitting, schedule, f"nfc-{budget}", saved, config, advance)
+            policy = tuned(
+                self.fitting, schedule, f"nfc-{budget}", self.recording.stack, saved, config, advance
+            )
         line = as_policy(fixed_profile(schedule))
         return [
             Candidate(policy, policy.profile(), "refined schedule, tuned weights", budget, 0.0),
@@ -143,8 +153,12 @@ class Makers:
         ]
 
     def _searched(self, budget: int) -> list[Candidate]:
-        within = [candidate for candidate in self.found if candidate.nfc <= budget]
+        """The search's best two within the budget whose forecasts do not eat up what skipping saves."""
+        within = [candidate for candidate in self.found if candidate.nfc <= budget and self._pays(candidate)]
         return sorted(within, key=lambda candidate: -candidate.psnr)[:2]
+
+    def _pays(self, candidate: Candidate) -> bool:
+        return self.costs.efficiency(candidate.profile, candidate.nfc, self.config.steps) >= EFFICIENCY
 
 
 def fastest(makers: Makers, heldout: Evaluator, psnr: float, steps: int) -> Candidate:

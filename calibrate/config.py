@@ -25,13 +25,13 @@ class CalibrationConfig:
     seed: int = 0
     speedups: tuple[float, ...] = ()
     min_psnr: float | None = None
-    fitting: int = 32
+    fitting: int = 64
     validation: int = 32
     heldout: int = 64
     batch: int = 32
     guidance_scale: float | None = None
     moves: int = 150
-    iterations: int = 60
+    iterations: int = 100
     tune_batch: int = 12
     learning_rate: float = 0.02
     taps: int = 3

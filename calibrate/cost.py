@@ -1,70 +1,67 @@
-"""What a policy costs, modelled from measured unit times, so that a search needs no quiet machine."""
+"""What a forecast step costs next to a computed one, so that a profile's promise is about time and not only NFC."""
 
-import time
-from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from statistics import median
 
-import torch
-
+from cachesmith.calibrate.evaluate import as_policy
 from cachesmith.calibrate.prompts import Request
-from cachesmith.calibrate.record import watch
 from cachesmith.calibrate.render import Renderer
-from cachesmith.policies import Units
-from cachesmith.runtime import Stats, Tick, Unit
-from cachesmith.runtime.attach import Feature
+from cachesmith.calibrate.timing import elapsed, interleaved
+from cachesmith.policies import Fixed, Forecaster, Observed, Profile, Taylor, Units
+from cachesmith.runtime import apply
 
+EFFICIENCY = 0.85
+"""A profile's modelled speed-up is at least this share of steps / NFC."""
 
-class Stopwatch:
-    """A runner that computes every unit and times it."""
-
-    def __init__(self) -> None:
-        self.seconds: dict[str, list[float]] = defaultdict(list)
-        self._began = 0.0
-
-    def begin(self, tick: Tick) -> None:
-        """A transformer call."""
-
-    def forecast(self, unit: Unit, inputs: Feature) -> Feature | None:
-        """Start the clock and have the unit computed."""
-        self._began = _now(inputs)
-        return None
-
-    def observe(self, unit: Unit, inputs: Feature, outputs: Feature) -> None:
-        """Stop the clock."""
-        self.seconds[unit.name].append(_now(outputs) - self._began)
+MASK = "CCFFFFFF"
+REPEATS = 3
 
 
 @dataclass(frozen=True)
 class CostModel:
-    """Median seconds of one computation of every unit (all granularities), and of all of them together."""
+    """Time of one forecast step, in computed steps, by granularity and by whether a magnitude rule is used."""
 
-    seconds: dict[str, float]
-    step: float
+    forecast: dict[tuple[str, bool], float]
 
-    def cost(self, stats: Stats, runs: int) -> float:
-        """Computed units times their measured time, in full transformer steps per run."""
-        return sum(count * self.seconds[unit] for unit, count in stats.computed.items()) / (self.step * runs)
+    def efficiency(self, profile: Profile, nfc: float, steps: int) -> float:
+        """Modelled speed-up of a profile divided by steps / nfc."""
+        each = self.forecast[profile.units.kind, profile.forecaster.magnitude is not None]
+        return nfc / (nfc + (steps - nfc) * each)
 
 
 def measure_costs(
     renderer: Renderer, requests: Sequence[Request], granularities: Sequence[Units]
 ) -> CostModel:
-    """Time every unit on a short uncached run per granularity."""
-    seconds: dict[str, float] = {}
-    step = 0.0
-    for units in granularities:
-        stopwatch = Stopwatch()
-        with watch(renderer.pipe, units, stopwatch):
-            Renderer(renderer.pipe, 4, renderer.batch, **renderer.common)(requests)
-        times = {name: median(values) for name, values in stopwatch.seconds.items()}
-        seconds |= times
-        step = max(step, sum(times.values()))
-    return CostModel(seconds, step)
+    """Time short runs of every granularity against uncached ones, in turns, so that a busy machine slows both."""
+    short = Renderer(renderer.pipe, len(MASK), renderer.batch, **renderer.common)
+    kinds = [(units, magnitude) for units in granularities for magnitude in (None, Observed())]
+    calls = {"uncached": partial(_seconds, short, requests, None)}
+    for units, magnitude in kinds:
+        profile = Profile(
+            units=units,
+            gate=Fixed(mask=MASK),
+            forecaster=Forecaster(rows=Taylor(order=1), magnitude=magnitude),
+        )
+        calls[_name(profile)] = partial(_seconds, short, requests, profile)
+    seconds = {name: median(values) for name, values in interleaved(calls, REPEATS).items()}
+    step = seconds["uncached"] / len(MASK)
+    saved = {
+        name: (seconds["uncached"] - value) / (MASK.count("F") * step) for name, value in seconds.items()
+    }
+    return CostModel(
+        {(u.kind, m is not None): max(0.0, 1 - saved[f"{u.kind} {m is not None}"]) for u, m in kinds}
+    )
 
 
-def _now(feature: Feature) -> float:
-    if feature and feature[0].is_cuda:
-        torch.cuda.synchronize()
-    return time.perf_counter()
+def _name(profile: Profile) -> str:
+    return f"{profile.units.kind} {profile.forecaster.magnitude is not None}"
+
+
+def _seconds(renderer: Renderer, requests: Sequence[Request], profile: Profile | None) -> float:
+    device = renderer.pipe.device
+    if profile is None:
+        return elapsed(partial(renderer, requests), device)
+    with apply(renderer.pipe, as_policy(profile)):
+        return elapsed(partial(renderer, requests), device)

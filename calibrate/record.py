@@ -40,8 +40,10 @@ class Recorder:
         self.movements: dict[str, Movements] = {}
         self.sketches: dict[str, dict[tuple[int, str, int], Tensor]] = {}
         self.branches: set[str] = set()
+        self.channels: dict[str, int] = {}
         self._recent: dict[tuple[str, str], deque[tuple[Tensor, Tensor]]] = {}
         self._sketch, self._seed = sketch, seed
+        self._elements: dict[int, Tensor] = {}
         self._tick = Tick(0, None, "")
 
     def begin(self, tick: Tick) -> None:
@@ -62,6 +64,7 @@ class Recorder:
         for stream, moved, made in zip(unit.streams, inputs, outputs, strict=True):
             lane = lane_name(unit, stream)
             output = made - moved if unit.residual else made
+            self.channels[lane] = output.shape[-1]
             self._note(lane, moved, output)
             if self._sketch:
                 key = (self._tick.run, self._tick.branch, self._tick.step)
@@ -78,9 +81,11 @@ class Recorder:
 
     def _pick(self, output: Tensor) -> Tensor:
         flat = output.flatten(1)
-        generator = torch.Generator().manual_seed(self._seed)
-        index = torch.randint(flat.shape[1], (min(SKETCH, flat.shape[1]),), generator=generator)
-        return flat[:, index.to(flat.device)].float().cpu()
+        size = flat.shape[1]
+        if size not in self._elements:
+            generator = torch.Generator().manual_seed(self._seed)
+            self._elements[size] = torch.randint(size, (min(SKETCH, size),), generator=generator)
+        return flat[:, self._elements[size].to(flat.device)].float().cpu()
 
 
 def lane_name(unit: Unit, stream: str) -> str:

@@ -12,7 +12,7 @@ from cachesmith.calibrate.prompts import Request
 from cachesmith.calibrate.record import Recorder, lane_names, watch
 from cachesmith.calibrate.render import Renderer
 from cachesmith.calibrate.space import Recorded, segments
-from cachesmith.policies import Modules, Stack, UnitFit, Units
+from cachesmith.policies import Modules, PolicyError, Stack, UnitFit, Units
 from cachesmith.policies.base import Arrays
 from cachesmith.runtime.adapters import adapter_for
 from cachesmith.runtime.units import block_lists
@@ -23,9 +23,13 @@ BINS = 10
 
 @dataclass(frozen=True)
 class Recording:
-    """What later stages read: the search space's data, goodness of fit, per-lane scales over time, guidance seen."""
+    """What later stages read: the search space's data, goodness of fit, per-lane scales over time, guidance seen.
+
+    stack: number of streams of the whole stack, and of their channels.
+    """
 
     space: Recorded
+    stack: tuple[int, int]
     fits: tuple[UnitFit, ...]
     scales: dict[str, ScaleFit]
     guidance: Literal["none", "batched", "sequential"]
@@ -51,7 +55,8 @@ def record(renderer: Renderer, requests: tuple[Request, ...], config: Calibratio
     fits = tuple(
         UnitFit(lane=n, scale=float(f.scales.mean()), spread=f.spread, r2=f.r2) for n, f in scales.items()
     )
-    return Recording(Recorded(schedules, arrays, blocks), fits, scales, _guidance(recorders[0], len(chosen)))
+    guidance = _guidance(recorders[0], len(chosen))
+    return Recording(Recorded(schedules, arrays, blocks), _stack_shape(recorders[0]), fits, scales, guidance)
 
 
 def plan(recorder: Recorder, config: CalibrationConfig) -> dict[int, str]:
@@ -79,6 +84,15 @@ def _fit(
     arrays[f"scales/{units.kind}"] = torch.stack([f.scales for f in fits]).float().numpy()
     arrays[f"corrections/{units.kind}"] = torch.stack(corrections).float().numpy()
     scales.update(zip(lanes, fits, strict=True))
+
+
+def _stack_shape(recorder: Recorder) -> tuple[int, int]:
+    widths = list(recorder.channels.values())
+    if len(set(widths)) > 1:
+        raise PolicyError(
+            f"streams of different widths {widths} cannot be calibrated together; file an issue"
+        )
+    return len(widths), widths[0]
 
 
 def _guidance(recorder: Recorder, samples: int) -> Literal["none", "batched", "sequential"]:

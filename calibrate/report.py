@@ -130,7 +130,7 @@ def _trials(study: Any) -> dict[str, list[tuple[float, float]]]:
     for trial in study.trials:
         if trial.values:
             origin = "presets and planned schedules" if "fixed_params" in trial.system_attrs else "search"
-            groups[origin].append((float(trial.user_attrs["nfc"]), trial.values[0]))
+            groups[origin].append((trial.values[1], trial.values[0]))
     return groups
 
 

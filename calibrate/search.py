@@ -1,4 +1,4 @@
-"""The Optuna study: closed-loop PSNR against modelled cost over the whole policy space."""
+"""The Optuna study: closed-loop PSNR against full computations over the whole policy space."""
 
 import logging
 import warnings
@@ -9,7 +9,6 @@ from typing import Any
 import optuna
 
 from cachesmith.calibrate.config import CalibrationConfig
-from cachesmith.calibrate.cost import CostModel
 from cachesmith.calibrate.evaluate import Evaluator, as_policy
 from cachesmith.calibrate.space import Recorded, arrays_of, starting_points, suggest
 from cachesmith.policies import Policy, Profile
@@ -48,7 +47,6 @@ def open_study(config: CalibrationConfig, key: str) -> optuna.Study:
 def search(
     study: optuna.Study,
     evaluator: Evaluator,
-    costs: CostModel,
     recorded: Recorded,
     config: CalibrationConfig,
     advance: Callable[..., None],
@@ -66,9 +64,7 @@ def search(
     def objective(trial: optuna.Trial) -> tuple[float, float]:
         profile = suggest(trial, recorded)
         outcome = evaluator(as_policy(profile, arrays_of(profile, recorded)), SEARCH_SAMPLES)
-        runs = -(-min(SEARCH_SAMPLES, len(evaluator.requests)) // evaluator.renderer.batch)
-        trial.set_user_attr("nfc", outcome.nfc)
-        return outcome.psnr, costs.cost(outcome.stats, runs)
+        return outcome.psnr, outcome.nfc
 
     for number in range(done, config.trials):
         with warnings.catch_warnings():
@@ -86,6 +82,7 @@ def front(study: optuna.Study, recorded: Recorded) -> list[Candidate]:
     for trial in sorted(study.best_trials, key=lambda t: t.values[1]):
         profile = suggest(optuna.trial.FixedTrial(trial.params), recorded)
         policy = as_policy(profile, arrays_of(profile, recorded))
-        nfc = float(trial.user_attrs["nfc"])
-        candidates.append(Candidate(policy, profile, f"trial {trial.number}", nfc, trial.values[0]))
+        candidates.append(
+            Candidate(policy, profile, f"trial {trial.number}", trial.values[1], trial.values[0])
+        )
     return candidates

@@ -3,7 +3,8 @@
 A cached sampling run is differentiable and cheap to differentiate: only the computed steps hold activations, and every
 forecast is linear in its weights. Adam on the rows alone minimises the log error of the final picture against the
 uncached one, so the rows learn to correct the errors that accumulate along the run; fitting each forecast by itself to
-recorded outputs does not.
+recorded outputs does not. Every channel has weights of its own: channels move at different rates (HyCa's observation,
+arXiv 2510.04188), and a sum weighted per channel costs no more than one weighted as a whole.
 """
 
 from collections.abc import Callable, Sequence
@@ -26,28 +27,30 @@ FLOOR = 1e-8
 
 
 class Rows(NamedTuple):
-    """Weights [steps, taps] of past outputs and [steps, taps + 1] of past inputs (last: the input now)."""
+    """Weights [lanes, steps, taps, channels] of past outputs and, with one tap more for the input now, of inputs."""
 
     outputs: Tensor
     inputs: Tensor
 
     def arrays(self, prefix: str) -> Arrays:
-        """As the arrays of a policy file, with one lane."""
+        """As the arrays of a policy file: every channel is a group of its own."""
+        lanes, *_, channels = self.outputs.shape
         return {
-            f"{prefix}/weights": self.outputs.detach().float()[None].numpy().astype(np.float32),
-            f"{prefix}/input_weights": self.inputs.detach().float()[None].numpy().astype(np.float32),
+            f"{prefix}/weights": self.outputs.float().cpu().numpy(),
+            f"{prefix}/input_weights": self.inputs.float().cpu().numpy(),
+            f"{prefix}/ids": np.tile(np.arange(channels, dtype=np.int32), (lanes, 1)),
         }
 
 
-def starting_rows(mask: str, times: Sequence[float], taps: int) -> Rows:
+def starting_rows(mask: str, taps: int, lanes: int, channels: int) -> Rows:
     """A line through the last two computed outputs (reuse where there is one); no weight on inputs."""
-    outputs = torch.zeros(len(mask), taps)
+    outputs = torch.zeros(lanes, len(mask), taps, channels)
     for step in range(len(mask)):
-        past = [times[s] for s in range(step - 1, -1, -1) if mask[s] == "C"][:2]
+        past = [float(s) for s in range(step - 1, -1, -1) if mask[s] == "C"][:2]
         if mask[step] == "F":
-            weights = rows.lagrange(past, times[step])
-            outputs[step, : len(weights)] = torch.tensor(weights)
-    return Rows(outputs, torch.zeros(len(mask), taps + 1))
+            weights = rows.lagrange(past, float(step))
+            outputs[:, step, : len(weights)] = torch.tensor(weights)[:, None]
+    return Rows(outputs, torch.zeros(lanes, len(mask), taps + 1, channels))
 
 
 class Trainer:
@@ -65,24 +68,26 @@ class Trainer:
         self._tick = tick
 
     def forecast(self, unit: Unit, inputs: Feature) -> Feature | None:
-        """Return input + sum_j w_j F_j + sum_j u_j I_j + u I, or None on computed steps."""
+        """Return input + sum_j w_j F_j + sum_j u_j I_j + u I per channel, or None on computed steps."""
         step = self._tick.step
         if step is None or self.mask[step] == "C":
             return None
-        past = self._past[self._tick.branch]
-        weights, moved = self.rows.outputs[step], self.rows.inputs[step]
-        return tuple(
-            now * (1 + moved[-1])
-            + sum(weights[j] * made[i] + moved[j] * entered[i] for j, (entered, made) in enumerate(past))
-            for i, now in enumerate(inputs)
-        )
+        return tuple(self._stream(lane, step, now) for lane, now in enumerate(inputs))
+
+    def _stream(self, lane: int, step: int, now: Tensor) -> Tensor:
+        weights, moved = self.rows.outputs[lane, step], self.rows.inputs[lane, step]
+        total = now * (1 + moved[-1])
+        for tap, (entered, made) in enumerate(self._past[self._tick.branch]):
+            total = torch.addcmul(total, weights[tap], made[lane])
+            total = torch.addcmul(total, moved[tap], entered[lane])
+        return total.to(now.dtype)
 
     def observe(self, unit: Unit, inputs: Feature, outputs: Feature) -> None:
         """Remember a computed step, as many as there are taps."""
         made = tuple(new - old for new, old in zip(outputs, inputs, strict=True))
         past = self._past.setdefault(self._tick.branch, [])
         past.insert(0, (inputs, made))
-        del past[self.rows.outputs.shape[1] :]
+        del past[self.rows.outputs.shape[2] :]
 
 
 def tune(
@@ -97,7 +102,8 @@ def tune(
 
     `advance(loss)` is called after every step. The model's own parameters are left alone.
     """
-    trained = Rows(start.outputs.clone().requires_grad_(), start.inputs.clone().requires_grad_())
+    device = renderer.pipe.transformer.device
+    trained = Rows(*(part.clone().to(device).requires_grad_() for part in start))
     optimizer = torch.optim.Adam(trained, lr=learning_rate, betas=(0.9, 0.95))
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, len(batches), learning_rate * 0.05)
     frozen = [p for p in renderer.pipe.transformer.parameters() if p.requires_grad]

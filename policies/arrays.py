@@ -41,10 +41,11 @@ def check_forecaster(field: str, forecaster: Forecaster, steps: int | None, arra
     match forecaster.rows:
         case Fitted():
             _check_fitted(f"{field}.rows", forecaster.rows, steps, arrays)
-        case Clusters(ids=ids, rows=rows):
-            _check_ids(f"{field}.rows.ids", arrays[ids], len(rows))
-            if forecaster.subspace is not None:
-                _check_channels(field, arrays[ids], arrays[forecaster.subspace.basis])
+        case Clusters(ids=name, rows=rows):
+            _check_ids(f"{field}.rows.ids", arrays[name], len(rows))
+    ids = forecaster.rows.ids if isinstance(forecaster.rows, Clusters | Fitted) else None
+    if ids is not None and forecaster.subspace is not None:
+        _check_channels(field, arrays[ids], arrays[forecaster.subspace.basis])
 
 
 def _check_basis(said: str, basis: Array) -> None:
@@ -61,13 +62,20 @@ def _check_basis(said: str, basis: Array) -> None:
 
 
 def _check_fitted(field: str, fitted: Fitted, steps: int | None, arrays: Arrays) -> None:
-    _, rows, taps = arrays[fitted.weights].shape
+    _, rows, taps, *groups = arrays[fitted.weights].shape
     steps = rows if steps is None else steps
     _check_steps(f"{field}.weights", rows, steps)
+    if fitted.ids is not None:
+        _check_ids(f"{field}.ids", arrays[fitted.ids], *groups)
     if fitted.input_weights is None:
         return
-    _, rows, input_taps = arrays[fitted.input_weights].shape
+    _, rows, input_taps, *input_groups = arrays[fitted.input_weights].shape
     _check_steps(f"{field}.input_weights", rows, steps)
+    if input_groups != groups:
+        raise PolicyError(
+            f"{field}.input_weights has {input_groups[0]} groups and weights has {groups[0]}; "
+            "both need one entry per group"
+        )
     if input_taps != taps + 1:
         raise PolicyError(
             f"{field}.input_weights has {input_taps} taps, expected {taps + 1}: "

@@ -9,9 +9,9 @@ input now, a forecaster is composed of up to three parts:
     otherwise   F = F0 + D
 """
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
 
 from cachesmith.policies.base import Frozen, TensorName
 
@@ -52,7 +52,11 @@ class AdamsBashforth(Frozen):
 
 
 class Heun(Frozen):
-    """Trapezoid of the last slope and the predicted one (RK2 and AM2 in HyCa's pool, arXiv 2510.04188)."""
+    """Trapezoid of the last slope and the predicted one: F0 + k/2 (f0 + f) (HyCa's pool, arXiv 2510.04188).
+
+    With cached values alone, f is the slope a line through the last two slopes predicts. That makes Heun's method
+    (RK2) and the trapezoidal Adams-Moulton rule (AM2), which differ in how they evaluate f, one and the same.
+    """
 
     kind: Literal["heun"] = "heun"
 
@@ -63,24 +67,50 @@ class Bdf(Frozen):
     kind: Literal["bdf"] = "bdf"
 
 
+class Ema(Frozen):
+    """Exponential moving average of the last `taps` outputs, newest first w_j = beta^j / sum_i beta^i.
+
+    SVD-Cache (arXiv 2601.07396) prints S <- beta S + (1 - beta) F for the principal part, with memory of all
+    computed outputs. Here it is cut off after `taps` of them and normalised, so that a constant output is exact; up
+    to that many computed steps it is the printed recursion from S = 0, corrected for its start. It smooths and does
+    not extrapolate: the older outputs pull the forecast back in time.
+    """
+
+    kind: Literal["ema"] = "ema"
+    beta: float = Field(default=0.9, gt=0, lt=1)
+    taps: int = Field(default=8, ge=2, le=32)
+
+
 class Fitted(Frozen):
     """Weights learned by calibration, one row per step of the sampler.
 
     `weights` names a float32 array [lanes, steps, taps]; `input_weights`, if given, one of the same form
     for the unit's input: [lanes, steps, taps + 1], the last column for the input now.
     A lane is one stream of one unit, counted over all units of the profile.
+
+    With `ids`, an int32 array [lanes, channels], every channel follows the weights of its group, and both arrays
+    have a last axis more: [lanes, steps, taps, groups] and [lanes, steps, taps + 1, groups]. A group may be a
+    cluster of channels or a single one.
     """
 
     kind: Literal["fitted"] = "fitted"
     weights: TensorName
     input_weights: TensorName | None = None
+    ids: TensorName | None = None
+
+    @model_serializer(mode="wrap")
+    def _written(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave `ids` out where it is not used, so that documents from before it had groups keep their hash."""
+        raw: dict[str, Any] = handler(self)
+        return {name: value for name, value in raw.items() if name != "ids" or value is not None}
 
 
 Row = Annotated[
-    Reuse | Taylor | Lagrange | Hermite | AdamsBashforth | Heun | Bdf | Fitted, Field(discriminator="kind")
+    Reuse | Taylor | Lagrange | Hermite | AdamsBashforth | Heun | Bdf | Ema | Fitted,
+    Field(discriminator="kind"),
 ]
 ClosedRow = Annotated[
-    Reuse | Taylor | Lagrange | Hermite | AdamsBashforth | Heun | Bdf, Field(discriminator="kind")
+    Reuse | Taylor | Lagrange | Hermite | AdamsBashforth | Heun | Bdf | Ema, Field(discriminator="kind")
 ]
 
 
@@ -131,7 +161,7 @@ class Forecaster(Frozen):
     """Weights of past outputs, optionally projected and optionally rescaled; see the module's formulas."""
 
     rows: Annotated[
-        Reuse | Taylor | Lagrange | Hermite | AdamsBashforth | Heun | Bdf | Fitted | Clusters,
+        Reuse | Taylor | Lagrange | Hermite | AdamsBashforth | Heun | Bdf | Ema | Fitted | Clusters,
         Field(discriminator="kind"),
     ] = Taylor()
     subspace: Subspace | None = None

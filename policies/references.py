@@ -9,6 +9,8 @@ from cachesmith.policies.forecaster import Calibrated, Clusters, Fitted, Forecas
 FORMS = {
     "weights": ("float32", ("lanes", "steps", "taps")),
     "input_weights": ("float32", ("lanes", "steps", "taps")),
+    "grouped_weights": ("float32", ("lanes", "steps", "taps", "groups")),
+    "grouped_input_weights": ("float32", ("lanes", "steps", "taps", "groups")),
     "ids": ("int32", ("lanes", "channels")),
     "basis": ("float32", ("lanes", "channels", "rank")),
     "scales": ("float32", ("lanes", "time bins")),
@@ -42,13 +44,20 @@ def forecasters(name: str, profile: Profile) -> Iterator[tuple[str, Forecaster]]
 def mentions(field: str, forecaster: Forecaster) -> Iterator[Reference]:
     """Yield every mention of an array in one forecaster."""
     match forecaster.rows:
-        case Fitted(weights=weights, input_weights=input_weights):
-            yield Reference(f"{field}.rows.weights", "weights", weights)
-            if input_weights is not None:
-                yield Reference(f"{field}.rows.input_weights", "input_weights", input_weights)
+        case Fitted():
+            yield from _fitted(f"{field}.rows", forecaster.rows)
         case Clusters(ids=ids):
             yield Reference(f"{field}.rows.ids", "ids", ids)
     if forecaster.subspace is not None:
         yield Reference(f"{field}.subspace.basis", "basis", forecaster.subspace.basis)
     if isinstance(forecaster.magnitude, Calibrated | Mixed):
         yield Reference(f"{field}.magnitude.scales", "scales", forecaster.magnitude.scales)
+
+
+def _fitted(field: str, row: Fitted) -> Iterator[Reference]:
+    grouped = "" if row.ids is None else "grouped_"
+    yield Reference(f"{field}.weights", f"{grouped}weights", row.weights)
+    if row.input_weights is not None:
+        yield Reference(f"{field}.input_weights", f"{grouped}input_weights", row.input_weights)
+    if row.ids is not None:
+        yield Reference(f"{field}.ids", "ids", row.ids)

@@ -68,12 +68,15 @@ class Estimator:
         base: Tensor | None,
     ) -> Tensor:
         match forecaster.rows:
-            case Fitted(weights=name):
+            case Fitted(weights=name, ids=None):
                 return weighted_sum(self._fitted_row(name, lane, decision.step), outputs, base)
+            case Fitted(weights=name, ids=str(ids)):
+                table = self._grouped(name, ids, lane, decision.step, outputs[0].device)
+                return clustered_sum(table[: len(outputs)], outputs, base)
             case Clusters(ids=name):
-                ids = self._constant(name, lane, outputs[0].device).long()
+                chosen = self._constant(name, lane, outputs[0].device).long()
                 table = torch.tensor(decision.clusters, device=outputs[0].device)
-                return clustered_sum(table[ids].T, outputs, base)
+                return clustered_sum(table[chosen].T, outputs, base)
             case _:
                 return weighted_sum(decision.weights, outputs, base)
 
@@ -90,6 +93,10 @@ class Estimator:
         """Add the fitted weights of past inputs (and, last, of the input now)."""
         if row.input_weights is None:
             return base
+        if row.ids is not None:
+            table = self._grouped(row.input_weights, row.ids, lane, step, now.device)
+            known = [feature[stream] for feature in history.inputs[: len(table) - 1]]
+            return clustered_sum(torch.cat((table[-1:], table[: len(known)])), (now, *known), base)
         *past, present = self._fitted_row(row.input_weights, lane, step)
         inputs = [feature[stream] for feature in history.inputs[: len(past)]]
         return weighted_sum((present, *past[: len(inputs)]), (now, *inputs), base)
@@ -131,6 +138,11 @@ class Estimator:
 
     def _fitted_row(self, name: str, lane: int, step: int) -> tuple[float, ...]:
         return tuple(self.plan.policy.arrays[name][lane, step].tolist())
+
+    def _grouped(self, name: str, ids: str, lane: int, step: int, device: torch.device) -> Tensor:
+        """One weight per tap and channel: [taps, channels]."""
+        groups = self._constant(ids, lane, device).long()
+        return self._constant(name, lane, device)[step][:, groups]
 
     def _constant(self, name: str, lane: int, device: torch.device) -> Tensor:
         key = name, lane, device

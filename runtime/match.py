@@ -72,6 +72,14 @@ def fit_profile(policy: Policy, profile: Profile, sigmas: Sequence[float]) -> Pr
 
 def _remapped(profile: Profile, old: Sequence[float], new: Sequence[float]) -> Profile:
     """Move a mask to the new noise levels; other gates fit any. Fitted weights stay with the steps they are for."""
+    if has_fitted(profile) and len(old) == len(new):
+        was, now = _told(old, new)
+        warnings.warn(
+            f"the weights were fitted for {was}, but this sampler takes {now}; expect a larger error, or "
+            "recalibrate with this sampler",
+            RuntimeWarning,
+            stacklevel=2,
+        )
     if not isinstance(profile.gate, Fixed) or has_fitted(profile):
         return profile
     groups = {name: remap(letters, old, new) for name, letters in profile.gate.groups.items()}

@@ -12,11 +12,11 @@ from itertools import pairwise
 from math import factorial, prod
 from typing import assert_never
 
-from cachesmith.policies import AdamsBashforth, Bdf, Hermite, Heun, Lagrange, Reuse, Taylor
+from cachesmith.policies import AdamsBashforth, Bdf, Ema, Hermite, Heun, Lagrange, Reuse, Taylor
 
 Times = Sequence[float]
 Weights = tuple[float, ...]
-ClosedRow = Reuse | Taylor | Lagrange | Hermite | AdamsBashforth | Heun | Bdf
+ClosedRow = Reuse | Taylor | Lagrange | Hermite | AdamsBashforth | Heun | Bdf | Ema
 
 
 def taps(row: ClosedRow) -> int:
@@ -28,6 +28,8 @@ def taps(row: ClosedRow) -> int:
             return order + 1
         case Heun() | Bdf():
             return 3
+        case Ema(taps=taps):
+            return taps
         case _:
             assert_never(row)
 
@@ -56,6 +58,8 @@ def _distinct(row: ClosedRow, past: Times, now: float) -> Weights:
             return _series(past, now, lambda order, k: c**order * hermite(order, c * k) / factorial(order))
         case AdamsBashforth() | Heun() | Bdf():
             return _multistep(row, past, now)
+        case Ema(beta=beta):
+            return _decaying(beta, len(past))
         case _:
             assert_never(row)
 
@@ -115,6 +119,12 @@ def _multistep(row: AdamsBashforth | Heun | Bdf, past: Times, now: float) -> Wei
                 _scale(_unit(0, size), (1 + ratio) ** 2 / scale), _unit(1, size), -(ratio**2) / scale
             )
             return _add(start, predicted, k * (1 + ratio) / scale)
+
+
+def _decaying(beta: float, size: int) -> Weights:
+    """SVD-Cache's average, cut off and normalised: beta^j / sum_i beta^i, the newest first."""
+    total = sum(beta**j for j in range(size))
+    return tuple(beta**j / total for j in range(size))
 
 
 def _adams_bashforth(slopes: Sequence[Weights]) -> Weights:

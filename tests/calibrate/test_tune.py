@@ -14,7 +14,7 @@ from cachesmith.policies import Fitted, Forecaster, Stack
 
 STEPS = 10
 MASK = "CCFFCFFCFF"
-TIMES = [float(i) for i in range(STEPS)]
+LANES, CHANNELS = 1, 32
 
 
 @pytest.fixture(scope="module")
@@ -24,19 +24,19 @@ def evaluator() -> Evaluator:
 
 
 def fitted_policy(rows: Rows) -> object:
-    forecaster = Forecaster(rows=Fitted(weights="t/weights", input_weights="t/input_weights"))
+    forecaster = Forecaster(rows=Fitted(weights="t/weights", input_weights="t/input_weights", ids="t/ids"))
     return as_policy(fixed_profile(MASK, forecaster), rows.arrays("t"))
 
 
 def test_starting_rows_are_the_line(evaluator: Evaluator) -> None:
     line = evaluator(as_policy(fixed_profile(MASK)))
-    fitted = evaluator(fitted_policy(starting_rows(MASK, TIMES, 3)))  # type: ignore[arg-type]
+    fitted = evaluator(fitted_policy(starting_rows(MASK, 3, LANES, CHANNELS)))  # type: ignore[arg-type]
     assert torch.allclose(line.pictures.images, fitted.pictures.images, atol=1e-5)
     assert fitted.nfc == MASK.count("C")
 
 
 def test_trainer_and_runtime_give_the_same_pictures(evaluator: Evaluator) -> None:
-    rows = starting_rows(MASK, TIMES, 3)
+    rows = starting_rows(MASK, 3, LANES, CHANNELS)
     generator = torch.Generator().manual_seed(0)
     used = rows.outputs != 0
     disturbed = Rows(
@@ -44,9 +44,9 @@ def test_trainer_and_runtime_give_the_same_pictures(evaluator: Evaluator) -> Non
         torch.cat(
             [
                 0.01 * used * torch.randn(rows.outputs.shape, generator=generator),
-                torch.full((STEPS, 1), 0.01),
+                torch.full((LANES, STEPS, 1, CHANNELS), 0.01),
             ],
-            1,
+            2,
         ),
     )
     with torch.no_grad(), watch(evaluator.renderer.pipe, Stack(), Trainer(MASK, disturbed)):
@@ -56,7 +56,7 @@ def test_trainer_and_runtime_give_the_same_pictures(evaluator: Evaluator) -> Non
 
 
 def test_tuning_lowers_the_closed_loop_error(evaluator: Evaluator) -> None:
-    start = starting_rows(MASK, TIMES, 3)
+    start = starting_rows(MASK, 3, LANES, CHANNELS)
     losses: list[float] = []
     batches = [(evaluator.requests, evaluator.reference.images)] * 6
     rows = tune(evaluator.renderer, batches, MASK, start, 0.01, losses.append)

@@ -145,6 +145,15 @@ def test_fitted_weights_take_no_other_number_of_steps(dit: Pipeline) -> None:
         sample_dit(dit, steps=20)
 
 
+def test_fitted_weights_at_other_noise_levels_are_announced(dit: Pipeline) -> None:
+    model, sampler = keys(dit)
+    chosen = fitted(Fixed(mask=MASK), MASK, model=model, sampler=sampler)
+    other_betas(dit)
+    with pytest.warns(RuntimeWarning, match="fitted for"), apply(dit, chosen) as session:
+        sample_dit(dit, steps=10)
+    assert session.stats.nfc == MASK.count("C")
+
+
 @pytest.mark.parametrize(
     ("action", "expected"),
     [("disable", "disabled, 1 warning"), ("warn", "used, 1 warning"), ("error", "error")],

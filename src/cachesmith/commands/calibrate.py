@@ -45,7 +45,7 @@ def calibrate(
         float | None,
         typer.Option("--guidance-scale", min=0, help="Guidance scale.", show_default="the pipeline's"),
     ] = None,
-    fitting: Annotated[int, typer.Option("--fitting", min=1, help="Samples that drive the search.")] = 32,
+    fitting: Annotated[int, typer.Option("--fitting", min=1, help="Samples that drive the search.")] = 64,
     validation: Annotated[
         int, typer.Option("--validation", min=1, help="Samples that pick among candidates.")
     ] = 32,
@@ -57,7 +57,7 @@ def calibrate(
     ] = 150,
     iterations: Annotated[
         int, typer.Option("--iterations", min=0, help="Gradient steps spent on each profile's weights.")
-    ] = 60,
+    ] = 100,
     work: Annotated[
         Path | None,
         typer.Option(
