@@ -15,7 +15,7 @@ from cachesmith.calibrate.metrics import bootstrap
 from cachesmith.calibrate.progress import stage
 from cachesmith.calibrate.prompts import Request
 from cachesmith.calibrate.recording import Recording
-from cachesmith.calibrate.refine import from_steps, refine
+from cachesmith.calibrate.refine import from_steps, refine, resize
 from cachesmith.calibrate.search import Candidate
 from cachesmith.calibrate.tune import Rows, starting_rows, tune
 from cachesmith.policies import (
@@ -35,6 +35,9 @@ PROBE = 8
 
 MOVED = 32
 """Samples that decide about a move."""
+
+FASTEST = 0.03
+"""Largest step of a weight in one iteration: weights are of order one."""
 
 LINE = Forecaster(rows=Lagrange(order=1))
 
@@ -82,16 +85,28 @@ def tuned(
         rows = Rows(*torch.load(saved, weights_only=True))
         advance(config.iterations)
     else:
-        start = starting_rows(schedule, config.taps, *shape)
-        batches = _batches(evaluator, config)
-        rows = tune(
-            evaluator.renderer, batches, schedule, start, config.learning_rate,
-            lambda loss: advance(1, note=f"{-10 / 2.302585 * loss:.2f} dB"),
-        )  # fmt: skip
+        rows = _learned(evaluator, schedule, shape, config, advance)
         torch.save(tuple(rows), saved.with_suffix(".tmp"))
         saved.with_suffix(".tmp").replace(saved)
     fitted = Fitted(weights=f"{prefix}/weights", input_weights=f"{prefix}/input_weights", ids=f"{prefix}/ids")
     return as_policy(fixed_profile(schedule, Forecaster(rows=fitted)), rows.arrays(prefix))
+
+
+def _learned(
+    evaluator: Evaluator,
+    schedule: str,
+    shape: tuple[int, int],
+    config: CalibrationConfig,
+    advance: Callable[..., None],
+) -> Rows:
+    # the closer the line comes, the finer the weights must be set
+    line = evaluator(as_policy(fixed_profile(schedule)), MOVED).psnr
+    rate = min(FASTEST, config.learning_rate * 10 ** (-line / 20))
+    start = starting_rows(schedule, config.taps, *shape)
+    return tune(
+        evaluator.renderer, _batches(evaluator, config), schedule, start, rate,
+        lambda loss: advance(1, note=f"{-10 / 2.302585 * loss:.2f} dB"),
+    )  # fmt: skip
 
 
 def _batches(evaluator: Evaluator, config: CalibrationConfig) -> list[tuple[list[Request], Tensor]]:
@@ -107,6 +122,13 @@ def _batches(evaluator: Evaluator, config: CalibrationConfig) -> list[tuple[list
 def uniform(budget: int, steps: int) -> str:
     """`budget` computed steps as evenly spread as can be, the first among them."""
     return from_steps({round(i * steps / budget) for i in range(budget)}, steps)
+
+
+def earlier_schedules(config: CalibrationConfig, budget: int) -> list[str]:
+    """The stack schedules of the earlier policy, brought to `budget` computed steps."""
+    profiles = config.earlier.document.profiles.values() if config.earlier else ()
+    masks = [p.gate.mask for p in profiles if isinstance(p.units, Stack) and isinstance(p.gate, Fixed)]
+    return [resize(mask, budget) for mask in masks if len(mask) == config.steps]
 
 
 class Makers:
@@ -137,7 +159,11 @@ class Makers:
 
     def _made(self, budget: int) -> list[Candidate]:
         config = self.config
-        starts = [self.recording.space.schedules[budget], uniform(budget, config.steps)]
+        starts = [
+            self.recording.space.schedules[budget],
+            uniform(budget, config.steps),
+            *earlier_schedules(config, budget),
+        ]
         with stage(f"NFC {budget}: schedule", config.moves) as advance:
             schedule = refined(self.fitting, self._memo, starts, config, advance)
         options = digest_of(schedule, config.iterations, config.tune_batch, config.learning_rate)

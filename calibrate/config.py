@@ -17,7 +17,9 @@ class CalibrationConfig:
     steps: sampler steps; trials: Optuna trials; speedups: a profile each, with NFC <= steps / speed-up; min_psnr: adds
     the fastest profile that holds it. fitting, validation, heldout: samples in the three disjoint parts. moves: closed
     loop runs spent on each schedule; iterations: gradient steps spent on each profile's weights, of `tune_batch`
-    samples. work: folder for study and scores (a second run resumes there); report: folder for figures.
+    samples, whose size is `learning_rate` times the root mean squared error of the untuned pictures. work: folder for
+    study and scores (a second run resumes there); report: folder for figures; earlier: a policy whose schedules are
+    tried as starting points, such as that of a former version of the model.
     """
 
     steps: int = 50
@@ -33,11 +35,12 @@ class CalibrationConfig:
     moves: int = 150
     iterations: int = 100
     tune_batch: int = 12
-    learning_rate: float = 0.02
+    learning_rate: float = 2.8
     taps: int = 3
     name: str = "policy"
     work: Path = field(default_factory=lambda: Path("cachesmith-work"))
     report: Path | None = None
+    earlier: Policy | None = None
     storage: str | None = None
 
     def __post_init__(self) -> None:

@@ -6,6 +6,7 @@ moving one computed step at a time and sampling again, on all fitting requests, 
 
 import random
 from collections.abc import Callable, Iterator, Sequence
+from itertools import pairwise
 
 SHIFTS = (-1, 1, -2, 2, -3, 3)
 PROBE_MARGIN = 0.25
@@ -59,3 +60,16 @@ def from_steps(computed: set[int] | Sequence[int], steps: int) -> str:
     """Spell a set of computed steps as a mask."""
     chosen = set(computed)
     return "".join("C" if step in chosen else "F" for step in range(steps))
+
+
+def resize(mask: str, budget: int) -> str:
+    """Bring a mask to `budget` computed steps: halve the longest gaps, or drop the steps closest to their neighbours."""
+    computed = [i for i, letter in enumerate(mask) if letter == "C"]
+    while len(computed) < budget:
+        gaps = [b - a for a, b in pairwise([*computed, len(mask)])]
+        widest = gaps.index(max(gaps))
+        computed.insert(widest + 1, computed[widest] + (gaps[widest] + 1) // 2)
+    while len(computed) > budget:
+        spans = [b - a for a, b in zip(computed, [*computed[2:], len(mask)], strict=False)]
+        del computed[1 + spans.index(min(spans))]
+    return from_steps(computed, len(mask))

@@ -3,8 +3,10 @@
 import json
 from pathlib import Path
 
+import pytest
+
 from cachesmith.calibrate.memo import Memo
-from cachesmith.calibrate.refine import refine
+from cachesmith.calibrate.refine import refine, resize
 
 START = "CFFFFCFFFFCFFFF"
 BEST = "CFFCFFFFFFCFFFF"
@@ -44,3 +46,18 @@ def test_memo_survives_a_kill_in_the_middle_of_a_line(tmp_path: Path) -> None:
     again = Memo(path)
     assert again.get("CF 8") == [1.0, 2.0]
     assert again.get("CFF 8") is None
+
+
+@pytest.mark.parametrize("budget", [1, 2, 3, 5, 9, 16])
+@pytest.mark.parametrize("mask", ["CFFFFFFFCFFFFFFF", "CCCCFFFFFFFFFFFF", "C" * 16])
+def test_a_mask_is_brought_to_a_budget(mask: str, budget: int) -> None:
+    made = resize(mask, budget)
+    assert len(made) == len(mask) and made.count("C") == budget and made[0] == "C"
+
+
+def test_a_mask_that_fits_its_budget_stays() -> None:
+    assert resize("CFFCFCFF", 3) == "CFFCFCFF"
+
+
+def test_the_longest_gap_is_halved_first() -> None:
+    assert resize("CFCFFFFF", 3) == "CFCFFCFF"

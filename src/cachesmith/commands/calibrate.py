@@ -11,7 +11,7 @@ from cachesmith.commands.failure import INTERRUPTED, complain
 from cachesmith.commands.inspect import show
 from cachesmith.commands.output import results
 from cachesmith.commands.pipeline import STEPS, check_requests, open_pipeline
-from cachesmith.policies import SUFFIX, CachesmithError, save
+from cachesmith.policies import SUFFIX, CachesmithError, load, save
 
 if TYPE_CHECKING:
     from cachesmith.calibrate import CalibrationConfig, CalibrationResult
@@ -67,6 +67,10 @@ def calibrate(
             show_default="X.work beside X",
         ),
     ] = None,
+    earlier: Annotated[
+        Path | None,
+        typer.Option("--from", metavar="POLICY", help="Start from the schedules of an earlier policy."),
+    ] = None,
     report: Annotated[
         Path | None, typer.Option("--report", metavar="DIR", help="Write a report with figures there.")
     ] = None,
@@ -102,6 +106,7 @@ def calibrate(
         name=_name(out),
         work=kept,
         report=report,
+        earlier=None if earlier is None else load(earlier),
     )
     pipe = open_pipeline(model, device, dtype)
     common = {} if guidance_scale is None else {"guidance_scale": guidance_scale}
