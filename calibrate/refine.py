@@ -63,7 +63,7 @@ def from_steps(computed: set[int] | Sequence[int], steps: int) -> str:
 
 
 def resize(mask: str, budget: int) -> str:
-    """Bring a mask to `budget` computed steps: halve the longest gaps, or drop the steps closest to their neighbours."""
+    """Bring a mask to `budget` computed steps: halve the longest gaps, or drop steps close to their neighbours."""
     computed = [i for i, letter in enumerate(mask) if letter == "C"]
     while len(computed) < budget:
         gaps = [b - a for a, b in pairwise([*computed, len(mask)])]
