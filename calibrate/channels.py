@@ -1,6 +1,6 @@
 """Clusters of channels by how they move over a run (HyCa, arXiv 2510.04188), from one small statistic per channel."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import combinations
 
 import numpy as np
@@ -8,10 +8,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from cachesmith.calibrate.channel_tape import runs
 from cachesmith.calibrate.metrics import needing_calibrate
 from cachesmith.calibrate.prompts import Request
 from cachesmith.calibrate.render import Renderer
-from cachesmith.calibrate.trajectory import trajectories
 from cachesmith.policies import PolicyError, Units
 
 DESCRIPTORS = ("first difference", "second difference", "energy", "jerk ratio", "curvature ratio", "flatness")
@@ -39,19 +39,19 @@ def temporal_gram(outputs: Tensor) -> Tensor:
 
 
 def record_grams(renderer: Renderer, requests: Sequence[Request], units: Units) -> dict[str, Tensor]:
-    """Sample `requests` uncached, one at a time, and return lane -> [requests, channels, steps, steps].
+    """Sample `requests` uncached, one at a time, and return lane -> [requests, channels, steps, steps]."""
+    each = [
+        {lane: temporal_gram(outputs) for lane, outputs in run.items()}
+        for run in runs(renderer, requests, units)
+    ]
+    return {lane: torch.stack([grams[lane] for grams in each]) for lane in each[0]}
 
-    Raises `PolicyError` when one request's features do not fit into memory.
+
+def joined(grams: Mapping[str, Tensor]) -> Tensor:
+    """All lanes' Gram matrices, mean over requests: [lanes, channels, steps, steps].
+
+    Raises `PolicyError` where lanes have different numbers of channels.
     """
-    parts: dict[str, list[Tensor]] = {}
-    for request in requests:
-        for lane, trajectory in trajectories(renderer, [request], units).items():
-            parts.setdefault(lane, []).append(temporal_gram(trajectory.outputs))
-    return {lane: torch.stack(grams) for lane, grams in parts.items()}
-
-
-def joined(grams: dict[str, Tensor]) -> Tensor:
-    """All lanes' Gram matrices, mean over requests: [lanes, channels, steps, steps]. Raises `PolicyError`."""
     widths = {len(gram[0]) for gram in grams.values()}
     if len(widths) > 1:
         raise PolicyError(
@@ -69,7 +69,9 @@ def descriptors(gram: Tensor) -> NDArray[np.float64]:
     """
     steps = gram.shape[-1]
     if steps < FEWEST:
-        raise PolicyError(f"channels are described by at least {FEWEST} steps, got {steps}; record longer runs")
+        raise PolicyError(
+            f"channels are described by at least {FEWEST} steps, got {steps}; record longer runs"
+        )
     identity = torch.eye(steps, dtype=torch.float64)
     energy, first, second, third = (_power(gram, torch.diff(identity, n=n, dim=0)) for n in range(4))
     columns = (
@@ -114,6 +116,13 @@ def silhouettes(grams: Tensor, seed: int = 0) -> dict[int, float]:
         for count in CLUSTERS
         if count < grams.shape[1]
     }
+
+
+def cluster_all(grams: Tensor, count: int | None, seed: int = 0) -> tuple[Labels, dict[int, float]]:
+    """Labels [lanes, C] of every lane, and the silhouettes that chose their number unless `count` is given."""
+    scores = silhouettes(grams, seed)
+    count = count or max(scores, key=scores.__getitem__)
+    return np.stack([cluster(gram, count, seed) for gram in grams]), scores
 
 
 def silhouette(gram: Tensor, labels: Labels) -> float:

@@ -13,9 +13,9 @@ from cachesmith.calibrate.channels import (
     Labels,
     agreement,
     cluster,
+    cluster_all,
     descriptors,
     joined,
-    silhouettes,
 )
 from cachesmith.calibrate.solvers import POOL, errors, grouped, ridge_table, row_table
 from cachesmith.policies import Clusters, Fitted, PolicyError
@@ -78,12 +78,10 @@ def analyse(
 
     Raises `PolicyError` where the schedule is for another number of steps or forecasts nothing.
     """
-    mean = joined(dict(grams))
+    mean = joined(grams)
     _check(mask, mean.shape[-1])
     seen = mean[..., :probe_steps, :probe_steps]
-    scores = silhouettes(seen, seed)
-    count = clusters or max(scores, key=scores.__getitem__)
-    ids = np.stack([cluster(gram, count, seed) for gram in seen])
+    ids, scores = cluster_all(seen, clusters, seed)
     count = int(ids.max()) + 1
     reduced = torch.stack([grouped(g, torch.from_numpy(i), count) for g, i in zip(mean, ids, strict=True)])
     tables = _tables(reduced, mask, ridge, taps)
@@ -105,7 +103,8 @@ def analyse(
 def closed_loop(fit: HycaFit, score: Callable[[HycaFit], float], advance: Callable[[int], None]) -> HycaFit:
     """Choose solvers by real sampling runs: one cluster after the other, the worst on record first.
 
-    A cluster gets the same solver in every lane. `score` is larger for better fits; `advance(n)` is called after n runs.
+    A cluster gets the same solver in every lane. `score` is larger for better fits; `advance(n)` is called after n
+    runs.
     """
     best, highest = fit, score(fit)
     for group in np.argsort(-fit.errors.min(2).mean(0)):
@@ -175,6 +174,4 @@ def _ari_steps(mean: Tensor, count: int, seed: int) -> float | None:
     if half < FEWEST:
         return None
     parts = (slice(None, half), slice(half, None))
-    return float(
-        np.mean([agreement([cluster(gram[:, p, p], count, seed) for p in parts]) for gram in mean])
-    )
+    return float(np.mean([agreement([cluster(gram[:, p, p], count, seed) for p in parts]) for gram in mean]))

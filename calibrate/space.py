@@ -176,12 +176,11 @@ def starting_points(budgets: list[int], steps: int) -> list[dict[str, Any]]:
     for n in budgets:
         interval = max(2, min(10, round((steps - 1) / max(1, n - 1))))
         every = {"gate": "interval", "interval": interval}
+        planned = {"gate": "fixed", "computed": n, "rows": "taylor-1", "magnitude": "none"}
+        on_stack = {"granularity": "stack", **planned}
         points += [
-            {"granularity": "stack", "gate": "fixed", "computed": n, "rows": "taylor-1", "magnitude": "none"},
-            {
-                **{"granularity": "stack", "gate": "fixed", "computed": n, "clustered": True, "subspace": True},
-                **{"rows": "taylor-1", "magnitude": "none", **OTHERS},
-            },
+            on_stack,
+            {**on_stack, "clustered": True, "subspace": True, **OTHERS},
             {"granularity": "module", **every, "warmup": 1, "rows": "reuse"},
             {"granularity": "module", **every, "warmup": 2, "rows": "taylor-2", "magnitude": "none"},
             {

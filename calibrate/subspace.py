@@ -6,9 +6,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from cachesmith.calibrate.channel_tape import runs
 from cachesmith.calibrate.prompts import Request
 from cachesmith.calibrate.render import Renderer
-from cachesmith.calibrate.trajectory import trajectories
 from cachesmith.policies import PolicyError, Units
 
 
@@ -23,12 +23,11 @@ def record_moments(
     renderer: Renderer, requests: Sequence[Request], units: Units, distance: int
 ) -> dict[str, Tensor]:
     """Sample `requests` uncached, one at a time, and return lane -> second moments [C, C]; see `second_moment`."""
-    sums: dict[str, Tensor] = {}
-    for request in requests:
-        for lane, trajectory in trajectories(renderer, [request], units).items():
-            moment = second_moment(trajectory.outputs, distance)
-            sums[lane] = sums[lane] + moment if lane in sums else moment
-    return sums
+    each = [
+        {lane: second_moment(outputs, distance) for lane, outputs in run.items()}
+        for run in runs(renderer, requests, units)
+    ]
+    return {lane: torch.stack([moments[lane] for moments in each]).sum(0) for lane in each[0]}
 
 
 def second_moment(outputs: Tensor, distance: int) -> Tensor:

@@ -15,12 +15,14 @@ from cachesmith.calibrate.prompts import Request
 from cachesmith.calibrate.render import Renderer
 from cachesmith.calibrate.space import granularity
 from cachesmith.policies import Fixed, Forecaster, Interval, Policy, PolicyError, Profile, mask
+from cachesmith.policies.errors import refusing
 from cachesmith.runtime.adapters import adapter_for
 from cachesmith.runtime.units import block_lists
 
 PREFIX = "hyca"
 
 
+@refusing("method hyca")
 def fit(
     renderer: Renderer,
     requests: Sequence[Request],
@@ -39,8 +41,8 @@ def fit(
     """Sample `requests` uncached and return a policy with a solver for every cluster of channels.
 
     interval, warmup, or schedule (letters C and F): which steps are computed. units: `stack`, `segment` or `module`.
-    clusters: how many; by default, as many as the silhouette asks for, 2 to 6. ridge: also offer rows of `taps` weights,
-    fitted with this much pull towards a line. probe_steps: describe channels by the first few steps only.
+    clusters: how many; by default, as many as the silhouette asks for, 2 to 6. ridge: also offer rows of `taps`
+    weights, fitted with this much pull towards a line. probe_steps: describe channels by the first few steps only.
 
     Raises `PolicyError` where the schedule does not fit the number of steps.
     """

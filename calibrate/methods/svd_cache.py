@@ -16,12 +16,14 @@ from cachesmith.calibrate.solvers import named_row
 from cachesmith.calibrate.space import granularity
 from cachesmith.calibrate.subspace import bases, record_moments
 from cachesmith.policies import Ema, Forecaster, Interval, Policy, Profile, Subspace
+from cachesmith.policies.errors import refusing
 from cachesmith.runtime.adapters import adapter_for
 from cachesmith.runtime.units import block_lists
 
 PREFIX = "svd-cache"
 
 
+@refusing("method svd-cache")
 def fit(
     renderer: Renderer,
     requests: Sequence[Request],
