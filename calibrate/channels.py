@@ -34,7 +34,7 @@ def temporal_gram(outputs: Tensor) -> Tensor:
 
     Descriptors, forecast errors and fitted weights are all functions of it, and it adds up over samples.
     """
-    parts = [part.double().permute(2, 0, 1) for part in outputs.flatten(1, -2).split(CHUNK, dim=-1)]
+    parts = [part.double().permute(2, 0, 1) for part in torch.split(outputs.flatten(1, -2), CHUNK, dim=-1)]
     return torch.cat([part @ part.transpose(1, 2) / part.shape[2] for part in parts])
 
 

@@ -53,7 +53,7 @@ class HycaFit:
     @property
     def clusters(self) -> int:
         """Number of clusters of every lane."""
-        return self.errors.shape[1]
+        return int(self.errors.shape[1])
 
     def rows(self, prefix: str) -> tuple[Clusters | Fitted, Arrays]:
         """The forecaster's rows, and the arrays they name: closed rows by cluster, or weights where one is fitted."""
@@ -66,7 +66,7 @@ def analyse(
     *,
     clusters: int | None = None,
     ridge: float | None = None,
-    taps: int = 4,
+    taps: int = 2,
     probe_steps: int | None = None,
     seed: int = 0,
 ) -> HycaFit:

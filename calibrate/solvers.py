@@ -65,7 +65,9 @@ def row_table(row: ClosedRow, mask: str, taps: int) -> Tensor:
 def grouped(gram: Tensor, ids: Tensor, groups: int) -> Tensor:
     """Mean Gram matrix of every group: [C, steps, steps] and ids [C] -> [G, steps, steps]; zero for an empty one."""
     chosen = torch.nn.functional.one_hot(ids.long(), groups).double()
-    return torch.einsum("cg,cst->gst", chosen / chosen.sum(0).clamp_min(1), gram)
+    shares = chosen / chosen.sum(0).clamp_min(1)
+    mean: Tensor = torch.einsum("cg,cst->gst", shares, gram)
+    return mean
 
 
 def errors(gram: Tensor, table: Tensor, mask: str) -> Tensor:
@@ -82,7 +84,8 @@ def errors(gram: Tensor, table: Tensor, mask: str) -> Tensor:
             wrong += gram[:, step, step] - 2 * (weights * cross).sum(1)
             wrong += torch.einsum("gi,gij,gj->g", weights, square, weights)
             all_of_it += gram[:, step, step]
-    return wrong.clamp_min(0) / all_of_it.clamp_min(1e-30)
+    relative: Tensor = wrong.clamp_min(0) / all_of_it.clamp_min(1e-30)
+    return relative
 
 
 def ridge_table(gram: Tensor, mask: str, taps: int, ridge: float) -> Tensor:

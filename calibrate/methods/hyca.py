@@ -2,6 +2,11 @@
 
 Beyond the paper: rows fitted by ridge regression as one more solver (`ridge`), and solvers chosen by real sampling runs
 (`select="closed-loop"`), since errors on recorded runs do not see how forecast errors add up.
+
+Measured on examples/fashion_dit (stack, every 5th step, 11 of 50 computed, 4 samples), PSNR in dB: reuse 37.4,
+`taylor-2` for all channels 48.7; two clusters with published solvers chosen on the probe 45.7, in closed loop 49.2 (the
+probe prefers taylor-1 and heun, real runs adams-bashforth-3 in both); two-tap ridge rows in 1, 2 and 6 clusters 50.3,
+51.8 and 52.3. On evenly spaced steps heun and taylor-2 are the same row, so the published pool is smaller than it looks.
 """
 
 from collections.abc import Sequence
@@ -33,7 +38,7 @@ def fit(
     units: str = "stack",
     clusters: int | None = None,
     ridge: float | None = None,
-    taps: int = 4,
+    taps: int = 2,
     probe_steps: int | None = None,
     select: Literal["probe", "closed-loop"] = "probe",
     seed: int = 0,

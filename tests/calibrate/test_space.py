@@ -10,17 +10,21 @@ from cachesmith.calibrate.config import CalibrationConfig
 from cachesmith.calibrate.evaluate import as_policy
 from cachesmith.calibrate.space import Recorded, arrays_of, segments, starting_points, suggest
 from cachesmith.policies import Clusters, Modules, Observed, PolicyError, Profile, Segments
+from cachesmith.policies.base import Arrays
 
 TABLE = np.ones((2, 4), np.float32)
-RECORDED = Recorded(
-    schedules={n: "C" * n + "F" * (20 - n) for n in range(2, 11)},
-    arrays={
+ARRAYS: Arrays = {
+    **{
         f"{kind}/{unit}": TABLE
         for kind in ("scales", "corrections")
         for unit in ("stack", "segment", "module")
-    }
-    | {f"clusters/{unit}": np.arange(12, dtype=np.int32).reshape(2, 6) % 3 for unit in ("stack", "segment")}
-    | {f"basis/{unit}": np.eye(6, 2, dtype=np.float32)[None].repeat(2, 0) for unit in ("stack", "segment")},
+    },
+    **{f"clusters/{unit}": np.arange(12, dtype=np.int32).reshape(2, 6) % 3 for unit in ("stack", "segment")},
+    **{f"basis/{unit}": np.eye(6, 2, dtype=np.float32)[None].repeat(2, 0) for unit in ("stack", "segment")},
+}
+RECORDED = Recorded(
+    schedules={n: "C" * n + "F" * (20 - n) for n in range(2, 11)},
+    arrays=ARRAYS,
     blocks=8,
 )
 
