@@ -173,3 +173,10 @@ def test_ema_is_the_printed_recursion_corrected_for_its_start(beta: float, outpu
     weights = rows.weights(Ema(beta=beta, taps=8), past, 20.0)
     got = sum(w * f for w, f in zip(weights, reversed(outputs), strict=True))
     assert got == pytest.approx(state / (1 - beta ** len(outputs)), abs=1e-9)
+
+
+@given(gaps)
+def test_heun_on_cached_values_is_taylors_second_order(sizes: list[float]) -> None:
+    past, now = schedule(sizes)
+    weights = rows.weights(Taylor(order=2), past, now)
+    assert rows.weights(Heun(), past, now) == pytest.approx(weights, abs=1e-9 * sum(map(abs, weights)))
