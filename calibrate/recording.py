@@ -1,10 +1,14 @@
 """The recording stage: run fitting prompts uncached, and turn what was seen into schedules, scales and their fit."""
 
+from collections import defaultdict
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
+from torch import Tensor
 
+from cachesmith.calibrate.channel_tape import runs
+from cachesmith.calibrate.channels import FEWEST, cluster_all, joined, temporal_gram
 from cachesmith.calibrate.config import CalibrationConfig
 from cachesmith.calibrate.fit import ScaleFit, fit_correction, fit_scale, forecast_costs, plan_schedules
 from cachesmith.calibrate.progress import stage
@@ -12,12 +16,21 @@ from cachesmith.calibrate.prompts import Request
 from cachesmith.calibrate.record import Recorder, lane_names, watch
 from cachesmith.calibrate.render import Renderer
 from cachesmith.calibrate.space import Recorded, segments
+from cachesmith.calibrate.subspace import bases, second_moment
 from cachesmith.policies import Modules, PolicyError, Stack, UnitFit, Units
 from cachesmith.policies.base import Arrays
 from cachesmith.runtime.adapters import adapter_for
 from cachesmith.runtime.units import block_lists
 
 RECORDED_SAMPLES = 8
+CHANNEL_SAMPLES = 4
+"""Requests whose channels are clustered and decomposed."""
+
+ENERGY = 0.99
+"""Share of the outputs' changes over `DISTANCE` steps that the recorded subspaces hold."""
+
+DISTANCE = 5
+
 BINS = 10
 
 
@@ -25,7 +38,8 @@ BINS = 10
 class Recording:
     """What later stages read: the search space's data, goodness of fit, per-lane scales over time, guidance seen.
 
-    stack: number of streams of the whole stack, and of their channels.
+    stack: number of streams of the whole stack, and of their channels. grams: how the stack's channels move, by lane
+    and request (`calibrate.channels.record_grams`); empty for runs of few steps.
     """
 
     space: Recorded
@@ -33,6 +47,7 @@ class Recording:
     fits: tuple[UnitFit, ...]
     scales: dict[str, ScaleFit]
     guidance: Literal["none", "batched", "sequential"]
+    grams: dict[str, Tensor]
 
 
 def record(renderer: Renderer, requests: tuple[Request, ...], config: CalibrationConfig) -> Recording:
@@ -43,20 +58,27 @@ def record(renderer: Renderer, requests: tuple[Request, ...], config: Calibratio
     arrays: Arrays = {}
     scales: dict[str, ScaleFit] = {}
     granularities: tuple[Units, ...] = (Stack(), segments(blocks, 2), Modules())
+    coarse = granularities[:2]
     recorders: list[Recorder] = []
-    with stage("record", len(chosen) * len(granularities)) as advance:
+    channels = chosen[:CHANNEL_SAMPLES]
+    with stage("record", len(chosen) * len(granularities) + len(channels) * len(coarse)) as advance:
         for units in granularities:
             recorder = Recorder(sketch=units == Stack(), seed=config.seed)
             with watch(renderer.pipe, units, recorder):
                 renderer(chosen, advance)
             recorders.append(recorder)
             _fit(recorder, units, lane_names(transformer, units), config.steps, arrays, scales)
+        grams: dict[Units, dict[str, Tensor]] = {}
+        for units in coarse:
+            grams[units] = _fit_channels(renderer, channels, units, arrays)
+            advance(len(channels))
     schedules = plan(recorders[0], config)
     fits = tuple(
         UnitFit(lane=n, scale=float(f.scales.mean()), spread=f.spread, r2=f.r2) for n, f in scales.items()
     )
     guidance = _guidance(recorders[0], len(chosen))
-    return Recording(Recorded(schedules, arrays, blocks), _stack_shape(recorders[0]), fits, scales, guidance)
+    space = Recorded(schedules, arrays, blocks)
+    return Recording(space, _stack_shape(recorders[0]), fits, scales, guidance, grams[Stack()])
 
 
 def plan(recorder: Recorder, config: CalibrationConfig) -> dict[int, str]:
@@ -93,6 +115,28 @@ def _stack_shape(recorder: Recorder) -> tuple[int, int]:
             f"streams of different widths {widths} cannot be calibrated together; file an issue"
         )
     return len(widths), widths[0]
+
+
+def _fit_channels(
+    renderer: Renderer, requests: tuple[Request, ...], units: Units, arrays: Arrays
+) -> dict[str, Tensor]:
+    """Clusters of channels and principal subspaces; none for runs too short to tell channels apart.
+
+    Returns lane -> Gram matrices [requests, channels, steps, steps].
+    """
+    if renderer.steps < max(FEWEST, DISTANCE + 1):
+        return {}
+    grams: dict[str, list[Tensor]] = defaultdict(list)
+    moments: dict[str, list[Tensor]] = defaultdict(list)
+    for run in runs(renderer, requests, units):
+        for lane, outputs in run.items():
+            grams[lane].append(temporal_gram(outputs))
+            moments[lane].append(second_moment(outputs, DISTANCE))
+    stacked = {lane: torch.stack(each) for lane, each in grams.items()}
+    arrays[f"clusters/{units.kind}"], _ = cluster_all(joined(stacked), None)
+    total = {lane: torch.stack(each).sum(0) for lane, each in moments.items()}
+    arrays[f"basis/{units.kind}"] = bases(total, ENERGY).numpy()
+    return stacked
 
 
 def _guidance(recorder: Recorder, samples: int) -> Literal["none", "batched", "sequential"]:

@@ -3,9 +3,14 @@
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+import numpy as np
+
+from cachesmith.calibrate.channels import CLUSTERS
 from cachesmith.policies import (
     AdamsBashforth,
     Calibrated,
+    ClosedRow,
+    Clusters,
     Fixed,
     Forecaster,
     Gate,
@@ -13,20 +18,33 @@ from cachesmith.policies import (
     Heun,
     Interval,
     Lagrange,
+    Magnitude,
     Mixed,
     Modules,
     Observed,
+    PolicyError,
     Profile,
     Relational,
     Reuse,
     Segments,
     Stack,
+    Subspace,
     Taylor,
     Units,
 )
 from cachesmith.policies.base import Arrays
+from cachesmith.policies.references import mentions
 
-ROWS = ("reuse", "taylor-1", "taylor-2", "lagrange-2", "hermite-2", "adams-bashforth", "heun")
+SOLVERS: dict[str, ClosedRow] = {
+    "reuse": Reuse(),
+    "taylor-1": Taylor(order=1),
+    "taylor-2": Taylor(order=2),
+    "lagrange-2": Lagrange(order=2),
+    "hermite-2": Hermite(order=2),
+    "adams-bashforth": AdamsBashforth(),
+    "heun": Heun(),
+}
+ROWS = tuple(SOLVERS)
 MAGNITUDES = ("none", "observed", "calibrated", "mixed")
 GRANULARITIES = ("stack", "segment", "module")
 PHASES = 3
@@ -47,7 +65,10 @@ class Trial(Protocol):
 
 @dataclass(frozen=True)
 class Recorded:
-    """What recording gave: schedules by number of computed steps, scale arrays by granularity, number of blocks."""
+    """What recording gave: schedules by number of computed steps, arrays such as `scales/stack`, number of blocks.
+
+    `clusters/...` and `basis/...` are there for the granularities they were recorded at.
+    """
 
     schedules: dict[int, str]
     arrays: Arrays
@@ -56,30 +77,31 @@ class Recorded:
 
 def suggest(trial: Trial, recorded: Recorded) -> Profile:
     """Draw one point of the policy space."""
-    granularity = trial.suggest_categorical("granularity", GRANULARITIES)
+    units = granularity(trial.suggest_categorical("granularity", GRANULARITIES), recorded.blocks)
     return Profile(
-        units=_units(trial, granularity, recorded.blocks),
+        units=units,
         gate=_gate(trial, recorded),
-        forecaster=_forecaster(trial, granularity),
+        forecaster=_forecaster(trial, units.kind, recorded.arrays),
     )
 
 
 def arrays_of(profile: Profile, recorded: Recorded) -> Arrays:
     """The recorded arrays that `profile` names."""
-    magnitude = profile.forecaster.magnitude
-    if not isinstance(magnitude, Calibrated | Mixed):
-        return {}
-    return {magnitude.scales: recorded.arrays[magnitude.scales]}
+    named = (reference.name for reference in mentions("forecaster", profile.forecaster))
+    return {name: recorded.arrays[name] for name in named}
 
 
-def _units(trial: Trial, granularity: str, blocks: int) -> Units:
-    match granularity:
+def granularity(name: str, blocks: int) -> Units:
+    """Return the units that an option names: `stack`, two segments of nearly equal length, or `module`."""
+    match name:
         case "stack":
             return Stack()
+        case "segment":
+            return segments(blocks, 2)
         case "module":
             return Modules()
         case _:
-            return segments(blocks, 2)
+            raise PolicyError(f"there are no units {name!r}; choose from {', '.join(GRANULARITIES)}")
 
 
 def segments(blocks: int, count: int) -> Segments:
@@ -106,29 +128,46 @@ def _gate(trial: Trial, recorded: Recorded) -> Gate:
             )
 
 
-def _forecaster(trial: Trial, granularity: str) -> Forecaster:
+def _forecaster(trial: Trial, units: str, arrays: Arrays) -> Forecaster:
     name = trial.suggest_categorical("rows", ROWS)
     if name == "reuse":
         return Forecaster(rows=Reuse())
-    magnitude = trial.suggest_categorical("magnitude", MAGNITUDES)
-    rows: Any = {
-        "taylor-1": Taylor(order=1),
-        "taylor-2": Taylor(order=2),
-        "lagrange-2": Lagrange(order=2),
-        "hermite-2": Hermite(order=2),
-        "adams-bashforth": AdamsBashforth(),
-        "heun": Heun(),
-    }[name]
-    scales = f"scales/{granularity}"
     return Forecaster(
-        rows=rows,
-        magnitude={
-            "none": None,
-            "observed": Observed(),
-            "calibrated": Calibrated(scales=scales),
-            "mixed": Mixed(scales=f"corrections/{granularity}"),
-        }[magnitude],
+        rows=_rows(trial, name, f"clusters/{units}", arrays),
+        subspace=_subspace(trial, f"basis/{units}", arrays),
+        magnitude=_magnitude(trial, units),
     )
+
+
+def _rows(trial: Trial, first: str, ids: str, arrays: Arrays) -> Any:
+    """One solver for all channels, or, where clusters were recorded, one for each; `first` is the smoothest one's."""
+    if ids not in arrays or not trial.suggest_categorical("clustered", (False, True)):
+        return SOLVERS[first]
+    count = int(np.max(arrays[ids])) + 1
+    others = (trial.suggest_categorical(f"rows_{cluster}", ROWS) for cluster in range(1, count))
+    return Clusters(ids=ids, rows=(SOLVERS[first], *(SOLVERS[name] for name in others)))
+
+
+def _subspace(trial: Trial, basis: str, arrays: Arrays) -> Subspace | None:
+    if basis not in arrays or not trial.suggest_categorical("subspace", (False, True)):
+        return None
+    return Subspace(basis=basis)
+
+
+def _magnitude(trial: Trial, units: str) -> Magnitude | None:
+    match trial.suggest_categorical("magnitude", MAGNITUDES):
+        case "observed":
+            return Observed()
+        case "calibrated":
+            return Calibrated(scales=f"scales/{units}")
+        case "mixed":
+            return Mixed(scales=f"corrections/{units}")
+        case _:
+            return None
+
+
+OTHERS = {f"rows_{cluster}": "taylor-1" for cluster in range(1, max(CLUSTERS))}
+"""Solvers of all clusters but the smoothest."""
 
 
 def starting_points(budgets: list[int], steps: int) -> list[dict[str, Any]]:
@@ -137,8 +176,11 @@ def starting_points(budgets: list[int], steps: int) -> list[dict[str, Any]]:
     for n in budgets:
         interval = max(2, min(10, round((steps - 1) / max(1, n - 1))))
         every = {"gate": "interval", "interval": interval}
+        planned = {"gate": "fixed", "computed": n, "rows": "taylor-1", "magnitude": "none"}
+        on_stack = {"granularity": "stack", **planned}
         points += [
-            {"granularity": "stack", "gate": "fixed", "computed": n, "rows": "taylor-1", "magnitude": "none"},
+            on_stack,
+            {**on_stack, "clustered": True, "subspace": True, **OTHERS},
             {"granularity": "module", **every, "warmup": 1, "rows": "reuse"},
             {"granularity": "module", **every, "warmup": 2, "rows": "taylor-2", "magnitude": "none"},
             {
@@ -158,4 +200,4 @@ def starting_points(budgets: list[int], steps: int) -> list[dict[str, Any]]:
             "warmup_relational": 2,
         }
         points.append({"granularity": "module", **relational, "rows": "taylor-2", "magnitude": "observed"})
-    return points
+    return [{"clustered": False, "subspace": False} | point for point in points]

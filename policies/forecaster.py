@@ -55,7 +55,8 @@ class Heun(Frozen):
     """Trapezoid of the last slope and the predicted one: F0 + k/2 (f0 + f) (HyCa's pool, arXiv 2510.04188).
 
     With cached values alone, f is the slope a line through the last two slopes predicts. That makes Heun's method
-    (RK2) and the trapezoidal Adams-Moulton rule (AM2), which differ in how they evaluate f, one and the same.
+    (RK2) and the trapezoidal Adams-Moulton rule (AM2), which differ in how they evaluate f, one and the same, and
+    both of them equal to `Taylor(order=2)`: f0 + k (f0 - f1) / gap in the mean with f0 is the second-order series.
     """
 
     kind: Literal["heun"] = "heun"

@@ -18,6 +18,7 @@ from cachesmith.policies.forecaster import (
 )
 from cachesmith.policies.gate import Gate, Interval, Relational
 from cachesmith.policies.policy import Policy
+from cachesmith.policies.presets_hyca import refuse_fitted
 from cachesmith.policies.units import Modules, Stack, Units
 
 
@@ -96,6 +97,7 @@ PRESETS: dict[str, Callable[..., Policy]] = {
 
 def preset(name: str, /, **options: object) -> Policy:
     """Return the preset with these options; an unknown name or option is refused with the known ones."""
+    refuse_fitted(name)
     if name not in PRESETS:
         raise PolicyError(f"there is no preset {name!r}; choose from {', '.join(PRESETS)}")
     known = inspect.signature(PRESETS[name]).parameters

@@ -2,7 +2,11 @@
 
 from collections.abc import Callable
 
+from cachesmith.calibrate.methods import hyca, svd_cache
 from cachesmith.policies import Policy
 
-METHODS: dict[str, Callable[..., Policy]] = {}
+METHODS: dict[str, Callable[..., Policy]] = {
+    "hyca": hyca.fit,
+    "svd-cache": svd_cache.fit,
+}
 """Name -> `fit(renderer, requests, **options)`: samples `requests` uncached and returns a policy bound to no model."""

@@ -9,16 +9,22 @@ import pytest
 from cachesmith.calibrate.config import CalibrationConfig
 from cachesmith.calibrate.evaluate import as_policy
 from cachesmith.calibrate.space import Recorded, arrays_of, segments, starting_points, suggest
-from cachesmith.policies import PolicyError, Segments
+from cachesmith.policies import Clusters, Modules, Observed, PolicyError, Profile, Segments
+from cachesmith.policies.base import Arrays
 
-TABLE = np.ones((40, 4), np.float32)
-RECORDED = Recorded(
-    schedules={n: "C" * n + "F" * (20 - n) for n in range(2, 11)},
-    arrays={
+TABLE = np.ones((2, 4), np.float32)
+ARRAYS: Arrays = {
+    **{
         f"{kind}/{unit}": TABLE
         for kind in ("scales", "corrections")
         for unit in ("stack", "segment", "module")
     },
+    **{f"clusters/{unit}": np.arange(12, dtype=np.int32).reshape(2, 6) % 3 for unit in ("stack", "segment")},
+    **{f"basis/{unit}": np.eye(6, 2, dtype=np.float32)[None].repeat(2, 0) for unit in ("stack", "segment")},
+}
+RECORDED = Recorded(
+    schedules={n: "C" * n + "F" * (20 - n) for n in range(2, 11)},
+    arrays=ARRAYS,
     blocks=8,
 )
 
@@ -34,13 +40,18 @@ def test_random_points_make_policies() -> None:
 
     def objective(trial: optuna.Trial) -> float:
         profile = suggest(trial, RECORDED)
-        as_policy(
-            profile, arrays_of(profile, RECORDED) and dict.fromkeys(arrays_of(profile, RECORDED), TABLE[:2])
-        )
+        as_policy(profile, arrays_of(profile, RECORDED))
+        seen.append(profile)
         return 0.0
 
-    study.optimize(objective, n_trials=100)
+    seen: list[Profile] = []
+    study.optimize(objective, n_trials=200)
     assert all(trial.state.name == "COMPLETE" for trial in study.trials)
+    combined = [p.forecaster for p in seen if isinstance(p.forecaster.rows, Clusters)]
+    assert any(f.subspace is not None and isinstance(f.magnitude, Observed) for f in combined)
+    assert not any(p.units == Modules() for p in seen if p.forecaster.subspace is not None)
+    for trial, profile in zip(study.trials, seen, strict=True):
+        assert suggest(optuna.trial.FixedTrial(trial.params), RECORDED) == profile
 
 
 def test_segments_are_nearly_equal() -> None:

@@ -69,6 +69,8 @@ def test_parsing(text: str, expected: Policy) -> None:
     ("text", "message"),
     [
         ("", "there is no preset ''; choose from uncached, fora"),
+        ("hyca", "hyca has to be fitted on a model; make it with: cachesmith fit MODEL --method hyca"),
+        ("svd-cache:energy=0.9", "cachesmith fit MODEL --method svd-cache"),
         ("taylorsear", "there is no preset 'taylorsear'; choose from .*taylorseer,"),
         ("fora:intervall=3", "has no option 'intervall'; it takes interval"),
         ("fora:name=3", "has no option 'name'"),

@@ -111,6 +111,44 @@ def test_every_cluster_follows_its_own_row() -> None:
         torch.testing.assert_close(got[..., cluster::3], run(row)[..., cluster::3], rtol=1e-6, atol=1e-6)
 
 
+@pytest.mark.parametrize("residual", [False, True])
+@pytest.mark.parametrize("taps", [1, 2, 5])
+def test_grouped_weights_are_each_groups_weights(taps: int, residual: bool) -> None:
+    """Group by group the same as weights for all channels, also with fewer past outputs than taps."""
+    rng = np.random.default_rng(0)
+    arrays = table("w", rng.normal(size=(1, STEPS, taps, 3))) | table(
+        "v", rng.normal(size=(1, STEPS, taps + 1, 3))
+    )
+    ids = np.array([[0, 1, 2, 0, 1, 2]], np.int32)
+    got = run(Fitted(weights="w", input_weights="v", ids="ids"), {**arrays, "ids": ids}, residual)
+    for group in range(3):
+        alone = {name: array[..., group] for name, array in arrays.items()}
+        expected = run(Fitted(weights="w", input_weights="v"), alone, residual)
+        torch.testing.assert_close(got[..., group::3], expected[..., group::3], rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("residual", [False, True])
+def test_one_group_is_no_group(residual: bool) -> None:
+    weights = np.random.default_rng(0).normal(size=(1, STEPS, 3))
+    got = run(
+        Fitted(weights="w", ids="ids"),
+        table("w", weights[..., None]) | {"ids": np.zeros((1, 6), np.int32)},
+        residual,
+    )
+    expected = run(Fitted(weights="w"), table("w", weights), residual)
+    torch.testing.assert_close(got, expected, rtol=1e-6, atol=1e-6)
+
+
+def test_grouped_weights_in_a_subspace_with_a_magnitude() -> None:
+    weights = np.zeros((1, STEPS, 2, 1))
+    weights[0, NOW, :, 0] = rows.weights(Taylor(order=1), [5.0, 3.0], float(NOW))
+    parts: Any = {"subspace": Subspace(basis="b"), "magnitude": Observed()}
+    basis = table("b", np.eye(6, 3)[None])
+    arrays = table("w", weights) | basis | {"ids": np.zeros((1, 6), np.int32)}
+    got = run(Fitted(weights="w", ids="ids"), arrays, **parts)
+    torch.testing.assert_close(got, run(Taylor(order=1), basis, **parts), rtol=1e-5, atol=1e-5)
+
+
 def test_a_full_rank_subspace_changes_nothing() -> None:
     basis = torch.linalg.qr(randn(7, shape=(6, 6))).Q[None].numpy()
     got = run(Taylor(order=2), table("v", basis), subspace=Subspace(basis="v"))
@@ -134,6 +172,15 @@ def rfe(row: Taylor, scale: Tensor) -> Tensor:
             for i, s in enumerate(scale)
         ]
     )
+
+
+def test_a_scale_that_keeps_the_length_is_no_magnitude_rule() -> None:
+    """s = |D| / |I - I0| gives the increment its own length."""
+    increment = run(Taylor(order=1)) - outputs_at(5)
+    one_sample = slice(0, 1)
+    scale = increment[one_sample].norm() / (inputs_at(NOW) - inputs_at(5))[one_sample].norm()
+    got = run(Taylor(order=1), table("s", [[float(scale)]]), magnitude=Calibrated(scales="s"))
+    torch.testing.assert_close(got[one_sample], run(Taylor(order=1))[one_sample], rtol=1e-5, atol=1e-5)
 
 
 def observed() -> Tensor:

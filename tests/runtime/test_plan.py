@@ -10,6 +10,7 @@ from tests.tiny import Pipeline, policy, sample_dit
 
 from cachesmith.policies import (
     Clusters,
+    Ema,
     Fitted,
     Fixed,
     Forecaster,
@@ -87,6 +88,7 @@ def test_fitted_rows_need_their_number_of_steps(dit: Pipeline) -> None:
     [
         ({"rows": Fitted(weights="a")}, np.ones((3, 10, 2), np.float32)),
         ({"rows": Clusters(ids="a", rows=(Taylor(),))}, np.zeros((3, 32), np.int32)),
+        ({"rows": Clusters(ids="a", rows=(Ema(),))}, np.zeros((3, 32), np.int32)),
         ({"subspace": Subspace(basis="a")}, np.eye(32, 4, dtype=np.float32)[None].repeat(3, 0)),
     ],
 )

@@ -10,7 +10,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cachesmith.policies import AdamsBashforth, Bdf, Hermite, Heun, Lagrange, Reuse, Taylor
+from cachesmith.policies import AdamsBashforth, Bdf, Ema, Hermite, Heun, Lagrange, Reuse, Taylor
 from cachesmith.runtime import rows
 
 ROWS: list[Any] = [
@@ -22,8 +22,9 @@ ROWS: list[Any] = [
     AdamsBashforth(order=3),
     Heun(),
     Bdf(),
+    Ema(beta=0.9, taps=4),
 ]
-LINEAR = [row for row in ROWS if not isinstance(row, Reuse | Hermite)]
+LINEAR = [row for row in ROWS if not isinstance(row, Reuse | Hermite | Ema)]
 
 gaps = st.lists(st.floats(0.5, 4), min_size=1, max_size=6)
 
@@ -83,6 +84,7 @@ def test_lagrange_is_exact_on_polynomials_for_any_spacing(
         (Lagrange(order=2), 2),
         (Lagrange(order=3), 3),
         (Hermite(order=2), 0),
+        (Ema(), 0),
         (AdamsBashforth(order=2), 1),
         (AdamsBashforth(order=3), 1),
         (Heun(), 1),
@@ -160,3 +162,21 @@ def test_hermite_polynomials() -> None:
     x = np.linspace(-1, 1, 5)
     for order, expected in enumerate([np.ones(5), 2 * x, 4 * x**2 - 2, 8 * x**3 - 12 * x]):
         assert [rows.hermite(order, v) for v in x] == pytest.approx(expected)
+
+
+@given(st.floats(0.05, 0.95), st.lists(st.floats(-3, 3), min_size=1, max_size=8))
+def test_ema_is_the_printed_recursion_corrected_for_its_start(beta: float, outputs: list[float]) -> None:
+    state = 0.0
+    for output in outputs:
+        state = beta * state + (1 - beta) * output
+    past = [float(t) for t in range(len(outputs))][::-1]
+    weights = rows.weights(Ema(beta=beta, taps=8), past, 20.0)
+    got = sum(w * f for w, f in zip(weights, reversed(outputs), strict=True))
+    assert got == pytest.approx(state / (1 - beta ** len(outputs)), abs=1e-9)
+
+
+@given(gaps)
+def test_heun_on_cached_values_is_taylors_second_order(sizes: list[float]) -> None:
+    past, now = schedule(sizes)
+    weights = rows.weights(Taylor(order=2), past, now)
+    assert rows.weights(Heun(), past, now) == pytest.approx(weights, abs=1e-9 * sum(map(abs, weights)))

@@ -1,0 +1,14 @@
+"""Published methods without a preset: what they do is fitted on a model first."""
+
+from cachesmith.policies.errors import PolicyError
+
+FITTED = ("hyca", "svd-cache")
+"""HyCa (arXiv 2510.04188) needs clusters of channels, SVD-Cache (arXiv 2601.07396) a basis of them."""
+
+
+def refuse_fitted(name: str) -> None:
+    """Raise `PolicyError` with the remedy where `name` is a method that has to be fitted."""
+    if name in FITTED:
+        raise PolicyError(
+            f"{name} has to be fitted on a model; make it with: cachesmith fit MODEL --method {name}"
+        )
