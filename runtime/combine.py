@@ -4,6 +4,7 @@ B: samples, ...: tokens, D: channels, K: past outputs (newest first).
 """
 
 from collections.abc import Sequence
+from math import ceil, sqrt
 
 import torch
 from torch import Tensor
@@ -41,6 +42,40 @@ def project(increment: Tensor, basis: Tensor) -> Tensor:
     """Return increment V V^T with V = `basis` [D, k], orthonormal (SVD-Cache: only the principal part moves)."""
     basis = basis.to(increment.dtype)
     return (increment @ basis) @ basis.T
+
+
+def high_pass(increment: Tensor, cutoff: float) -> Tensor:
+    """Remove the lowest of all frequencies over the tokens, rounded up: a share `cutoff` of them.
+
+    increment: [B, ..., T, D]. A real Fourier transform along the tokens in their order (FreqCa, FFT variant).
+    """
+    spectrum = torch.fft.rfft(increment, dim=-2)
+    spectrum[..., : ceil(cutoff * spectrum.shape[-2]), :] = 0
+    # the transform leaves strides of its own, which would make every later sum several times slower
+    return torch.fft.irfft(spectrum, n=increment.shape[-2], dim=-2).contiguous()
+
+
+def high_pass_grid(increment: Tensor, cutoff: float, grid: tuple[int, int]) -> Tensor:
+    """As `high_pass` for tokens that are the rows of a picture: two-dimensional cosine transform (FreqCa, DCT variant).
+
+    increment: [B, ..., rows x columns, D]. Low are the frequencies (u, v) with sqrt(u^2 + v^2) at most `cutoff` of the
+    largest; with cutoff 0 none is.
+    """
+    down, across = (cosines(side).to(increment) for side in grid)
+    u, v = (torch.arange(side, device=increment.device) for side in grid)
+    radius = torch.hypot(u[:, None].to(increment), v.to(increment))
+    high = (radius > cutoff * radius.max()) | (cutoff == 0)
+    pixels = increment.unflatten(-2, grid)
+    spectrum = torch.einsum("ui,vj,...ijd->...uvd", down, across, pixels) * high[..., None]
+    return torch.einsum("ui,vj,...uvd->...ijd", down, across, spectrum).flatten(-3, -2)
+
+
+def cosines(size: int) -> Tensor:
+    """The orthonormal cosine transform (DCT-II) of `size` values: [frequency, value], float64."""
+    k, i = torch.arange(size, dtype=torch.float64)[:, None], torch.arange(size, dtype=torch.float64)
+    table: Tensor = torch.cos(torch.pi * k * (2 * i + 1) / (2 * size)) * sqrt(2 / size)
+    table[0] /= sqrt(2)
+    return table
 
 
 def sample_norm(x: Tensor) -> Tensor:
