@@ -22,9 +22,7 @@ def threshold_within(computations: Callable[[float], float], budget: float) -> f
             f"the schedule computes {fewest:g} steps at least and the budget is {budget:g}; "
             "raise the budget, or allow more skipped steps in a row"
         )
-    high = min(
-        (t for t in (ldexp(1.0, e) for e in range(-30, 31)) if computations(t) <= budget), default=LARGEST
-    )
+    high = min(t for t in (ldexp(1.0, e) for e in range(-30, 31)) if computations(t) <= budget)
     low = high / 2 if computations(0.0) > budget else 0.0
     for _ in range(HALVINGS):
         middle = (low + high) / 2

@@ -22,7 +22,7 @@ def magcache_mask(
     `protected` ones are always computed. Raises `PolicyError` for ratios that are not positive numbers.
     """
     wrong = [r for r in ratios[1:] if not (isfinite(r) and r > 0)]
-    if wrong or not ratios:
+    if wrong or len(ratios) == 0:
         raise PolicyError(
             f"magnitude ratios must be positive, one for each step, got {wrong[:3]}; measure them again"
         )
@@ -42,7 +42,7 @@ def magcache_mask(
 
 def resample_ratios(ratios: Sequence[float], steps: int) -> tuple[float, ...]:
     """Carry ratios to another number of steps: the nearest one by place in the run, as the authors' code does."""
-    if steps < 1 or not ratios:
+    if steps < 1 or len(ratios) == 0:
         raise PolicyError(f"there are {len(ratios)} ratios for {steps} steps; give at least one of each")
     stretch = (len(ratios) - 1) / max(1, steps - 1)
     return tuple(ratios[round(step * stretch)] for step in range(steps)) if steps > 1 else (ratios[-1],)

@@ -97,21 +97,25 @@ PRESETS: dict[str, Callable[..., Policy]] = {
     "bdf": bdf,
     "foca": foca,
     "freqca": freqca,
-    "magcache": magcache,
 }
+"""Name -> preset; each may be called without options."""
+
+MEASURED: dict[str, Callable[..., Policy]] = {"magcache": magcache}
+"""Presets that need numbers measured on a model, which a command line cannot give."""
 
 
 def preset(name: str, /, **options: object) -> Policy:
     """Return the preset with these options; an unknown name or option is refused with the known ones."""
-    if name not in PRESETS:
-        raise PolicyError(f"there is no preset {name!r}; choose from {', '.join(PRESETS)}")
-    known = inspect.signature(PRESETS[name]).parameters
+    presets = PRESETS | MEASURED
+    if name not in presets:
+        raise PolicyError(f"there is no preset {name!r}; choose from {', '.join(presets)}")
+    known = inspect.signature(presets[name]).parameters
     for option in options:
         if option not in known:
             raise PolicyError(
                 f"preset {name} has no option {option!r}; it takes {', '.join(known) or 'none'}"
             )
-    return PRESETS[name](**options)
+    return presets[name](**options)
 
 
 def parse_preset(text: str) -> Policy:

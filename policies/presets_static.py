@@ -39,7 +39,7 @@ def magcache(
 
     The arguments are those of `magcache_mask`. Raises `PolicyError` without ratios: they belong to a model.
     """
-    if not ratios:
+    if len(ratios) == 0:
         raise PolicyError(
             "preset magcache needs the magnitude ratios of a model, one for each step: measure them with "
             "cachesmith.calibrate.methods.magcache.fit, or pass ratios= in Python"

@@ -2,7 +2,14 @@
 
 from collections.abc import Callable
 
+from cachesmith.calibrate.methods import dpcache, eoc, magcache, scalingcache, smoothcache
 from cachesmith.policies import Policy
 
-METHODS: dict[str, Callable[..., Policy]] = {}
+METHODS: dict[str, Callable[..., Policy]] = {
+    "dpcache": dpcache.fit,
+    "eoc": eoc.fit,
+    "magcache": magcache.fit,
+    "scalingcache": scalingcache.fit,
+    "smoothcache": smoothcache.fit,
+}
 """Name -> `fit(renderer, requests, **options)`: samples `requests` uncached and returns a policy bound to no model."""

@@ -10,7 +10,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cachesmith.policies import AdamsBashforth, Bdf, Hermite, Heun, Lagrange, Reuse, Taylor
+from cachesmith.policies import AdamsBashforth, Bdf, Foca, Hermite, Heun, Lagrange, Reuse, Taylor
 from cachesmith.runtime import rows
 
 ROWS: list[Any] = [
@@ -22,6 +22,7 @@ ROWS: list[Any] = [
     AdamsBashforth(order=3),
     Heun(),
     Bdf(),
+    Foca(),
 ]
 LINEAR = [row for row in ROWS if not isinstance(row, Reuse | Hermite)]
 
@@ -87,6 +88,7 @@ def test_lagrange_is_exact_on_polynomials_for_any_spacing(
         (AdamsBashforth(order=3), 1),
         (Heun(), 1),
         (Bdf(), 1),
+        (Foca(), 1),
     ],
 )
 def test_highest_exact_degree_on_even_times(row: Any, degree: int) -> None:
@@ -160,3 +162,17 @@ def test_hermite_polynomials() -> None:
     x = np.linspace(-1, 1, 5)
     for order, expected in enumerate([np.ones(5), 2 * x, 4 * x**2 - 2, 8 * x**3 - 12 * x]):
         assert [rows.hermite(order, v) for v in x] == pytest.approx(expected)
+
+
+@given(gaps)
+def test_foca_is_heun_on_the_slope_of_the_bdf_forecast(sizes: list[float]) -> None:
+    """Eq. 8 written out: F0 + k/2 (f0 + (P - F0) / k)."""
+    past, now = schedule(sizes)
+    features = np.random.default_rng(0).normal(size=(len(past), 4))
+    k = now - past[0]
+    slope = (features[0] - features[1]) / (past[0] - past[1]) if len(past) > 1 else 0 * features[0]
+    predicted = sum(w * f for w, f in zip(rows.weights(Bdf(), past, now), features, strict=False))
+    expected = features[0] + k / 2 * (slope + (predicted - features[0]) / k)
+    weights = rows.weights(Foca(), past, now)
+    got = sum(w * f for w, f in zip(weights, features, strict=False))
+    np.testing.assert_allclose(got, expected, atol=1e-8 * sum(map(abs, weights)) * 10)
