@@ -19,11 +19,20 @@ def foca(interval: int = 5, warmup: int = 2) -> Policy:
 
 @refusing("preset freqca")
 def freqca(
-    interval: int = 5, cutoff: float = 0.1, order: int = 2, contraction: float = 0.71, warmup: int = 2
+    interval: int = 5,
+    cutoff: float = 0.1,
+    order: int = 2,
+    contraction: float = 0.71,
+    warmup: int = 2,
+    rows: int = 0,
+    columns: int = 0,
 ) -> Policy:
-    """FreqCa (arXiv 2510.08669): of the stack's residual, reuse low frequencies and forecast high ones (Hermite)."""
-    row = Hermite(order=order, contraction=contraction)
-    forecaster = Forecaster(rows=row, band=Band(cutoff=cutoff))
+    """FreqCa (arXiv 2510.08669): of the stack's residual, reuse low frequencies and forecast high ones (Hermite).
+
+    rows, columns: of the picture's tokens, for the cosine transform; without both all tokens count as one row.
+    """
+    band = Band(cutoff=cutoff, grid=(rows, columns) if rows or columns else None)
+    forecaster = Forecaster(rows=Hermite(order=order, contraction=contraction), band=band)
     return _policy("freqca", Interval(interval=interval, warmup=warmup), forecaster, Stack())
 
 

@@ -52,7 +52,8 @@ def high_pass(increment: Tensor, cutoff: float) -> Tensor:
     spectrum = torch.fft.rfft(increment, dim=-2)
     spectrum[..., : ceil(cutoff * spectrum.shape[-2]), :] = 0
     # the transform leaves strides of its own, which would make every later sum several times slower
-    return torch.fft.irfft(spectrum, n=increment.shape[-2], dim=-2).contiguous()
+    passed: Tensor = torch.fft.irfft(spectrum, n=increment.shape[-2], dim=-2)
+    return passed.contiguous()
 
 
 def high_pass_grid(increment: Tensor, cutoff: float, grid: tuple[int, int]) -> Tensor:
@@ -61,19 +62,21 @@ def high_pass_grid(increment: Tensor, cutoff: float, grid: tuple[int, int]) -> T
     increment: [B, ..., rows x columns, D]. Low are the frequencies (u, v) with sqrt(u^2 + v^2) at most `cutoff` of the
     largest; with cutoff 0 none is.
     """
-    down, across = (cosines(side).to(increment) for side in grid)
-    u, v = (torch.arange(side, device=increment.device) for side in grid)
-    radius = torch.hypot(u[:, None].to(increment), v.to(increment))
+    down, across = (cosines(side, increment) for side in grid)
+    u, v = (torch.arange(side, dtype=increment.dtype, device=increment.device) for side in grid)
+    radius = torch.hypot(u[:, None], v)
     high = (radius > cutoff * radius.max()) | (cutoff == 0)
-    pixels = increment.unflatten(-2, grid)
+    pixels = increment.reshape(*increment.shape[:-2], *grid, increment.shape[-1])
     spectrum = torch.einsum("ui,vj,...ijd->...uvd", down, across, pixels) * high[..., None]
     return torch.einsum("ui,vj,...uvd->...ijd", down, across, spectrum).flatten(-3, -2)
 
 
-def cosines(size: int) -> Tensor:
-    """The orthonormal cosine transform (DCT-II) of `size` values: [frequency, value], float64."""
-    k, i = torch.arange(size, dtype=torch.float64)[:, None], torch.arange(size, dtype=torch.float64)
-    table: Tensor = torch.cos(torch.pi * k * (2 * i + 1) / (2 * size)) * sqrt(2 / size)
+def cosines(size: int, like: Tensor) -> Tensor:
+    """The orthonormal cosine transform (DCT-II) of `size` values: [frequency, value], dtype and device of `like`."""
+    index = torch.arange(size, device=like.device)
+    # whole turns are taken off as integers: a cosine of many turns would be inexact in float32
+    angle = (index[:, None] * (2 * index + 1) % (4 * size)).to(like.dtype) * (torch.pi / (2 * size))
+    table: Tensor = angle.cos() * sqrt(2 / size)
     table[0] /= sqrt(2)
     return table
 

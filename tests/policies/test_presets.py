@@ -62,6 +62,7 @@ def test_uncached_computes_every_step() -> None:
         ("hicache:contraction=7e-1", preset("hicache", contraction=0.7)),
         ("ab-cache:order=3", preset("ab-cache", order=3)),
         ("fora:", preset("fora")),
+        ("freqca:rows=8,columns=4", preset("freqca", rows=8, columns=4)),
     ],
 )
 def test_parsing(text: str, expected: Policy) -> None:
@@ -78,6 +79,7 @@ def test_parsing(text: str, expected: Policy) -> None:
         ("uncached:interval=3", "it takes none"),
         ("magcache:threshold=0.1", "needs the magnitude ratios of a model, one for each step: measure them"),
         ("foca:order=2", "has no option 'order'; it takes interval, warmup"),
+        ("freqca:rows=8", "grid.1 = 0: input should be greater than or equal to 1"),
         ("freqca:cutoff=1.5", "cutoff = 1.5: input should be less than or equal to 1"),
         ("fora:interval", "cannot read 'interval'"),
         ("fora:interval=3,", "cannot read ''"),

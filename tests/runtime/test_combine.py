@@ -173,8 +173,10 @@ def test_the_low_frequencies_by_least_squares(count: int) -> None:
 
 
 def test_cosines_are_orthonormal_and_ordered() -> None:
-    table = cosines(7)
+    table = cosines(7, tokens(1))
     torch.testing.assert_close(table @ table.T, torch.eye(7, dtype=torch.float64))
+    half = cosines(200, torch.zeros(0)).double()
+    assert (half @ half.T - torch.eye(200)).abs().max() < 1e-5
     changes = (table.diff(dim=1).sign().diff(dim=1) != 0).sum(1)
     assert changes.tolist() == sorted(changes.tolist())
 
@@ -182,7 +184,7 @@ def test_cosines_are_orthonormal_and_ordered() -> None:
 def test_the_grid_is_the_cosine_transform_of_rows_and_columns() -> None:
     """One wave of the grid is either removed whole or left whole."""
     for u, v, stays in [(0, 0, False), (1, 0, False), (0, 1, False), (1, 1, True), (3, 4, True)]:
-        wave = (cosines(4)[u][:, None] * cosines(5)[v]).reshape(1, 20, 1)
+        wave = (cosines(4, tokens(1))[u][:, None] * cosines(5, tokens(1))[v]).reshape(1, 20, 1)
         expected = wave if stays else torch.zeros_like(wave)
         # the highest frequency is (3, 4) at a radius of 5
         torch.testing.assert_close(high_pass_grid(wave, 0.21, (4, 5)), expected)
