@@ -6,11 +6,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tests.tiny import tiny_dit, tiny_flux
+from tests.tiny import sample_flux, tiny_dit, tiny_flux
 from torch import Tensor
 
+from cachesmith.calibrate.evaluate import as_policy
 from cachesmith.calibrate.methods import METHODS, dpcache, eoc, magcache, scalingcache, smoothcache
-from cachesmith.calibrate.methods.follow import schedule
+from cachesmith.calibrate.methods.follow import Follower, schedule
 from cachesmith.calibrate.prompts import requests
 from cachesmith.calibrate.record import watch
 from cachesmith.calibrate.render import Renderer
@@ -37,7 +38,7 @@ def gate_of(policy: Any) -> Fixed:
 @pytest.mark.parametrize("name", METHODS)
 def test_every_method_gives_a_policy_that_runs(renderer: Renderer, name: str) -> None:
     policy = METHODS[name](renderer, REQUESTS, budget=5)
-    assert policy.document.model is policy.document.sampler is None
+    assert policy.document.model is None and policy.document.sampler is None
     with apply(renderer.pipe, policy) as session:
         pictures = renderer(REQUESTS)
     assert pictures.images.isfinite().all() and not session.stats.fallbacks
@@ -53,7 +54,7 @@ def test_magcache_ratios_are_means_over_samples_and_tokens(renderer: Renderer) -
 
 def test_smoothcache_errors_are_means_over_samples_and_depth(renderer: Renderer) -> None:
     changes = smoothcache.Changes(STEPS, 3)
-    with watch(renderer.pipe, Modules(), smoothcache.Follower(changes.note, taps=3)):
+    with watch(renderer.pipe, Modules(), Follower(changes.note, taps=3)):
         renderer(REQUESTS)
     lanes = trajectories(renderer, REQUESTS, Modules())
     for group, table in changes.means().items():
@@ -167,7 +168,7 @@ def test_eoc_with_a_scale_that_is_observed(renderer: Renderer) -> None:
     base = preset("taylorseer", interval=3)
     profile = base.profile()
     rfe = profile.forecaster.model_copy(update={"magnitude": Observed()})
-    policy = eoc.fit(renderer, REQUESTS, base=eoc.as_policy(profile.model_copy(update={"forecaster": rfe})))
+    policy = eoc.fit(renderer, REQUESTS, base=as_policy(profile.model_copy(update={"forecaster": rfe})))
     assert policy.profile().forecaster.magnitude == Observed()
 
 
@@ -177,8 +178,6 @@ def test_eoc_needs_a_schedule(renderer: Renderer) -> None:
 
 
 def test_eoc_of_several_streams() -> None:
-    from tests.tiny import sample_flux
-
     pipe = tiny_flux()
 
     class Flux(Renderer):

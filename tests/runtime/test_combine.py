@@ -1,5 +1,6 @@
 """Sums, projections and norms: per sample, and wide."""
 
+from collections.abc import Callable
 from math import ceil
 
 import pytest
@@ -136,7 +137,7 @@ def tokens(count: int, batch: int = 2) -> torch.Tensor:
     return torch.randn(batch, count, 3, generator=generator, dtype=torch.float64)
 
 
-PASSES = {
+PASSES: dict[str, Callable[[torch.Tensor, float], torch.Tensor]] = {
     "row": lambda x, cutoff: high_pass(x, cutoff),
     "grid": lambda x, cutoff: high_pass_grid(x, cutoff, (3, 5)),
 }
