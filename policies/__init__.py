@@ -18,12 +18,15 @@ from cachesmith.policies.document import (
 from cachesmith.policies.errors import CachesmithError, EngineError, PolicyError
 from cachesmith.policies.forecaster import (
     AdamsBashforth,
+    Band,
     Bdf,
     Calibrated,
     ClosedRow,
     Clusters,
+    Correction,
     Ema,
     Fitted,
+    Foca,
     Forecaster,
     Hermite,
     Heun,
@@ -38,6 +41,7 @@ from cachesmith.policies.forecaster import (
 )
 from cachesmith.policies.gate import Fixed, Gate, Interval, Relational, StaticGate
 from cachesmith.policies.io import SUFFIX, decode, encode, load, save
+from cachesmith.policies.magcache import magcache_mask, resample_ratios
 from cachesmith.policies.migrations import MIGRATIONS, upgrade
 from cachesmith.policies.policy import Policy, content_id
 from cachesmith.policies.presets import PRESETS, parse_preset, preset
@@ -52,17 +56,20 @@ __all__ = [
     "Action",
     "AdamsBashforth",
     "Arrays",
+    "Band",
     "Bdf",
     "CachesmithError",
     "Calibrated",
     "Calibration",
     "ClosedRow",
     "Clusters",
+    "Correction",
     "Document",
     "Ema",
     "EngineError",
     "Fitted",
     "Fixed",
+    "Foca",
     "Forecaster",
     "Frozen",
     "Gate",
@@ -97,10 +104,12 @@ __all__ = [
     "decode",
     "encode",
     "load",
+    "magcache_mask",
     "mask",
     "parse_preset",
     "preset",
     "remap",
+    "resample_ratios",
     "save",
     "upgrade",
 ]

@@ -1,5 +1,6 @@
 """Checks of single arrays, and of the arrays of one forecaster against each other."""
 
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -43,9 +44,10 @@ def check_forecaster(field: str, forecaster: Forecaster, steps: int | None, arra
             _check_fitted(f"{field}.rows", forecaster.rows, steps, arrays)
         case Clusters(ids=name, rows=rows):
             _check_ids(f"{field}.rows.ids", arrays[name], len(rows))
-    ids = forecaster.rows.ids if isinstance(forecaster.rows, Clusters | Fitted) else None
-    if ids is not None and forecaster.subspace is not None:
-        _check_channels(field, arrays[ids], arrays[forecaster.subspace.basis])
+    if forecaster.correction is not None:
+        rows_stored = arrays[forecaster.correction.offsets].shape[1]
+        _check_steps(f"{field}.correction.offsets", rows_stored, rows_stored if steps is None else steps)
+    _check_channels(field, forecaster, arrays)
 
 
 def _check_basis(said: str, basis: Array) -> None:
@@ -94,9 +96,18 @@ def _check_ids(field: str, ids: Array, clusters: int) -> None:
         raise PolicyError(f"{field} holds {low} to {high} for {clusters} clusters; use 0 to {clusters - 1}")
 
 
-def _check_channels(field: str, ids: Array, basis: Array) -> None:
-    if ids.shape[1] != basis.shape[1]:
-        raise PolicyError(
-            f"{field} has cluster ids for {ids.shape[1]} channels and a basis for {basis.shape[1]}; "
-            "both need one entry per channel"
-        )
+def _check_channels(field: str, forecaster: Forecaster, arrays: Arrays) -> None:
+    rows, subspace, correction = forecaster.rows, forecaster.subspace, forecaster.correction
+    ids = rows.ids if isinstance(rows, Clusters | Fitted) else None
+    counts = {
+        "cluster ids": None if ids is None else arrays[ids].shape[1],
+        "a basis": None if subspace is None else arrays[subspace.basis].shape[1],
+        "a correction": None if correction is None else arrays[correction.offsets].shape[2],
+    }
+    known = [(what, count) for what, count in counts.items() if count is not None]
+    for (one, low), (other, high) in pairwise(known):
+        if low != high:
+            raise PolicyError(
+                f"{field} has {one} for {low} channels and {other} for {high}; "
+                "both need one entry per channel"
+            )

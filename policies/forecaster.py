@@ -1,11 +1,13 @@
 """How a unit's output is estimated on a forecast step.
 
 With `F0, F1, ...` the newest computed outputs (newest first), `I0` the input that belongs to `F0` and `I` the
-input now, a forecaster is composed of up to three parts:
+input now, a forecaster is composed of these parts, all but the first optional and applied in this order:
 
     increment   D = sum_j w_j F_j - F0           `rows`: where the weights w come from
-    subspace    D <- D V V^T                     `subspace`: the rest of F0 is reused
-    magnitude   F = F0 + s |I - I0| D / |D|      `magnitude`: the length of the step is read off the input
+    subspace    D <- D V V^T                     `subspace`: across channels, the rest of F0 is reused
+    band        D <- D - L D                     `band`: across tokens, the low frequencies of F0 are reused
+    magnitude   D <- s |I - I0| D / |D|          `magnitude`: the length of the step is read off the input
+    correction  F = F0 + D + c                   `correction`: the mean error of this step's forecast
     otherwise   F = F0 + D
 """
 
@@ -14,6 +16,9 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
 
 from cachesmith.policies.base import Frozen, TensorName
+
+Side = Annotated[int, Field(ge=1, le=100_000)]
+"""Tokens along one side of a picture."""
 
 
 class Reuse(Frozen):
@@ -82,6 +87,12 @@ class Ema(Frozen):
     taps: int = Field(default=8, ge=2, le=32)
 
 
+class Foca(Frozen):
+    """FoCa (arXiv 2508.16211): BDF2 forecasts, and Heun's rule draws it half way back to the last slope."""
+
+    kind: Literal["foca"] = "foca"
+
+
 class Fitted(Frozen):
     """Weights learned by calibration, one row per step of the sampler.
 
@@ -107,11 +118,12 @@ class Fitted(Frozen):
 
 
 Row = Annotated[
-    Reuse | Taylor | Lagrange | Hermite | AdamsBashforth | Heun | Bdf | Ema | Fitted,
+    Reuse | Taylor | Lagrange | Hermite | AdamsBashforth | Heun | Bdf | Ema | Foca | Fitted,
     Field(discriminator="kind"),
 ]
 ClosedRow = Annotated[
-    Reuse | Taylor | Lagrange | Hermite | AdamsBashforth | Heun | Bdf | Ema, Field(discriminator="kind")
+    Reuse | Taylor | Lagrange | Hermite | AdamsBashforth | Heun | Bdf | Ema | Foca,
+    Field(discriminator="kind"),
 ]
 
 
@@ -133,6 +145,29 @@ class Subspace(Frozen):
     """
 
     basis: TensorName
+
+
+class Band(Frozen):
+    """FreqCa (arXiv 2510.08669): reuse the low frequencies over the tokens, forecast the high ones.
+
+    `cutoff` is the share of the frequencies that counts as low: 0 reuses none of them, 1 all. `grid`, the rows and
+    columns of the tokens, asks for a two-dimensional cosine transform; a stream of another number of tokens (text, or
+    text joined with the picture), and every stream without a grid, gets a Fourier transform over all its tokens in
+    their order.
+    """
+
+    cutoff: float = Field(default=0.1, ge=0, le=1)
+    grid: tuple[Side, Side] | None = None
+
+
+class Correction(Frozen):
+    """Error-Optimized Cache (arXiv 2501.19243): add what forecasts of this step were off by on average.
+
+    `offsets` names a float32 array [lanes, steps, channels]. Like fitted weights it belongs to one schedule: a step
+    whose planned sources are not there is computed.
+    """
+
+    offsets: TensorName
 
 
 class Observed(Frozen):
@@ -158,12 +193,23 @@ class Mixed(Frozen):
 Magnitude = Annotated[Observed | Calibrated | Mixed, Field(discriminator="kind")]
 
 
+LATER = frozenset({"band", "correction"})
+"""Parts of a forecaster that are left out of the document where they are not used."""
+
+
 class Forecaster(Frozen):
-    """Weights of past outputs, optionally projected and optionally rescaled; see the module's formulas."""
+    """Weights of past outputs, optionally projected, rescaled and corrected; see the module's formulas."""
 
     rows: Annotated[
-        Reuse | Taylor | Lagrange | Hermite | AdamsBashforth | Heun | Bdf | Ema | Fitted | Clusters,
+        Reuse | Taylor | Lagrange | Hermite | AdamsBashforth | Heun | Bdf | Ema | Foca | Fitted | Clusters,
         Field(discriminator="kind"),
     ] = Taylor()
     subspace: Subspace | None = None
+    band: Band | None = None
     magnitude: Magnitude | None = None
+    correction: Correction | None = None
+
+    @model_serializer(mode="wrap")
+    def _plain(self, write: SerializerFunctionWrapHandler) -> dict[str, object]:
+        # files written before these parts existed must keep their text, and with it their id
+        return {name: part for name, part in write(self).items() if part is not None or name not in LATER}

@@ -19,6 +19,7 @@ from cachesmith.policies.forecaster import (
 from cachesmith.policies.gate import Gate, Interval, Relational
 from cachesmith.policies.policy import Policy
 from cachesmith.policies.presets_hyca import refuse_fitted
+from cachesmith.policies.presets_static import foca, freqca, magcache
 from cachesmith.policies.units import Modules, Stack, Units
 
 
@@ -58,14 +59,17 @@ def rfc(tau: float = 0.3, order: int = 2, warmup: int = 2) -> Policy:
 
 @refusing("preset hicache")
 def hicache(interval: int = 5, order: int = 2, contraction: float = 0.5, warmup: int = 2) -> Policy:
-    """HiCache (arXiv 2508.16984): contracted Hermite polynomials in place of Taylor's monomials."""
+    """HiCache (arXiv 2508.16984): contracted Hermite polynomials in place of Taylor's monomials.
+
+    0.5 is the contraction where the released code is not told one; its FLUX scripts use 0.6 and 0.7, FreqCa 0.71.
+    """
     row = Hermite(order=order, contraction=contraction)
     return _policy("hicache", Interval(interval=interval, warmup=warmup), row)
 
 
 @refusing("preset ab-cache")
 def ab_cache(interval: int = 5, order: int = 2, warmup: int = 2) -> Policy:
-    """AB-Cache (arXiv 2504.10540): Adams-Bashforth on the slopes between computed outputs."""
+    """AB-Cache (arXiv 2504.10540): Adams-Bashforth of order 2 or 3 on the slopes between computed outputs."""
     row = AdamsBashforth.model_validate({"order": order})
     return _policy("ab-cache", Interval(interval=interval, warmup=warmup), row)
 
@@ -92,21 +96,28 @@ PRESETS: dict[str, Callable[..., Policy]] = {
     "ab-cache": ab_cache,
     "heun": heun,
     "bdf": bdf,
+    "foca": foca,
+    "freqca": freqca,
 }
+"""Name -> preset; each may be called without options."""
+
+MEASURED: dict[str, Callable[..., Policy]] = {"magcache": magcache}
+"""Presets that need numbers measured on a model, which a command line cannot give."""
 
 
 def preset(name: str, /, **options: object) -> Policy:
     """Return the preset with these options; an unknown name or option is refused with the known ones."""
     refuse_fitted(name)
-    if name not in PRESETS:
-        raise PolicyError(f"there is no preset {name!r}; choose from {', '.join(PRESETS)}")
-    known = inspect.signature(PRESETS[name]).parameters
+    presets = PRESETS | MEASURED
+    if name not in presets:
+        raise PolicyError(f"there is no preset {name!r}; choose from {', '.join(presets)}")
+    known = inspect.signature(presets[name]).parameters
     for option in options:
         if option not in known:
             raise PolicyError(
                 f"preset {name} has no option {option!r}; it takes {', '.join(known) or 'none'}"
             )
-    return PRESETS[name](**options)
+    return presets[name](**options)
 
 
 def parse_preset(text: str) -> Policy:

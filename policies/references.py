@@ -13,6 +13,7 @@ FORMS = {
     "grouped_input_weights": ("float32", ("lanes", "steps", "taps", "groups")),
     "ids": ("int32", ("lanes", "channels")),
     "basis": ("float32", ("lanes", "channels", "rank")),
+    "offsets": ("float32", ("lanes", "steps", "channels")),
     "scales": ("float32", ("lanes", "time bins")),
 }
 """Kind of array: dtype and axes."""
@@ -52,6 +53,8 @@ def mentions(field: str, forecaster: Forecaster) -> Iterator[Reference]:
         yield Reference(f"{field}.subspace.basis", "basis", forecaster.subspace.basis)
     if isinstance(forecaster.magnitude, Calibrated | Mixed):
         yield Reference(f"{field}.magnitude.scales", "scales", forecaster.magnitude.scales)
+    if forecaster.correction is not None:
+        yield Reference(f"{field}.correction.offsets", "offsets", forecaster.correction.offsets)
 
 
 def _fitted(field: str, row: Fitted) -> Iterator[Reference]:

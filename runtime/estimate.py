@@ -3,9 +3,11 @@
 import torch
 from torch import Tensor
 
-from cachesmith.policies import Calibrated, Clusters, Fitted, Forecaster, Magnitude, Mixed, Observed
+from cachesmith.policies import Band, Calibrated, Clusters, Fitted, Forecaster, Magnitude, Mixed, Observed
 from cachesmith.runtime.combine import (
     clustered_sum,
+    high_pass,
+    high_pass_grid,
     observed_scale,
     project,
     rescale,
@@ -49,15 +51,24 @@ class Estimator:
         lane = unit.lane + stream
         if isinstance(forecaster.rows, Fitted):
             base = self._input_part(forecaster.rows, lane, decision.step, history, stream, now, base)
-        if forecaster.subspace is None and forecaster.magnitude is None:
-            return self._sum(forecaster, lane, decision, outputs, base)
+        if forecaster.subspace is None and forecaster.band is None and forecaster.magnitude is None:
+            return self._corrected(
+                self._sum(forecaster, lane, decision, outputs, base), forecaster, lane, decision.step
+            )
         increment = self._sum(forecaster, lane, decision, outputs, None).sub_(outputs[0])
         if forecaster.subspace is not None:
             increment = project(increment, self._constant(forecaster.subspace.basis, lane, now.device))
+        if forecaster.band is not None:
+            increment = _passed(increment, forecaster.band)
         if forecaster.magnitude is not None:
             increment = self._rescaled(increment, forecaster, lane, stream, decision.step, history, now)
-        result = increment.add_(outputs[0])
+        result = self._corrected(increment.add_(outputs[0]), forecaster, lane, decision.step)
         return result if base is None else result.add_(base)
+
+    def _corrected(self, result: Tensor, forecaster: Forecaster, lane: int, step: int) -> Tensor:
+        if forecaster.correction is None:
+            return result
+        return result.add_(self._constant(forecaster.correction.offsets, lane, result.device)[step])
 
     def _sum(
         self,
@@ -149,3 +160,10 @@ class Estimator:
         if key not in self._constants:
             self._constants[key] = torch.from_numpy(self.plan.policy.arrays[name][lane].copy()).to(device)
         return self._constants[key]
+
+
+def _passed(increment: Tensor, band: Band) -> Tensor:
+    """FreqCa: on the grid where the stream has its number of tokens, else over all tokens in a row."""
+    if band.grid is not None and band.grid[0] * band.grid[1] == increment.shape[-2]:
+        return high_pass_grid(increment, band.cutoff, band.grid)
+    return high_pass(increment, band.cutoff)

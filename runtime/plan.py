@@ -96,13 +96,15 @@ class Plan:
             return COMPUTE
         sources = tuple(computed[: self.taps(unit)])
         forecaster = self.forecaster(unit)
+        if by_step(forecaster) and sources != self._planned(unit, step):
+            return UNPLANNED
         if isinstance(forecaster.rows, Fitted):
-            return Forecast(step, sources) if sources == self._planned(unit, step) else UNPLANNED
+            return Forecast(step, sources)
         return self._forecast(forecaster.rows, step, sources) if sources else COMPUTE
 
     def keeps(self, unit: Unit, step: int) -> bool:
-        """Whether a computed `step` is remembered. Fitted weights hold for the planned ones only."""
-        return not isinstance(self.forecaster(unit).rows, Fitted) or self.masks[unit.group][step] == "C"
+        """Whether a computed `step` is remembered. What was fitted by step holds for the planned ones only."""
+        return not by_step(self.forecaster(unit)) or self.masks[unit.group][step] == "C"
 
     def _planned(self, unit: Unit, step: int) -> tuple[int, ...]:
         letters = self.masks[unit.group]
@@ -153,9 +155,14 @@ def compile_plan(
     return plan
 
 
+def by_step(forecaster: Forecaster) -> bool:
+    """Whether weights or a correction were fitted for each step of one schedule."""
+    return isinstance(forecaster.rows, Fitted) or forecaster.correction is not None
+
+
 def has_fitted(profile: Profile) -> bool:
-    """Whether any forecaster of `profile` has weights fitted per step."""
-    return any(isinstance(f.rows, Fitted) for f in (profile.forecaster, *profile.overrides.values()))
+    """Whether any forecaster of `profile` has weights or a correction fitted per step."""
+    return any(by_step(f) for f in (profile.forecaster, *profile.overrides.values()))
 
 
 def _masks(profile: Profile, steps: int, units: tuple[Unit, ...], start: int) -> dict[str, str]:
@@ -170,7 +177,7 @@ def _masks(profile: Profile, steps: int, units: tuple[Unit, ...], start: int) ->
         case Relational() if fitted:
             raise PolicyError(
                 "fitted weights need to know which steps were computed, but the gate `relational` decides while "
-                "sampling; use the gate `fixed` or `interval`, or another kind of rows"
+                "sampling; use the gate `fixed` or `interval`, or another kind of rows without a correction"
             )
         case Relational():
             return {}
@@ -185,20 +192,28 @@ def _check_arrays(plan: Plan, unit: Unit) -> None:
     match forecaster.rows:
         case Fitted(weights=name):
             names.append(name)
-            if arrays[name].shape[1] != plan.steps:
-                raise PolicyError(
-                    f"weights {name!r} are fitted for {arrays[name].shape[1]} steps but the sampler visits "
-                    f"{plan.steps}; sample with that number of steps or recalibrate"
-                )
+            _check_steps("weights", name, plan)
         case Clusters(ids=name):
             names.append(name)
     if forecaster.subspace is not None:
         names.append(forecaster.subspace.basis)
     if isinstance(forecaster.magnitude, Calibrated | Mixed):
         names.append(forecaster.magnitude.scales)
+    if forecaster.correction is not None:
+        names.append(forecaster.correction.offsets)
+        _check_steps("offsets", forecaster.correction.offsets, plan)
     for name in names:
         if len(arrays[name]) < unit.lane + len(unit.streams):
             raise PolicyError(
                 f"array {name!r} covers {len(arrays[name])} lanes but unit {unit.name} needs number "
                 f"{unit.lane + len(unit.streams)}; the policy belongs to another model"
             )
+
+
+def _check_steps(what: str, name: str, plan: Plan) -> None:
+    fitted = plan.policy.arrays[name].shape[1]
+    if fitted != plan.steps:
+        raise PolicyError(
+            f"{what} {name!r} are fitted for {fitted} steps but the sampler visits {plan.steps}; "
+            "sample with that number of steps or recalibrate"
+        )

@@ -12,11 +12,11 @@ from itertools import pairwise
 from math import factorial, prod
 from typing import assert_never
 
-from cachesmith.policies import AdamsBashforth, Bdf, Ema, Hermite, Heun, Lagrange, Reuse, Taylor
+from cachesmith.policies import AdamsBashforth, Bdf, Ema, Foca, Hermite, Heun, Lagrange, Reuse, Taylor
 
 Times = Sequence[float]
 Weights = tuple[float, ...]
-ClosedRow = Reuse | Taylor | Lagrange | Hermite | AdamsBashforth | Heun | Bdf | Ema
+ClosedRow = Reuse | Taylor | Lagrange | Hermite | AdamsBashforth | Heun | Bdf | Ema | Foca
 
 
 def taps(row: ClosedRow) -> int:
@@ -26,7 +26,7 @@ def taps(row: ClosedRow) -> int:
             return 1
         case Taylor(order=order) | Lagrange(order=order) | Hermite(order=order) | AdamsBashforth(order=order):
             return order + 1
-        case Heun() | Bdf():
+        case Heun() | Bdf() | Foca():
             return 3
         case Ema(taps=taps):
             return taps
@@ -60,6 +60,8 @@ def _distinct(row: ClosedRow, past: Times, now: float) -> Weights:
             return _multistep(row, past, now)
         case Ema(beta=beta):
             return _decaying(beta, len(past))
+        case Foca():
+            return _foca(past, now)
         case _:
             assert_never(row)
 
@@ -125,6 +127,18 @@ def _decaying(beta: float, size: int) -> Weights:
     """SVD-Cache's average, cut off and normalised: beta^j / sum_i beta^i, the newest first."""
     total = sum(beta**j for j in range(size))
     return tuple(beta**j / total for j in range(size))
+
+
+def _foca(past: Times, now: float) -> Weights:
+    """FoCa, eq. 7 and 8: P by BDF2, then F = F0 + k/2 (f0 + f) with f0 the last slope between computed outputs.
+
+    Put into eq. 6, eq. 7 gives back the slope it was made with, and the corrector would do nothing; so f is the slope
+    from F0 to P here, which makes F the mean of P and the line through the last two computed outputs.
+    """
+    line = _distinct(Taylor(order=1), past[:2], now)
+    forecast = _distinct(Bdf(), past, now)
+    padded = (*line, *(0.0,) * (len(forecast) - len(line)))
+    return _scale(_add(padded, forecast), 0.5)
 
 
 def _adams_bashforth(slopes: Sequence[Weights]) -> Weights:

@@ -114,10 +114,14 @@ def policy(
     axis: str = "step",
     subspace: Subspace | None = None,
     magnitude: Any = None,
+    band: Any = None,
+    correction: Any = None,
     **document: Any,
 ) -> Policy:
     """Return a policy with one profile; by default the whole stack at interval 3, Taylor of order 1."""
-    forecaster = Forecaster(rows=rows or Taylor(order=1), subspace=subspace, magnitude=magnitude)
+    forecaster = Forecaster(
+        rows=rows or Taylor(order=1), subspace=subspace, band=band, magnitude=magnitude, correction=correction
+    )
     gate = gate or Interval(interval=3, warmup=2)
     profile = Profile(units=units or Stack(), axis=axis, gate=gate, forecaster=forecaster)  # type: ignore[arg-type]
     return Policy(Document(name="test", profiles={"default": profile}, **document), dict(arrays or {}))

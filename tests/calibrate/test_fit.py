@@ -5,9 +5,11 @@ from itertools import combinations
 import pytest
 import torch
 
-from cachesmith.calibrate.fit import fit_correction, fit_scale, forecast_costs, plan_schedules
+from cachesmith.calibrate.fit import fit_correction, fit_scale, forecast_costs, plan_schedules, taylor_weights
 from cachesmith.calibrate.record import Movements
 from cachesmith.calibrate.refine import from_steps
+from cachesmith.policies import Taylor
+from cachesmith.runtime import rows
 
 STEPS = 8
 
@@ -48,6 +50,41 @@ def test_correction_is_the_growth_of_the_ratio() -> None:
     assert 2.0 <= float(fit_correction(grown, STEPS, 1)[0]) <= 4.0
     constant = movements(dict.fromkeys(range(1, STEPS), 2.0))
     assert fit_correction(constant, STEPS, 2).tolist() == pytest.approx([1.0, 1.0], rel=1e-5)
+
+
+def taylor_cost(features: torch.Tensor, computed: list[int], order: int) -> float:
+    """Summed error of Taylor's forecasts from the last computed steps, written the long way."""
+    total = 0.0
+    for step in set(range(len(features))) - set(computed):
+        past = [c for c in reversed(computed) if c < step][: order + 1]
+        weights = rows.weights(Taylor(order=order), [float(c) for c in past], float(step))
+        forecast = torch.stack([w * features[c] for w, c in zip(weights, past, strict=True)]).sum(0)
+        total += float((features[step] - forecast).norm(dim=1).mean())
+    return total
+
+
+@pytest.mark.parametrize("order", [1, 2])
+@pytest.mark.parametrize("forced", [1, 3])
+def test_planned_schedules_for_taylor_are_optimal(order: int, forced: int) -> None:
+    features = torch.randn(STEPS, 2, 5, generator=torch.Generator().manual_seed(2)).cumsum(0).cumsum(0)
+    cost = forecast_costs(features, [float(i) for i in range(STEPS)], order)
+    for budget, mask in plan_schedules(cost, [3, 4, 6], forced).items():
+        first = list(range(forced))
+        others = [[*first, *rest] for rest in combinations(range(forced, STEPS), budget - forced)]
+        best = min(others, key=lambda computed: taylor_cost(features, computed, order))
+        assert mask == from_steps(set(best), STEPS)
+
+
+@pytest.mark.parametrize("past", [[0.0, 0.0, 0.0], [0.0, 0.0, 2.0], [0.0, 2.0, 5.0], [1.0, 4.0], [3.0, 3.0]])
+def test_taylor_weights_are_those_of_the_runtime(past: list[float]) -> None:
+    now = [6.0, 9.0]
+    got = taylor_weights(torch.tensor([past], dtype=torch.float64), torch.tensor(now, dtype=torch.float64))
+    for weights, time in zip(got[0], now, strict=True):
+        known = list(dict.fromkeys(reversed(past)))
+        expected = rows.weights(Taylor(order=len(past) - 1), known, time)
+        assert [
+            sum(w.item() for w, t in zip(weights, past, strict=True) if t == node) for node in known
+        ] == pytest.approx(list(expected))
 
 
 def line_cost(features: torch.Tensor, computed: list[int]) -> float:

@@ -9,13 +9,16 @@ from cachesmith.policies import (
     FORMAT,
     AdamsBashforth,
     Arrays,
+    Band,
     Bdf,
     Calibrated,
     Calibration,
     Clusters,
+    Correction,
     Document,
     Fitted,
     Fixed,
+    Foca,
     Forecaster,
     Hermite,
     Heun,
@@ -145,6 +148,24 @@ def calibration() -> Calibration:
 @pytest.fixture(scope="session")
 def rich() -> Policy:
     return rich_policy()
+
+
+@pytest.fixture(scope="session")
+def grown() -> Policy:
+    """The rich policy with a profile of everything that was added to the format since the golden file."""
+    offsets = {"later/offsets": np.linspace(-1, 1, 2 * 8 * 6, dtype=np.float32).reshape(2, 8, 6)}
+    document = rich_document()
+    profiles = {**document.profiles, "later": later()}
+    return Policy(document.model_copy(update={"profiles": profiles}), rich_arrays() | offsets)
+
+
+def later() -> Profile:
+    return Profile(
+        gate=Fixed(mask="CCFFCFFC"),
+        forecaster=Forecaster(
+            rows=Foca(), band=Band(cutoff=0.25, grid=(4, 6)), correction=Correction(offsets="later/offsets")
+        ),
+    )
 
 
 @pytest.fixture(scope="session")

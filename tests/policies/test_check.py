@@ -114,3 +114,32 @@ def test_profile_lookup(rich: Policy) -> None:
     assert rich.profile("fast") is rich.document.profiles["fast"]
     with pytest.raises(PolicyError, match="no profile 'slow'; choose from quality, balanced, fast"):
         rich.profile("slow")
+
+
+LATER: dict[str, tuple[NDArray[Any], str]] = {
+    "dtype": (ones(2, 8, 6, dtype="float64"), "has dtype float64, expected float32"),
+    "axes": (ones(8, 6), r"has shape \(8, 6\), expected \[lanes, steps, channels\]"),
+    "empty": (ones(2, 8, 0), "none of them 0"),
+    "nan": (ones(2, 8, 6) * np.nan, "NaN or infinite"),
+    "steps": (ones(2, 7, 6), "correction.offsets has rows for 7 steps, expected 8"),
+}
+
+
+@pytest.mark.parametrize("case", LATER)
+def test_wrong_offsets_are_named(grown: Policy, case: str) -> None:
+    array, message = LATER[case]
+    with pytest.raises(PolicyError, match=message):
+        Policy(grown.document, {**grown.arrays, "later/offsets": array})
+
+
+def test_a_correction_has_the_channels_of_the_other_arrays(grown: Policy) -> None:
+    path = ("profiles", "balanced", "forecaster", "correction")
+    document = edited(grown.document, path, {"offsets": "balanced/offsets"})
+    with pytest.raises(PolicyError, match="a basis for 6 channels and a correction for 7"):
+        Policy(document, {**grown.arrays, "balanced/offsets": ones(4, 8, 7)})
+    Policy(document, {**grown.arrays, "balanced/offsets": ones(4, 8, 6)})
+
+
+def test_parts_that_are_not_used_are_not_written(rich: Policy) -> None:
+    text = rich.document.model_dump_json()
+    assert '"band"' not in text and '"correction"' not in text

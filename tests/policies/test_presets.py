@@ -2,6 +2,9 @@ import pytest
 
 from cachesmith.policies import (
     PRESETS,
+    Band,
+    Fixed,
+    Hermite,
     Interval,
     Modules,
     Observed,
@@ -59,6 +62,7 @@ def test_uncached_computes_every_step() -> None:
         ("hicache:contraction=7e-1", preset("hicache", contraction=0.7)),
         ("ab-cache:order=3", preset("ab-cache", order=3)),
         ("fora:", preset("fora")),
+        ("freqca:rows=8,columns=4", preset("freqca", rows=8, columns=4)),
     ],
 )
 def test_parsing(text: str, expected: Policy) -> None:
@@ -75,6 +79,10 @@ def test_parsing(text: str, expected: Policy) -> None:
         ("fora:intervall=3", "has no option 'intervall'; it takes interval"),
         ("fora:name=3", "has no option 'name'"),
         ("uncached:interval=3", "it takes none"),
+        ("magcache:threshold=0.1", "needs the magnitude ratios of a model, one for each step: measure them"),
+        ("foca:order=2", "has no option 'order'; it takes interval, warmup"),
+        ("freqca:rows=8", "grid.1 = 0: input should be greater than or equal to 1"),
+        ("freqca:cutoff=1.5", "cutoff = 1.5: input should be less than or equal to 1"),
         ("fora:interval", "cannot read 'interval'"),
         ("fora:interval=3,", "cannot read ''"),
         ("fora:interval=3,interval=4", "write each option once"),
@@ -100,3 +108,14 @@ def test_misses_say_what_is_allowed(text: str, message: str) -> None:
 def test_functions_refuse_wrong_values_alike() -> None:
     with pytest.raises(PolicyError, match="interval = 0"):
         PRESETS["taylorseer"](interval=0)
+
+
+def test_magcache_is_given_its_ratios_in_python() -> None:
+    policy = preset("magcache", ratios=[1.0] * 12, max_skips=3)
+    assert policy.profile().gate == Fixed(mask="CFFFCFFFCFFF")
+    assert (policy.profile().units, policy.profile().forecaster.rows) == (Stack(), Reuse())
+
+
+def test_freqca_forecasts_what_lies_above_the_cutoff() -> None:
+    forecaster = preset("freqca", cutoff=0.2).profile().forecaster
+    assert (forecaster.rows, forecaster.band) == (Hermite(order=2, contraction=0.71), Band(cutoff=0.2))

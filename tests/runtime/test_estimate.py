@@ -9,8 +9,10 @@ from tests.tiny import policy
 from torch import Tensor
 
 from cachesmith.policies import (
+    Band,
     Calibrated,
     Clusters,
+    Correction,
     Fitted,
     Fixed,
     Mixed,
@@ -267,3 +269,40 @@ def test_a_forecast_never_touches_what_is_remembered() -> None:
     run(Taylor(order=2), outputs=held.__getitem__, magnitude=Observed())
     run(Reuse(), outputs=held.__getitem__).add_(1)
     assert all(torch.equal(held[step], copies[step]) for step in COMPUTED)
+
+
+@pytest.mark.parametrize("residual", [False, True])
+@pytest.mark.parametrize("grid", [None, (2, 2), (3, 3)])
+def test_a_band_between_no_band_and_reuse(residual: bool, grid: Any) -> None:
+    parts: dict[str, Any] = {"residual": residual}
+    torch.testing.assert_close(
+        run(Taylor(order=2), band=Band(cutoff=0, grid=grid), **parts), run(Taylor(order=2), **parts)
+    )
+    torch.testing.assert_close(
+        run(Taylor(order=2), band=Band(cutoff=1, grid=grid), **parts), run(Reuse(), **parts)
+    )
+    some = run(Taylor(order=2), band=Band(cutoff=0.4, grid=grid), **parts)
+    assert not torch.allclose(some, run(Taylor(order=2), **parts))
+    # the mean over the tokens has frequency zero: it is reused
+    torch.testing.assert_close(some.mean(1), run(Reuse(), **parts).mean(1))
+
+
+def test_a_grid_of_other_size_is_left_for_the_row() -> None:
+    got = run(Taylor(order=2), band=Band(cutoff=0.4, grid=(3, 3)))
+    torch.testing.assert_close(got, run(Taylor(order=2), band=Band(cutoff=0.4)))
+    assert not torch.allclose(got, run(Taylor(order=2), band=Band(cutoff=0.4, grid=(2, 2))))
+
+
+@pytest.mark.parametrize("residual", [False, True])
+@pytest.mark.parametrize("magnitude", [None, Observed()])
+def test_a_correction_is_added_last(residual: bool, magnitude: Any) -> None:
+    parts: dict[str, Any] = {"residual": residual, "magnitude": magnitude, "band": Band(cutoff=0.3)}
+    offsets = table("c", np.random.default_rng(0).normal(size=(1, STEPS, 6)))
+    got = run(Taylor(order=2), offsets, correction=Correction(offsets="c"), **parts)
+    torch.testing.assert_close(got, run(Taylor(order=2), **parts) + torch.from_numpy(offsets["c"][0, NOW]))
+
+
+def test_a_correction_of_a_plain_sum() -> None:
+    offsets = table("c", np.ones((1, STEPS, 6)))
+    got = run(Taylor(order=1), offsets, residual=True, correction=Correction(offsets="c"))
+    torch.testing.assert_close(got, run(Taylor(order=1), residual=True) + 1)

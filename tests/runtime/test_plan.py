@@ -10,6 +10,7 @@ from tests.tiny import Pipeline, policy, sample_dit
 
 from cachesmith.policies import (
     Clusters,
+    Correction,
     Ema,
     Fitted,
     Fixed,
@@ -90,6 +91,7 @@ def test_fitted_rows_need_their_number_of_steps(dit: Pipeline) -> None:
         ({"rows": Clusters(ids="a", rows=(Taylor(),))}, np.zeros((3, 32), np.int32)),
         ({"rows": Clusters(ids="a", rows=(Ema(),))}, np.zeros((3, 32), np.int32)),
         ({"subspace": Subspace(basis="a")}, np.eye(32, 4, dtype=np.float32)[None].repeat(3, 0)),
+        ({"correction": Correction(offsets="a")}, np.ones((3, 10, 32), np.float32)),
     ],
 )
 def test_arrays_must_cover_every_lane(dit: Pipeline, parts: Any, arrays: np.ndarray) -> None:
@@ -151,3 +153,35 @@ def test_overrides_by_group(dit: Pipeline) -> None:
     assert session.plan is not None
     assert Counter(session.plan.taps(u) for u in session.plan.units) == {2: 4, 3: 4}
     assert Counter(session.plan.input_taps(u) for u in session.plan.units) == {0: 4, 1: 4}
+
+
+def corrected(gate: Any, steps: int = 10, value: float = 0.0) -> Any:
+    offsets = {"c": np.full((1, steps, 32), value, np.float32)}
+    return policy(Stack(), gate, Taylor(order=1), offsets, correction=Correction(offsets="c"))
+
+
+def test_a_correction_of_zero_changes_nothing(dit: Pipeline) -> None:
+    gate = Interval(interval=3, warmup=2)
+    with apply(dit, policy(Stack(), gate, Taylor(order=1))) as plain:
+        expected = sample_dit(dit, steps=10)
+    with apply(dit, corrected(gate)) as session:
+        assert np.array_equal(sample_dit(dit, steps=10), expected)
+    assert session.stats.cache_bytes == plain.stats.cache_bytes and not session.stats.fallbacks
+    with apply(dit, corrected(gate, value=0.1)):
+        assert not np.array_equal(sample_dit(dit, steps=10), expected)
+
+
+def test_a_correction_belongs_to_its_schedule(dit: Pipeline) -> None:
+    with (
+        apply(dit, corrected(Relational(thresholds=(0.1,)))),
+        pytest.raises(PolicyError, match="fitted weights need to know"),
+    ):
+        sample_dit(dit, steps=10)
+    with (
+        apply(dit, corrected(Interval(interval=2))),
+        pytest.raises(PolicyError, match="offsets 'c' are fitted for 10 steps but the sampler visits 12"),
+    ):
+        sample_dit(dit, steps=12)
+    with pytest.warns(RuntimeWarning), apply(dit, corrected(Fixed(mask="CFFCFFCFFF"))) as session:
+        loop(dit, start=2)
+    assert session.stats.fallbacks == {UNPLANNED.why: 3}

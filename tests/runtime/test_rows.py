@@ -10,7 +10,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cachesmith.policies import AdamsBashforth, Bdf, Ema, Hermite, Heun, Lagrange, Reuse, Taylor
+from cachesmith.policies import AdamsBashforth, Bdf, Ema, Foca, Hermite, Heun, Lagrange, Reuse, Taylor
 from cachesmith.runtime import rows
 
 ROWS: list[Any] = [
@@ -23,6 +23,7 @@ ROWS: list[Any] = [
     Heun(),
     Bdf(),
     Ema(beta=0.9, taps=4),
+    Foca(),
 ]
 LINEAR = [row for row in ROWS if not isinstance(row, Reuse | Hermite | Ema)]
 
@@ -89,6 +90,7 @@ def test_lagrange_is_exact_on_polynomials_for_any_spacing(
         (AdamsBashforth(order=3), 1),
         (Heun(), 1),
         (Bdf(), 1),
+        (Foca(), 1),
     ],
 )
 def test_highest_exact_degree_on_even_times(row: Any, degree: int) -> None:
@@ -180,3 +182,17 @@ def test_heun_on_cached_values_is_taylors_second_order(sizes: list[float]) -> No
     past, now = schedule(sizes)
     weights = rows.weights(Taylor(order=2), past, now)
     assert rows.weights(Heun(), past, now) == pytest.approx(weights, abs=1e-9 * sum(map(abs, weights)))
+
+
+@given(gaps)
+def test_foca_is_heun_on_the_slope_of_the_bdf_forecast(sizes: list[float]) -> None:
+    """Eq. 8 written out: F0 + k/2 (f0 + (P - F0) / k)."""
+    past, now = schedule(sizes)
+    features = np.random.default_rng(0).normal(size=(len(past), 4))
+    k = now - past[0]
+    slope = (features[0] - features[1]) / (past[0] - past[1]) if len(past) > 1 else 0 * features[0]
+    predicted = sum(w * f for w, f in zip(rows.weights(Bdf(), past, now), features, strict=False))
+    expected = features[0] + k / 2 * (slope + (predicted - features[0]) / k)
+    weights = rows.weights(Foca(), past, now)
+    got = sum(w * f for w, f in zip(weights, features, strict=False))
+    np.testing.assert_allclose(got, expected, atol=1e-8 * sum(map(abs, weights)) * 10)

@@ -89,8 +89,12 @@ def describe(forecaster: Forecaster) -> str:
     parts = [name if order is None else f"{name} {order}"]
     if forecaster.subspace is not None:
         parts.append("subspace")
+    if forecaster.band is not None:
+        parts.append(f"frequencies above {forecaster.band.cutoff:g}")
     if forecaster.magnitude is not None:
         parts.append(f"{forecaster.magnitude.kind} scale")
+    if forecaster.correction is not None:
+        parts.append("correction")
     return " + ".join(parts)
 
 

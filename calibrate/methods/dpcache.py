@@ -1,0 +1,55 @@
+"""DPCache (arXiv 2602.22654): the schedule with the least summed forecast error, by dynamic programming.
+
+The predictor is TaylorSeer's of order 2 on the whole stack. Unlike the original, which keeps only the best predecessor
+of every step, the search goes over all triples of computed steps, so that its optimum is exact; and errors are L2
+norms of a fixed random subset of each sample's output.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from cachesmith.calibrate.evaluate import as_policy
+from cachesmith.calibrate.fit import forecast_costs, plan_schedules
+from cachesmith.calibrate.prompts import Request
+from cachesmith.calibrate.record import Recorder, watch
+from cachesmith.calibrate.render import Renderer
+from cachesmith.policies import Fixed, Forecaster, Policy, PolicyError, Profile, Stack, Taylor
+
+
+def fit(
+    renderer: Renderer, requests: Sequence[Request], *, budget: int = 10, order: int = 2, forced: int = 3
+) -> Policy:
+    """Record uncached runs of `requests` and return the best schedule of `budget` computed steps.
+
+    order: of the Taylor forecast, 1 or 2; forced: computed steps at the start. Raises `PolicyError` for a budget below
+    `forced` or above the number of steps.
+    """
+    if not forced <= budget <= renderer.steps or forced < 1:
+        raise PolicyError(
+            f"the budget is {budget} with the first {forced} of {renderer.steps} steps computed; "
+            "give a budget between the two, and force at least 1 step"
+        )
+    if order not in (1, 2):
+        raise PolicyError(
+            f"schedules are planned for forecasts of order 1 or 2, got {order}; choose one of them"
+        )
+    recorder = Recorder(sketch=True)
+    with watch(renderer.pipe, Stack(), recorder):
+        renderer(requests)
+    cost = forecast_costs(outputs(recorder, renderer.steps), [float(s) for s in range(renderer.steps)], order)
+    mask = plan_schedules(cost, [budget], forced)[budget]
+    return as_policy(
+        Profile(units=Stack(), gate=Fixed(mask=mask), forecaster=Forecaster(rows=Taylor(order=order)))
+    )
+
+
+def outputs(recorder: Recorder, steps: int) -> Tensor:
+    """Return the recorded subsets of all streams, [steps, samples, elements]."""
+
+    def lane(sketches: dict[tuple[int, str, int], Tensor]) -> Tensor:
+        runs = sorted({(run, branch) for run, branch, _ in sketches})
+        return torch.cat([torch.stack([sketches[r, b, s] for s in range(steps)]) for r, b in runs], dim=1)
+
+    return torch.cat([lane(sketches) for sketches in recorder.sketches.values()], dim=2)

@@ -1,0 +1,135 @@
+"""Error-Optimized Cache (arXiv 2501.19243): add to every forecast what it was off by on average."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from cachesmith.calibrate.evaluate import as_policy
+from cachesmith.calibrate.methods.follow import schedule
+from cachesmith.calibrate.prompts import Request
+from cachesmith.calibrate.record import watch
+from cachesmith.calibrate.render import Renderer
+from cachesmith.policies import Correction, Fixed, Forecaster, Modules, Policy, PolicyError, Profile, Reuse
+from cachesmith.runtime import Compute, Plan, Tick, Unit, compile_plan, resolve_units
+from cachesmith.runtime.attach import Feature
+from cachesmith.runtime.estimate import Estimator, observe_scale
+from cachesmith.runtime.history import History
+from cachesmith.runtime.sampler import axis_values, is_flow, noise_levels
+
+OFFSETS = "eoc/offsets"
+
+
+def fit(
+    renderer: Renderer,
+    requests: Sequence[Request],
+    *,
+    base: Policy | None = None,
+    budget: int | None = None,
+    interval: int = 5,
+    threshold: float = 0.0,
+) -> Policy:
+    """Measure the mean error of every forecast on uncached runs of `requests` and add it as a correction.
+
+    base: the policy to be corrected (its default profile); without one attention and MLP outputs are reused (FORA) on
+    every `interval`-th step, or on `budget` steps spread evenly. threshold: leave a forecast as it is where the norm
+    of its mean error is below this share of the norm of the mean output. Raises `PolicyError` for a base whose gate
+    decides while sampling.
+    """
+    if base is None:
+        gate = Fixed(mask=schedule(renderer.steps, interval, budget))
+        base = as_policy(Profile(units=Modules(), gate=gate, forecaster=Forecaster(rows=Reuse())))
+    profile = _corrected(base.profile(), None)
+    names = {OFFSETS} & set(base.arrays)
+    arrays = {name: array for name, array in base.arrays.items() if name not in names}
+    teacher = Teacher(renderer, as_policy(profile, arrays))
+    with watch(renderer.pipe, profile.units, teacher):
+        renderer(requests)
+    offsets = teacher.offsets(threshold).numpy().astype(np.float32)
+    return as_policy(_corrected(profile, Correction(offsets=OFFSETS)), {**arrays, OFFSETS: offsets})
+
+
+def _corrected(profile: Profile, correction: Correction | None) -> Profile:
+    change = {"correction": correction}
+    overrides = {group: f.model_copy(update=change) for group, f in profile.overrides.items()}
+    return profile.model_copy(
+        update={"forecaster": profile.forecaster.model_copy(update=change), "overrides": overrides}
+    )
+
+
+class Teacher:
+    """A runner that computes every unit and compares it with the forecast made from true outputs.
+
+    Sums over samples and tokens, for every lane and step: of the error and of the output, [channels] each.
+    """
+
+    def __init__(self, renderer: Renderer, policy: Policy):
+        self._pipe, self._policy, self._steps = renderer.pipe, policy, renderer.steps
+        self._units = resolve_units(renderer.pipe.transformer, policy.profile().units)
+        self._histories: dict[tuple[str, str], History] = {}
+        self._sums: dict[tuple[int, int], tuple[Tensor, Tensor, int]] = {}
+        self._plan: Plan | None = None
+        self._tick = Tick(0, None, "")
+
+    def begin(self, tick: Tick) -> None:
+        """A transformer call; a new run forgets the old one."""
+        if tick.run != self._tick.run or self._plan is None:
+            self._histories.clear()
+            self._plan = self._compile()
+            self._estimate = Estimator(self._plan)
+        self._tick = tick
+
+    def forecast(self, unit: Unit, inputs: Feature) -> Feature | None:
+        """Have everything computed."""
+        return None
+
+    def observe(self, unit: Unit, inputs: Feature, outputs: Feature) -> None:
+        """Compare a planned forecast with the truth, or remember a planned computation."""
+        step, plan = self._tick.step, self._plan
+        if step is None or plan is None:
+            return
+        history = self._histories.setdefault((self._tick.branch, unit.name), History())
+        decision = plan.decide(unit, step, history.steps)
+        if not isinstance(decision, Compute):
+            forecast = self._estimate(unit, decision, history, inputs)
+            for lane, (truth, guess) in enumerate(zip(outputs, forecast, strict=True), start=unit.lane):
+                self._add(lane, step, truth, guess)
+            return
+        made = tuple(
+            (left - entered) if unit.residual else left.clone()
+            for entered, left in zip(inputs, outputs, strict=True)
+        )
+        observe_scale(plan.forecaster(unit), history, made, inputs)
+        history.push(step, made, inputs, plan.taps(unit), plan.input_taps(unit))
+
+    def offsets(self, threshold: float) -> Tensor:
+        """Return the mean errors [lanes, steps, channels], 0 where nothing is forecast or below `threshold`."""
+        lanes = sum(len(unit.streams) for unit in self._units)
+        channels = {len(error) for error, _, _ in self._sums.values()} or {1}
+        if len(channels) > 1:
+            raise PolicyError(
+                f"the streams have {sorted(channels)} channels; correct units whose streams are alike"
+            )
+        table = torch.zeros(lanes, self._steps, channels.pop(), dtype=torch.float64)
+        for (lane, step), (error, output, count) in self._sums.items():
+            if error.norm() >= threshold * output.norm():
+                table[lane, step] = error / count
+        return table.float()
+
+    def _add(self, lane: int, step: int, truth: Tensor, guess: Tensor) -> None:
+        error = (truth.double() - guess.double()).flatten(0, -2)
+        parts = error.sum(0).cpu(), truth.double().flatten(0, -2).sum(0).cpu(), len(error)
+        known = self._sums.get((lane, step), (0.0, 0.0, 0))
+        self._sums[lane, step] = parts[0] + known[0], parts[1] + known[1], parts[2] + known[2]
+
+    def _compile(self) -> Plan:
+        profile, scheduler = self._policy.profile(), self._pipe.scheduler
+        times = axis_values(profile.axis, noise_levels(scheduler), is_flow(scheduler))
+        plan = compile_plan(self._policy, profile, times, self._units)
+        if not plan.masks:
+            raise PolicyError(
+                f"a correction belongs to one schedule, but the gate `{profile.gate.kind}` decides while sampling; "
+                "correct a policy with the gate `fixed` or `interval`"
+            )
+        return plan

@@ -1,0 +1,61 @@
+"""Uncached runs, step by step next to what a schedule would remember: a few outputs a lane, not whole trajectories."""
+
+from collections.abc import Callable
+
+from torch import Tensor
+
+from cachesmith.policies import Interval, PolicyError, mask
+from cachesmith.runtime import Tick, Unit
+from cachesmith.runtime.attach import Feature
+
+Past = list[tuple[int, Tensor]]
+"""Remembered steps and their outputs, newest first."""
+
+Note = Callable[[Unit, int, int, Past, Tensor], None]
+"""`note(unit, lane, step, past, output)`: outputs [samples, ..., channels], float32; residuals for runs of blocks."""
+
+
+class Follower:
+    """A runner that computes every unit and shows every output to `note`, next to the last `taps` remembered ones.
+
+    `mask` says which steps are remembered (C); None: all of them.
+    """
+
+    def __init__(self, note: Note, taps: int, mask: str | None = None):
+        self._note, self._taps, self._mask = note, taps, mask
+        self._past: dict[tuple[int, str], Past] = {}
+        self._tick = Tick(0, None, "")
+
+    def begin(self, tick: Tick) -> None:
+        """A transformer call; a new run forgets the old one."""
+        if tick.run != self._tick.run:
+            self._past.clear()
+        self._tick = tick
+
+    def forecast(self, unit: Unit, inputs: Feature) -> Feature | None:
+        """Have everything computed."""
+        return None
+
+    def observe(self, unit: Unit, inputs: Feature, outputs: Feature) -> None:
+        """Show a computed unit, then remember it if the schedule does."""
+        step = self._tick.step
+        if step is None:
+            return
+        for lane, (entered, left) in enumerate(zip(inputs, outputs, strict=True), start=unit.lane):
+            # a clone: blocks may write into what their modules returned
+            made = ((left - entered) if unit.residual else left.clone()).float()
+            past = self._past.setdefault((lane, self._tick.branch), [])
+            self._note(unit, lane, step, past, made)
+            if self._mask is None or self._mask[step] == "C":
+                past.insert(0, (step, made))
+                del past[self._taps :]
+
+
+def schedule(steps: int, interval: int, budget: int | None, warmup: int = 1) -> str:
+    """Return the mask that computes every `interval`-th step, or `budget` steps spread evenly if that is given."""
+    if budget is None:
+        return mask(Interval(interval=interval, warmup=warmup), steps)
+    if not 1 <= budget <= steps:
+        raise PolicyError(f"the budget is {budget} for {steps} steps; give a number from 1 to {steps}")
+    computed = {round(i * steps / budget) for i in range(budget)}
+    return "".join("C" if step in computed else "F" for step in range(steps))
