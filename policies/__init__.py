@@ -41,6 +41,7 @@ from cachesmith.policies.io import SUFFIX, decode, encode, load, save
 from cachesmith.policies.migrations import MIGRATIONS, upgrade
 from cachesmith.policies.policy import Policy, content_id
 from cachesmith.policies.presets import PRESETS, parse_preset, preset
+from cachesmith.policies.refresh import Clustered, Refresh, Scored
 from cachesmith.policies.schedule import mask, remap
 from cachesmith.policies.units import Modules, Segments, Stack, Units
 
@@ -57,6 +58,7 @@ __all__ = [
     "Calibrated",
     "Calibration",
     "ClosedRow",
+    "Clustered",
     "Clusters",
     "Document",
     "Ema",
@@ -80,10 +82,12 @@ __all__ = [
     "PolicyError",
     "Profile",
     "Quality",
+    "Refresh",
     "Relational",
     "Reuse",
     "Row",
     "SamplerKey",
+    "Scored",
     "Segments",
     "Stack",
     "StaticGate",

@@ -1,12 +1,13 @@
 """How a unit's output is estimated on a forecast step.
 
 With `F0, F1, ...` the newest computed outputs (newest first), `I0` the input that belongs to `F0` and `I` the
-input now, a forecaster is composed of up to three parts:
+input now, a forecaster is composed of up to four parts:
 
     increment   D = sum_j w_j F_j - F0           `rows`: where the weights w come from
     subspace    D <- D V V^T                     `subspace`: the rest of F0 is reused
     magnitude   F = F0 + s |I - I0| D / |D|      `magnitude`: the length of the step is read off the input
     otherwise   F = F0 + D
+    refresh     some tokens of F are computed    `refresh`: which ones, and what the others learn from them
 """
 
 from typing import Annotated, Any, Literal
@@ -14,6 +15,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
 
 from cachesmith.policies.base import Frozen, TensorName
+from cachesmith.policies.refresh import Refresh
 
 
 class Reuse(Frozen):
@@ -157,8 +159,12 @@ class Mixed(Frozen):
 Magnitude = Annotated[Observed | Calibrated | Mixed, Field(discriminator="kind")]
 
 
+LATER = frozenset({"refresh"})
+"""Parts of a forecaster that are left out of the document where they are not used."""
+
+
 class Forecaster(Frozen):
-    """Weights of past outputs, optionally projected and optionally rescaled; see the module's formulas."""
+    """Weights of past outputs, optionally projected, rescaled and refreshed; see the module's formulas."""
 
     rows: Annotated[
         Reuse | Taylor | Lagrange | Hermite | AdamsBashforth | Heun | Bdf | Ema | Fitted | Clusters,
@@ -166,3 +172,9 @@ class Forecaster(Frozen):
     ] = Taylor()
     subspace: Subspace | None = None
     magnitude: Magnitude | None = None
+    refresh: Refresh | None = None
+
+    @model_serializer(mode="wrap")
+    def _plain(self, write: SerializerFunctionWrapHandler) -> dict[str, object]:
+        # files written before these parts existed must keep their text, and with it their id
+        return {name: part for name, part in write(self).items() if part is not None or name not in LATER}

@@ -18,6 +18,7 @@ from cachesmith.policies.forecaster import (
 )
 from cachesmith.policies.gate import Gate, Interval, Relational
 from cachesmith.policies.policy import Policy
+from cachesmith.policies.presets_tokens import clusca, duca, toca
 from cachesmith.policies.units import Modules, Stack, Units
 
 
@@ -91,6 +92,9 @@ PRESETS: dict[str, Callable[..., Policy]] = {
     "ab-cache": ab_cache,
     "heun": heun,
     "bdf": bdf,
+    "toca": toca,
+    "duca": duca,
+    "clusca": clusca,
 }
 
 

@@ -91,6 +91,8 @@ def describe(forecaster: Forecaster) -> str:
         parts.append("subspace")
     if forecaster.magnitude is not None:
         parts.append(f"{forecaster.magnitude.kind} scale")
+    if forecaster.refresh is not None:
+        parts.append(f"{forecaster.refresh.kind} tokens")
     return " + ".join(parts)
 
 
