@@ -4,14 +4,14 @@ from typing import Literal
 
 from cachesmith.policies.document import Document, Profile
 from cachesmith.policies.errors import refusing
-from cachesmith.policies.forecaster import Forecaster, Reuse, Taylor
+from cachesmith.policies.forecaster import Forecaster, Reuse, Row, Taylor
 from cachesmith.policies.gate import Interval
 from cachesmith.policies.policy import Policy
-from cachesmith.policies.refresh import Clustered, Scored
+from cachesmith.policies.refresh import Clustered, Refresh, Scored
 from cachesmith.policies.units import Modules
 
 MLP_FACTOR = 2.5
-"""ToCa's code spends no tokens on attention and 1 + 0.6 * 2.5 times the ratio on MLPs."""
+"""ToCa's code spends no tokens on attention, and 1 + 0.6 * 2.5 times the ratio on MLPs."""
 
 Importance = Literal["norm", "moved", "random", "none"]
 
@@ -31,12 +31,9 @@ def toca(
     are the attention score (see `Scored`), the bonus for one token in each square of four, the step factor, which the
     authors found not to matter, and the longer intervals at early steps.
     """
-    refresh = Scored(
-        ratio=MLP_FACTOR * ratio, importance=importance, age_weight=age_weight / interval, slope=slope
-    )
-    return _bound_to_nothing(
-        "toca", Interval(interval=interval, warmup=warmup), Forecaster(rows=Reuse(), refresh=refresh)
-    )
+    gate = Interval(interval=interval, warmup=warmup)
+    given = Scored(ratio=ratio, importance=importance, age_weight=age_weight, slope=slope)
+    return _policy("toca", gate, Reuse(), _spent_on_mlps(given, gate))
 
 
 @refusing("preset duca")
@@ -53,16 +50,9 @@ def duca(
     The first step after a computed one is ToCa's, the second reuses, and so on. The defaults are ToCa's. DuCa reuses
     the output of the whole network on its second kind of step, here every module's.
     """
-    refresh = Scored(
-        ratio=MLP_FACTOR * ratio,
-        importance=importance,
-        age_weight=age_weight / interval,
-        slope=slope,
-        every=2,
-    )
-    return _bound_to_nothing(
-        "duca", Interval(interval=interval, warmup=warmup), Forecaster(rows=Reuse(), refresh=refresh)
-    )
+    gate = Interval(interval=interval, warmup=warmup)
+    given = Scored(ratio=ratio, importance=importance, age_weight=age_weight, slope=slope, every=2)
+    return _policy("duca", gate, Reuse(), _spent_on_mlps(given, gate))
 
 
 @refusing("preset clusca")
@@ -76,17 +66,20 @@ def clusca(
 ) -> Policy:
     """ClusCa (arXiv 2509.10312): Taylor forecasts, and one token of every cluster is computed and spread.
 
-    The authors use N = 5, K = 16 clusters, p = 0.005 and Taylor of order 1 to 2. They cluster once for all layers;
-    here every MLP clusters its own tokens, in a fixed number of `iterations` from evenly spaced tokens.
+    The authors use N = 5, K = 16 clusters, p = 0.005 and Taylor of order 1 to 2. Here every MLP clusters the tokens
+    of its own output, in a fixed number of `iterations` from evenly spaced tokens.
     """
+    gate = Interval(interval=interval, warmup=warmup)
     refresh = Clustered(clusters=clusters, iterations=iterations, blend=blend)
-    return _bound_to_nothing(
-        "clusca",
-        Interval(interval=interval, warmup=warmup),
-        Forecaster(rows=Taylor(order=order), refresh=refresh),
-    )
+    return _policy("clusca", gate, Taylor(order=order), refresh)
 
 
-def _bound_to_nothing(name: str, gate: Interval, forecaster: Forecaster) -> Policy:
-    profile = Profile(units=Modules(), gate=gate, forecaster=forecaster)
+def _spent_on_mlps(given: Scored, gate: Interval) -> Scored:
+    """Turn ToCa's ratio of all modules into one of MLPs, and its lambda_3 into a weight of one step."""
+    ratio, weight = min(1.0, MLP_FACTOR * given.ratio), given.age_weight / gate.interval
+    return given.model_copy(update={"ratio": ratio, "age_weight": weight})
+
+
+def _policy(name: str, gate: Interval, row: Row, refresh: Refresh) -> Policy:
+    profile = Profile(units=Modules(), gate=gate, forecaster=Forecaster(rows=row, refresh=refresh))
     return Policy(Document(name=name, profiles={"default": profile}))
