@@ -203,11 +203,12 @@ def _check_refresh(plan: Plan) -> None:
     able = {unit.group for unit in plan.units if unit.tokenwise}
     wanted = {group for group, forecaster in plan.profile.overrides.items() if forecaster.refresh is not None}
     unable = sorted(wanted & {unit.group for unit in plan.units} - able)
-    if unable or (plan.profile.forecaster.refresh is not None and not able):
+    if unable:
         raise PolicyError(
-            f"{unable[0] if unable else 'no unit of this model'} can be computed token by token; "
-            f"leave out `refresh`, or override the forecaster of {', '.join(sorted(able)) or 'nothing'} alone"
+            f"{unable[0]} cannot be computed token by token; leave `refresh` out of its override"
         )
+    if plan.profile.forecaster.refresh is not None and not able:
+        raise PolicyError("no unit of this model can be computed token by token; leave out `refresh`")
 
 
 def has_fitted(profile: Profile) -> bool:
