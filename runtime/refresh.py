@@ -63,19 +63,26 @@ def _begun(rule: Refresh, history: History, count: int) -> TokenState:
 
 
 def _chosen(rule: Refresh, state: TokenState, now: Tensor, history: History, count: int, seed: int) -> Tensor:
-    random = tokens.random_score(now.shape[1], seed, now.device)
     if isinstance(rule, Clustered):
-        return tokens.best_of_each(random, state.marks, count)
-    match rule.importance:
-        case "random":
-            score = random
-        case "norm":
-            score = tokens.token_score(now)
-        case "moved":
-            score = tokens.token_score(now - _reference(state, history))
-        case "none":
-            score = torch.zeros_like(random)
+        return tokens.best_of_each(_random(now, seed), state.marks, count)
+    score = _importance(rule, state, now, history, seed)
     return tokens.best(score + rule.age_weight * state.marks, count)
+
+
+def _importance(rule: Scored, state: TokenState, now: Tensor, history: History, seed: int) -> Tensor | float:
+    match rule.importance:
+        case "norm":
+            return tokens.token_score(now)
+        case "moved":
+            return tokens.token_score(now - _reference(state, history))
+        case "random":
+            return _random(now, seed)
+        case "none":
+            return 0.0
+
+
+def _random(now: Tensor, seed: int) -> Tensor:
+    return tokens.random_score(now.shape[1], seed, now.device)
 
 
 def _joined(rule: Refresh, state: TokenState, known: Tensor, index: Tensor, values: Tensor) -> Tensor:
