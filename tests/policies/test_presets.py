@@ -52,7 +52,7 @@ def test_published_token_settings() -> None:
     assert duca == Scored(ratio=2.5 * 0.07, importance="random", age_weight=0.25 / 4, slope=0.8, every=2)
     clusca = preset("clusca").profile().forecaster
     assert (clusca.rows, clusca.refresh) == (Taylor(order=2), Clustered(clusters=16, blend=0.005))
-    assert preset("toca", ratio=1).profile().forecaster.refresh == toca.model_copy(update={"ratio": 1.0})  # type: ignore[union-attr]
+    assert preset("toca", ratio=1).profile().forecaster.refresh == toca.model_copy(update={"ratio": 1.0})
 
 
 def test_uncached_computes_every_step() -> None:

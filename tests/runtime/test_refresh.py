@@ -124,12 +124,14 @@ def test_requests_in_a_row_and_exact_bytes(dit: Pipeline, rule: Refresh) -> None
 
 @pytest.mark.parametrize("rule", RULES)
 def test_sequential_guidance(flux: Pipeline, rule: Refresh) -> None:
-    """Branches share nothing: two that are told the same do the same."""
+    """Branches count apart: each has a cache of its own, and each is refreshed."""
     policy = tokenwise(rule, gate=Interval(interval=4))
     with apply(flux, policy) as session:
         sample_flux(flux, true_cfg_scale=2.0)
     assert session.plan is not None and session.plan.bytes(FLUX, 4, branches=2) == session.stats.cache_bytes
-    assert set(session.stats.refreshed) == {"mlp.0", "mlp.1", "mlp_context.0", "mlp_context.1"}
+    # of three text tokens, a slope may leave none in the last block
+    assert {"mlp.0", "mlp.1", "mlp_context.0"} <= set(session.stats.refreshed)
+    assert all(unit.startswith("mlp") for unit in session.stats.refreshed)
     assert not session.stats.fallbacks
     guided = session.stats.nfc
     with apply(flux, policy) as session:
