@@ -45,6 +45,7 @@ from cachesmith.policies.magcache import magcache_mask, resample_ratios
 from cachesmith.policies.migrations import MIGRATIONS, upgrade
 from cachesmith.policies.policy import Policy, content_id
 from cachesmith.policies.presets import PRESETS, parse_preset, preset
+from cachesmith.policies.refresh import Clustered, Refresh, Scored
 from cachesmith.policies.schedule import mask, remap
 from cachesmith.policies.units import Modules, Segments, Stack, Units
 
@@ -62,6 +63,7 @@ __all__ = [
     "Calibrated",
     "Calibration",
     "ClosedRow",
+    "Clustered",
     "Clusters",
     "Correction",
     "Document",
@@ -87,10 +89,12 @@ __all__ = [
     "PolicyError",
     "Profile",
     "Quality",
+    "Refresh",
     "Relational",
     "Reuse",
     "Row",
     "SamplerKey",
+    "Scored",
     "Segments",
     "Stack",
     "StaticGate",

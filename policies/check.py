@@ -6,7 +6,7 @@ from cachesmith.policies.document import Document, Profile, SamplerKey
 from cachesmith.policies.errors import PolicyError
 from cachesmith.policies.gate import Fixed
 from cachesmith.policies.references import forecasters, mentions, references
-from cachesmith.policies.units import Segments
+from cachesmith.policies.units import Modules, Segments
 
 MAX_BYTES = 2**30
 """Of all arrays together: what a reader is willing to hold in memory."""
@@ -27,6 +27,11 @@ def check(document: Document, arrays: Arrays) -> None:
         _check_lanes(name, profile, arrays)
         for field, forecaster in forecasters(name, profile):
             check_forecaster(field, forecaster, steps, arrays)
+            if forecaster.refresh is not None and not isinstance(profile.units, Modules):
+                raise PolicyError(
+                    f"{field}.refresh computes single tokens, but profiles.{name}.units is {profile.units.kind!r}; "
+                    "use the units `module`"
+                )
 
 
 def _check_sampler(sampler: SamplerKey) -> None:

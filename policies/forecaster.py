@@ -9,6 +9,7 @@ input now, a forecaster is composed of these parts, all but the first optional a
     magnitude   D <- s |I - I0| D / |D|          `magnitude`: the length of the step is read off the input
     correction  F = F0 + D + c                   `correction`: the mean error of this step's forecast
     otherwise   F = F0 + D
+    refresh     some tokens of F are computed    `refresh`: which ones, and what the others learn from them
 """
 
 from typing import Annotated, Any, Literal
@@ -16,6 +17,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
 
 from cachesmith.policies.base import Frozen, TensorName
+from cachesmith.policies.refresh import Refresh
 
 Side = Annotated[int, Field(ge=1, le=100_000)]
 """Tokens along one side of a picture."""
@@ -193,12 +195,12 @@ class Mixed(Frozen):
 Magnitude = Annotated[Observed | Calibrated | Mixed, Field(discriminator="kind")]
 
 
-LATER = frozenset({"band", "correction"})
+LATER = frozenset({"band", "correction", "refresh"})
 """Parts of a forecaster that are left out of the document where they are not used."""
 
 
 class Forecaster(Frozen):
-    """Weights of past outputs, optionally projected, rescaled and corrected; see the module's formulas."""
+    """Weights of past outputs, optionally projected, rescaled, corrected and refreshed; see the module's formulas."""
 
     rows: Annotated[
         Reuse | Taylor | Lagrange | Hermite | AdamsBashforth | Heun | Bdf | Ema | Foca | Fitted | Clusters,
@@ -208,6 +210,7 @@ class Forecaster(Frozen):
     band: Band | None = None
     magnitude: Magnitude | None = None
     correction: Correction | None = None
+    refresh: Refresh | None = None
 
     @model_serializer(mode="wrap")
     def _plain(self, write: SerializerFunctionWrapHandler) -> dict[str, object]:

@@ -20,6 +20,7 @@ from cachesmith.policies.gate import Gate, Interval, Relational
 from cachesmith.policies.policy import Policy
 from cachesmith.policies.presets_hyca import refuse_fitted
 from cachesmith.policies.presets_static import foca, freqca, magcache
+from cachesmith.policies.presets_tokens import clusca, duca, toca
 from cachesmith.policies.units import Modules, Stack, Units
 
 
@@ -98,6 +99,9 @@ PRESETS: dict[str, Callable[..., Policy]] = {
     "bdf": bdf,
     "foca": foca,
     "freqca": freqca,
+    "toca": toca,
+    "duca": duca,
+    "clusca": clusca,
 }
 """Name -> preset; each may be called without options."""
 

@@ -20,7 +20,8 @@ class ModuleSpan:
 
     `streams` are the argument names of `start` that make up the unit's input; a name it does not have means its first
     argument. The unit's output is what `stop` returns, one tensor per stream. Submodules in `between`, with their
-    streams, are bypassed together with them. An `optional` span is one that some blocks of the list lack.
+    streams, are bypassed together with them. An `optional` span is one that some blocks of the list lack. A `tokenwise`
+    one has one stream and one submodule, which treats every token [B, N, D] by itself.
     """
 
     group: str
@@ -29,6 +30,7 @@ class ModuleSpan:
     streams: tuple[str, ...] = ("hidden_states",)
     between: tuple[tuple[str, tuple[str, ...]], ...] = ()
     optional: bool = False
+    tokenwise: bool = False
 
     @property
     def members(self) -> tuple[tuple[str, tuple[str, ...]], ...]:
@@ -69,12 +71,13 @@ _TEXT = ("encoder_hidden_states",)
 _TEXT_IMAGE = (*_TEXT, *_IMAGE)
 _IMAGE_TEXT = (*_IMAGE, *_TEXT)
 
-_SELF = (ModuleSpan("attn", "attn1", "attn1"), ModuleSpan("mlp", "ff", "ff"))
+_SELF = (ModuleSpan("attn", "attn1", "attn1"), ModuleSpan("mlp", "ff", "ff", tokenwise=True))
 _SELF_CROSS = (*_SELF, ModuleSpan("cross", "attn2", "attn2"))
+_SELF_CROSS_CONV = (_SELF[0], ModuleSpan("mlp", "ff", "ff"), _SELF_CROSS[-1])
 _DOUBLE = (
     ModuleSpan("attn", "attn", "attn", _IMAGE_TEXT),
-    ModuleSpan("mlp", "ff", "ff"),
-    ModuleSpan("mlp_context", "ff_context", "ff_context", _TEXT, optional=True),
+    ModuleSpan("mlp", "ff", "ff", tokenwise=True),
+    ModuleSpan("mlp_context", "ff_context", "ff_context", _TEXT, optional=True, tokenwise=True),
 )
 _SINGLE = (ModuleSpan("single", "proj_mlp", "proj_out", JOINED, between=(("attn", JOINED),)),)
 _SINGLE_SPLIT = (ModuleSpan("single", "proj_mlp", "proj_out", JOINED, between=(("attn", _IMAGE_TEXT),)),)
@@ -87,7 +90,7 @@ _WAN = Adapter(
             (
                 ModuleSpan("attn", "attn1", "attn1"),
                 ModuleSpan("cross", "attn2", "attn2"),
-                ModuleSpan("mlp", "ffn", "ffn"),
+                ModuleSpan("mlp", "ffn", "ffn", tokenwise=True),
             ),
         ),
     )
@@ -100,7 +103,10 @@ ADAPTERS: dict[str, Adapter] = {
             BlockList(
                 "single_transformer_blocks",
                 JOINED,
-                (ModuleSpan("attn", "attn", "attn", JOINED), ModuleSpan("mlp", "ff", "ff", JOINED)),
+                (
+                    ModuleSpan("attn", "attn", "attn", JOINED),
+                    ModuleSpan("mlp", "ff", "ff", JOINED, tokenwise=True),
+                ),
             ),
         ),
         timestep_scale=1000.0,
@@ -117,7 +123,10 @@ ADAPTERS: dict[str, Adapter] = {
             BlockList(
                 "transformer_blocks",
                 _IMAGE_TEXT,
-                (ModuleSpan("attn", "attn1", "attn1", _IMAGE_TEXT), ModuleSpan("mlp", "ff", "ff", JOINED)),
+                (
+                    ModuleSpan("attn", "attn1", "attn1", _IMAGE_TEXT),
+                    ModuleSpan("mlp", "ff", "ff", JOINED, tokenwise=True),
+                ),
             ),
         )
     ),
@@ -163,7 +172,10 @@ ADAPTERS: dict[str, Adapter] = {
             BlockList(
                 "layers",
                 _IMAGE,
-                (ModuleSpan("attn", "attn", "attn"), ModuleSpan("mlp", "feed_forward", "feed_forward")),
+                (
+                    ModuleSpan("attn", "attn", "attn"),
+                    ModuleSpan("mlp", "feed_forward", "feed_forward", tokenwise=True),
+                ),
             ),
         ),
         timestep_scale=-1000.0,
@@ -185,8 +197,8 @@ ADAPTERS: dict[str, Adapter] = {
                 _TEXT_IMAGE,
                 (
                     ModuleSpan("attn", "attn", "attn", _IMAGE_TEXT),
-                    ModuleSpan("mlp", "img_mlp", "img_mlp"),
-                    ModuleSpan("mlp_context", "txt_mlp", "txt_mlp", _TEXT),
+                    ModuleSpan("mlp", "img_mlp", "img_mlp", tokenwise=True),
+                    ModuleSpan("mlp_context", "txt_mlp", "txt_mlp", _TEXT, tokenwise=True),
                 ),
             ),
         ),
@@ -201,7 +213,7 @@ ADAPTERS: dict[str, Adapter] = {
             ),
         )
     ),
-    "SanaTransformer2DModel": Adapter((BlockList("transformer_blocks", _IMAGE, _SELF_CROSS),)),
+    "SanaTransformer2DModel": Adapter((BlockList("transformer_blocks", _IMAGE, _SELF_CROSS_CONV),)),
     "WanTransformer3DModel": _WAN,
     "ZImageTransformer2DModel": Adapter(
         (
@@ -210,7 +222,7 @@ ADAPTERS: dict[str, Adapter] = {
                 _IMAGE,
                 (
                     ModuleSpan("attn", "attention", "attention"),
-                    ModuleSpan("mlp", "feed_forward", "feed_forward"),
+                    ModuleSpan("mlp", "feed_forward", "feed_forward", tokenwise=True),
                 ),
             ),
         ),

@@ -19,6 +19,7 @@ from cachesmith.policies import PolicyError
 from cachesmith.runtime.adapters import adapter_for
 from cachesmith.runtime.clock import Clock, Tick
 from cachesmith.runtime.patch import patched
+from cachesmith.runtime.refresh import Partial
 from cachesmith.runtime.units import Unit
 
 Feature = tuple[Tensor, ...]
@@ -35,8 +36,8 @@ class Runner(Protocol):
     def begin(self, tick: Tick) -> None:
         """The transformer is called for `tick`."""
 
-    def forecast(self, unit: Unit, inputs: Feature) -> Feature | None:
-        """Return the unit's output without computing it, or None to have it computed."""
+    def forecast(self, unit: Unit, inputs: Feature) -> Feature | Partial | None:
+        """Return the unit's output without computing it, some tokens of it to compute, or None to have it computed."""
 
     def observe(self, unit: Unit, inputs: Feature, outputs: Feature) -> None:
         """The unit was computed."""
@@ -146,7 +147,7 @@ class _Call:
         self.unit, self.scope = unit, scope
         self.begun = False
         self.inputs: Feature = ()
-        self.known: Feature | None = None
+        self.known: Feature | Partial | None = None
 
     def member(self, position: int) -> Callable[[Forward], Forward]:
         """Return the wrapper of the member at `position`."""
@@ -155,6 +156,7 @@ class _Call:
         def wrap(original: Forward) -> Forward:
             read = _reader(self.unit.members[position], self.unit.reads[position])
             name = _namer(self.unit.members[position], self.unit.reads[position])
+            write = _writer(self.unit.members[position], self.unit.reads[position])
 
             @wraps(original)
             def forward(*args: Any, **kwargs: Any) -> Any:
@@ -168,6 +170,9 @@ class _Call:
                 if self.known is None:
                     result = original(*args, **kwargs)
                     return self.observe(result) if last else result
+                if isinstance(self.known, Partial):
+                    args, kwargs = write(args, kwargs, self.known.inputs)
+                    self.known = self.known.complete((original(*args, **kwargs),))
                 return self.finish(read(args, kwargs)) if last else self.bypass(read(args, kwargs))
 
             return forward
@@ -182,9 +187,9 @@ class _Call:
     def engage(self, arguments: Mapping[str, Any]) -> None:
         """Unless the unit was forecast, let the computer have it."""
         if self.known is None and self.scope.computer is not None:
-            self.known = self.scope.computer.compute(self.unit, arguments)
-            if self.known is not None:
-                self.scope.runner.observe(self.unit, self.inputs, self.known)
+            self.known = known = self.scope.computer.compute(self.unit, arguments)
+            if known is not None:
+                self.scope.runner.observe(self.unit, self.inputs, known)
 
     def select(self, values: tuple[Any, ...], position: int) -> Feature:
         by_name = dict(zip(self.unit.reads[position], values, strict=True))
@@ -202,7 +207,8 @@ class _Call:
         return _returned(values if self.unit.residual else tuple(v[..., :0] for v in values))
 
     def finish(self, values: tuple[Any, ...]) -> Any:
-        known, self.known, self.begun, self.inputs = self.known or (), None, False, ()
+        assert isinstance(self.known, tuple)
+        known, self.known, self.begun, self.inputs = self.known, None, False, ()
         if not self.unit.residual:
             return _returned(known)
         by_name = dict(zip(self.unit.streams, known, strict=True))
@@ -231,11 +237,35 @@ def _parameters(module: nn.Module) -> list[str]:
 
 def _reader(module: nn.Module, names: tuple[str, ...]) -> Callable[..., tuple[Any, ...]]:
     """Return a function that picks the arguments `names` out of a call; an unknown name means the first one."""
-    parameters = _parameters(module)
-    known = tuple(n if n in parameters else parameters[0] for n in names)
-    places = tuple((n, parameters.index(n)) for n in known)
+    places = _places(module, names)
 
     def read(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, ...]:
         return tuple(kwargs[n] if n in kwargs else args[i] for n, i in places)
 
     return read
+
+
+def _writer(
+    module: nn.Module, names: tuple[str, ...]
+) -> Callable[..., tuple[tuple[Any, ...], dict[str, Any]]]:
+    """Return a function that puts other values in the place of what `_reader` reads."""
+    places = _places(module, names)
+
+    def write(
+        args: tuple[Any, ...], kwargs: dict[str, Any], values: Feature
+    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        placed, named = [*args], {**kwargs}
+        for (name, index), value in zip(places, values, strict=True):
+            if name in kwargs:
+                named[name] = value
+            else:
+                placed[index] = value
+        return tuple(placed), named
+
+    return write
+
+
+def _places(module: nn.Module, names: tuple[str, ...]) -> tuple[tuple[str, int], ...]:
+    parameters = _parameters(module)
+    known = tuple(n if n in parameters else parameters[0] for n in names)
+    return tuple((n, parameters.index(n)) for n in known)

@@ -9,6 +9,23 @@ Feature = tuple[Tensor, ...]
 
 
 @dataclass
+class TokenState:
+    """What token-wise caching knows of one unit since its newest computed step. B: samples, N: tokens, D: channels.
+
+    marks: age or cluster of every token [B, N]; shift: what its forecast was last off by [B, N, D]; reference: the
+    input it was last computed from [B, N, D]. The last two are unknown until tokens were computed.
+    """
+
+    marks: Tensor
+    shift: Tensor | None = None
+    reference: Tensor | None = None
+
+    def tensors(self) -> list[Tensor]:
+        """Everything held."""
+        return [t for t in (self.marks, self.shift, self.reference) if t is not None]
+
+
+@dataclass
 class History:
     """Newest first: computed steps, their outputs (residuals for block runs), their inputs, and RFE's scale [B]."""
 
@@ -16,16 +33,18 @@ class History:
     outputs: list[Feature] = field(default_factory=list)
     inputs: list[Feature] = field(default_factory=list)
     scales: tuple[Tensor, ...] | None = None
+    tokens: TokenState | None = None
 
     def push(self, step: int, outputs: Feature, inputs: Feature, taps: int, input_taps: int) -> None:
         """Remember a computed step, dropping what no forecast reads any more."""
         self.steps = [step, *self.steps[: taps - 1]]
         self.outputs = [outputs, *self.outputs[: taps - 1]]
         self.inputs = [inputs, *self.inputs[: input_taps - 1]] if input_taps else []
+        self.tokens = None
 
     def clear(self) -> None:
         """Forget everything: the next step is computed."""
-        self.steps, self.outputs, self.inputs, self.scales = [], [], [], None
+        self.steps, self.outputs, self.inputs, self.scales, self.tokens = [], [], [], None, None
 
     def fits(self, inputs: Feature) -> bool:
         """Whether what is remembered can be combined with `inputs`."""
@@ -38,7 +57,8 @@ class History:
 
     def tensors(self) -> list[Tensor]:
         """Everything held for whole features."""
-        return [t for group in (*self.outputs, *self.inputs) for t in group]
+        own = [] if self.tokens is None else self.tokens.tensors()
+        return [t for group in (*self.outputs, *self.inputs) for t in group] + own
 
 
 def alike(a: Feature, b: Feature) -> bool:

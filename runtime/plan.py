@@ -2,12 +2,14 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from math import prod
 from typing import assert_never
 
 from cachesmith.policies import (
     Calibrated,
     ClosedRow,
+    Clustered,
     Clusters,
     Fitted,
     Fixed,
@@ -17,7 +19,9 @@ from cachesmith.policies import (
     Policy,
     PolicyError,
     Profile,
+    Refresh,
     Relational,
+    Scored,
     mask,
 )
 from cachesmith.runtime import rows
@@ -88,7 +92,34 @@ class Plan:
         forecaster = self.forecaster(unit)
         if isinstance(forecaster.rows, Fitted) and forecaster.rows.input_weights is not None:
             return self.taps(unit)
-        return 0 if forecaster.magnitude is None else 1
+        moved = isinstance(forecaster.refresh, Scored) and forecaster.refresh.importance == "moved"
+        return int(forecaster.magnitude is not None or (unit.tokenwise and moved))
+
+    def refresh(self, unit: Unit) -> Refresh | None:
+        """How single tokens of `unit` are computed on forecast steps, if they are."""
+        return self.forecaster(unit).refresh if unit.tokenwise else None
+
+    def refreshed(self, unit: Unit, tokens: int) -> int:
+        """How many of the `tokens` of `unit` are computed on a step that refreshes it."""
+        match self.refresh(unit):
+            case Scored(ratio=ratio, slope=slope):
+                return min(tokens, round(ratio * (1 + slope * (1 - 2 * self._depths[unit.name])) * tokens))
+            case Clustered(clusters=clusters):
+                return min(tokens, clusters)
+            case _:
+                return 0
+
+    @cached_property
+    def _depths(self) -> dict[str, float]:
+        """Where each unit stands among those of its group: 0 for the first, 1 for the last."""
+        groups: dict[str, list[str]] = {}
+        for unit in self.units:
+            groups.setdefault(unit.group, []).append(unit.name)
+        return {
+            name: index / (len(names) - 1) if len(names) > 1 else 0.5
+            for names in groups.values()
+            for index, name in enumerate(names)
+        }
 
     def decide(self, unit: Unit, step: int, computed: Sequence[int]) -> Decision:
         """Forecast `unit` at `step` from the steps already `computed` (newest first), or compute it."""
@@ -139,7 +170,20 @@ class Plan:
         if isinstance(gate, Relational):
             more = gate.order + 1 - min(gate.order + 1, self.input_taps(first))
             elements += sum(sizes.get(s, joined) for s in first.streams) * more
-        return elements * itemsize * branches
+        tokens = sum(self._token_bytes(unit, shapes, itemsize) for unit in self.units)
+        return (elements * itemsize + tokens) * branches
+
+    def _token_bytes(self, unit: Unit, shapes: Mapping[str, tuple[int, ...]], itemsize: int) -> int:
+        """Size of `TokenState`: a mark of two bytes a token, and one or two tensors of the unit's shape."""
+        rule = self.refresh(unit)
+        if rule is None:
+            return 0
+        own = [shapes[s] for s in unit.streams if s in shapes] or list(shapes.values())
+        samples, length, channels = own[0][0], sum(shape[1] for shape in own), own[0][2]
+        if not self.refreshed(unit, length):
+            return 0
+        kept = 2 if isinstance(rule, Scored) and rule.importance == "moved" else 1
+        return samples * length * (2 + kept * channels * itemsize)
 
 
 def compile_plan(
@@ -152,12 +196,26 @@ def compile_plan(
     plan = Plan(policy, profile, times, units, _masks(profile, len(times), units, start))
     for unit in units:
         _check_arrays(plan, unit)
+    _check_refresh(plan)
     return plan
 
 
 def by_step(forecaster: Forecaster) -> bool:
     """Whether weights or a correction were fitted for each step of one schedule."""
     return isinstance(forecaster.rows, Fitted) or forecaster.correction is not None
+
+
+def _check_refresh(plan: Plan) -> None:
+    """The profile's refresh applies to what it can be applied to; one that applies to nothing is a mistake."""
+    able = {unit.group for unit in plan.units if unit.tokenwise}
+    wanted = {group for group, forecaster in plan.profile.overrides.items() if forecaster.refresh is not None}
+    unable = sorted(wanted & {unit.group for unit in plan.units} - able)
+    if unable:
+        raise PolicyError(
+            f"{unable[0]} cannot be computed token by token; leave `refresh` out of its override"
+        )
+    if plan.profile.forecaster.refresh is not None and not able:
+        raise PolicyError("no unit of this model can be computed token by token; leave out `refresh`")
 
 
 def has_fitted(profile: Profile) -> bool:

@@ -1,7 +1,7 @@
 """The one place where it is decided and done: compute a unit, or forecast it."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import isfinite
 
 from torch import Tensor
@@ -13,6 +13,7 @@ from cachesmith.runtime.gates import RelationalState, must_compute, threshold
 from cachesmith.runtime.history import Feature, History, alike, finite
 from cachesmith.runtime.match import check_guidance
 from cachesmith.runtime.plan import Compute, Forecast, Plan
+from cachesmith.runtime.refresh import Partial, refresh
 from cachesmith.runtime.stats import Stats, Trace
 from cachesmith.runtime.units import Unit
 
@@ -59,8 +60,8 @@ class Session:
         if not self._compute_all:
             self._settle_static()
 
-    def forecast(self, unit: Unit, inputs: Feature) -> Feature | None:
-        """Return the unit's forecast, or None to have it computed."""
+    def forecast(self, unit: Unit, inputs: Feature) -> Feature | Partial | None:
+        """Return the unit's forecast, perhaps with tokens to compute, or None to have all of it computed."""
         if self._compute_all or self.plan is None or self._tick is None or self._tick.step is None:
             return None
         if unit is self.plan.units[0]:
@@ -154,18 +155,38 @@ class Session:
                 self.stats.fall_back(NON_FINITE)
         self._record("C" if self._compute_all else "F", demand)
 
-    def _estimate(self, unit: Unit, decision: Forecast, history: History, inputs: Feature) -> Feature | None:
-        assert self._estimator is not None and self._tick is not None
+    def _estimate(
+        self, unit: Unit, decision: Forecast, history: History, inputs: Feature
+    ) -> Feature | Partial | None:
+        assert self.plan is not None and self._estimator is not None
         if not history.fits(inputs):
             history.clear()
             self.stats.fall_back(CHANGED_SHAPE)
             return None
-        result = self._estimator(unit, decision, history, tuple(t.contiguous() for t in inputs))
+        inputs = tuple(t.contiguous() for t in inputs)
+        result = self._estimator(unit, decision, history, inputs)
         if _on_host(result) and not finite(result):
             self.stats.fall_back(NON_FINITE)
             return None
         self.stats.forecast[unit.name] += 1
-        return result
+        refreshed = refresh(self.plan, unit, decision, history, inputs, result)
+        return self._watched(unit, history, refreshed) if isinstance(refreshed, Partial) else refreshed
+
+    def _watched(self, unit: Unit, history: History, partial: Partial) -> Partial:
+        """Count and check the tokens that are computed."""
+
+        def complete(computed: Feature) -> Feature:
+            assert self._tick is not None
+            run, branch = self._tick.run, self._tick.branch
+            self.stats.count_refreshed(unit.name, partial.fraction, unit.share, run, branch)
+            result = partial.complete(computed)
+            if _on_host(computed) and not finite(computed):
+                history.clear()
+                self.stats.fall_back(NON_FINITE_OUTPUT)
+            self._measure()
+            return result
+
+        return replace(partial, complete=complete)
 
     def _check_budget(self, unit: Unit, inputs: Feature) -> None:
         assert self.plan is not None and self._budget is not None

@@ -18,10 +18,12 @@ class Trace(NamedTuple):
 
 @dataclass
 class Stats:
-    """Counts of one session, over all its runs."""
+    """Counts of one session, over all its runs. `refreshed`: what computing single tokens adds up to, in computations
+    of the unit."""
 
     computed: Counter[str] = field(default_factory=Counter)
     forecast: Counter[str] = field(default_factory=Counter)
+    refreshed: dict[str, float] = field(default_factory=lambda: defaultdict(float))
     fallbacks: Counter[str] = field(default_factory=Counter)
     trace: list[Trace] = field(default_factory=list)
     cache_bytes: int = 0
@@ -36,6 +38,11 @@ class Stats:
         """A unit that makes up `share` of all blocks was computed."""
         self.computed[unit] += 1
         self._executed[run, branch] += share
+
+    def count_refreshed(self, unit: str, fraction: float, share: float, run: int, branch: str) -> None:
+        """This fraction of a forecast unit's tokens was computed."""
+        self.refreshed[unit] += fraction
+        self._executed[run, branch] += fraction * share
 
     def fall_back(self, reason: str) -> None:
         """A forecast was asked for and refused: count it, and warn the first time."""

@@ -17,7 +17,8 @@ class Unit:
     the input, the last one's result, in the order of its names, is the output. `streams` are the ones that are cached.
     For a run of blocks the cached output is what they add to their input (`residual`), for a module it is the plain
     output. A `joined` run begins with separate streams and ends with one that is all of them. A lane is one stream of
-    one unit; `lane` is the index of the unit's first. `share` is the unit's part of all blocks.
+    one unit; `lane` is the index of the unit's first. `share` is the unit's part of all blocks. A `tokenwise` unit has
+    one member and one stream [B, N, D], and computes every token by itself.
     """
 
     name: str
@@ -29,6 +30,7 @@ class Unit:
     joined: bool
     share: float
     lane: int
+    tokenwise: bool = False
 
 
 def block_lists(transformer: nn.Module, adapter: Adapter) -> list[tuple[BlockList, nn.Module]]:
@@ -106,6 +108,7 @@ def _modules(blocks: list[tuple[BlockList, nn.Module]]) -> tuple[Unit, ...]:
                 joined=False,
                 share=1 / (len(blocks) * len(spans)),
                 lane=_lanes(units),
+                tokenwise=span.tokenwise,
             )
             units.append(unit)
     if not units:

@@ -8,7 +8,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cachesmith.policies import Arrays, Policy, PolicyError, canonical, content_id, decode, encode
+from cachesmith.policies import Arrays, Policy, PolicyError, canonical, content_id, decode, encode, preset
 from cachesmith.policies.container import Contents, pack
 
 many = settings(max_examples=1000, deadline=None)
@@ -127,6 +127,15 @@ def test_edited_documents(grown: Policy, data: st.DataObject) -> None:
         edit(raw, data)
     # as a file that was written this way on purpose: the id matches
     outcome(packed(json.dumps(raw, sort_keys=True, separators=(",", ":")), grown.arrays))
+
+
+@settings(max_examples=300, deadline=None)
+@given(name=st.sampled_from(["toca", "duca", "clusca"]), data=st.data())
+def test_edited_token_presets(name: str, data: st.DataObject) -> None:
+    raw = json.loads(canonical(preset(name).document))
+    for _ in range(data.draw(st.integers(1, 3))):
+        edit(raw, data)
+    outcome(packed(json.dumps(raw, sort_keys=True, separators=(",", ":")), {}))
 
 
 @many

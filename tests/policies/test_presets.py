@@ -3,6 +3,7 @@ import pytest
 from cachesmith.policies import (
     PRESETS,
     Band,
+    Clustered,
     Fixed,
     Hermite,
     Interval,
@@ -12,6 +13,7 @@ from cachesmith.policies import (
     PolicyError,
     Relational,
     Reuse,
+    Scored,
     Stack,
     Taylor,
     mask,
@@ -44,6 +46,16 @@ def test_published_settings() -> None:
     assert rfc.gate == Relational(thresholds=(0.3,), order=2, warmup=2)
     assert (rfc.forecaster.rows, rfc.forecaster.magnitude) == (Taylor(order=2), Observed())
     assert preset("taylorseer-lite").profile().units == Stack()
+
+
+def test_published_token_settings() -> None:
+    toca, duca = (preset(name).profile().forecaster.refresh for name in ("toca", "duca"))
+    # ToCa: 0.07 of all modules' tokens, all of them spent on MLPs; lambda_3 = 0.25 after N = 4 steps
+    assert toca == Scored(ratio=2.5 * 0.07, importance="norm", age_weight=0.25 / 4, slope=0.8)
+    assert duca == Scored(ratio=2.5 * 0.07, importance="random", age_weight=0.25 / 4, slope=0.8, every=2)
+    clusca = preset("clusca").profile().forecaster
+    assert (clusca.rows, clusca.refresh) == (Taylor(order=2), Clustered(clusters=16, blend=0.005))
+    assert preset("toca", ratio=1).profile().forecaster.refresh == toca.model_copy(update={"ratio": 1.0})
 
 
 def test_uncached_computes_every_step() -> None:
@@ -98,6 +110,10 @@ def test_parsing(text: str, expected: Policy) -> None:
         ("hicache:contraction=0", "greater than 0"),
         ("rfc:tau=-1", "thresholds.0 = -1: input should be greater than or equal to 0$"),
         ("rfc:tau=nan", "finite number"),
+        ("toca:interval=0", "preset toca is not valid: interval = 0"),
+        ("toca:ratio=2", "ratio = 2: input should be less than or equal to 1"),
+        ("duca:age_weight=1e309", "finite number"),
+        ("clusca:clusters=100000", "less than or equal to 1024"),
     ],
 )
 def test_misses_say_what_is_allowed(text: str, message: str) -> None:

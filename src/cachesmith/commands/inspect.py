@@ -95,6 +95,8 @@ def describe(forecaster: Forecaster) -> str:
         parts.append(f"{forecaster.magnitude.kind} scale")
     if forecaster.correction is not None:
         parts.append("correction")
+    if forecaster.refresh is not None:
+        parts.append(f"{forecaster.refresh.kind} tokens")
     return " + ".join(parts)
 
 
