@@ -37,10 +37,12 @@ DiT-XL/2, 50 DDIM steps, guidance, against the table of RFC (arXiv 2602.19506):
 | --- | ---: | ---: | ---: | ---: | ---: |
 {rows}
 
-*Counted* is all that a forecast step runs: modulation, timestep embeddings, first and last layer, {forecast:.2f} G a step.
+*Counted* is all that a forecast step runs: modulation, timestep embeddings, first and last layer,
+{forecast:.2f} G a step.
 *With the paper's forecast step* takes it as the modulation alone, and a multiply-add there as one operation,
-{modulation:.2f} G: that gives every published number to its last digit but two, which we take for misprints. FORA N=7 is
-printed with 3.35 T, what 7 full computations cost, beside NFC 8; TaylorSeer N=9 with 3.35 where all other rows give 3.34.
+{modulation:.2f} G (our reading; the paper does not say): that gives every published number to its last digit but two,
+which we take for misprints. FORA N=7 is printed with 3.35 T, what 7 full computations cost, beside NFC 8; TaylorSeer
+N=9 with 3.35 where the other rows lead to 3.34.
 """
 
 
@@ -51,7 +53,9 @@ def row(name: str, interval: int, nfc: int, published: float, call: CallFlops) -
     computed = mask(gate, STEPS).count("C")
     paper = (computed * call.total + (STEPS - computed) * dit_modulation()) / T
     counted = call.of_schedule(gate, STEPS) / T
-    return f"| {name}:interval={interval} | {computed} | {nfc} | {counted:.2f} | {paper:.2f} | {published:.2f} |"
+    return (
+        f"| {name}:interval={interval} | {computed} | {nfc} | {counted:.2f} | {paper:.2f} | {published:.2f} |"
+    )
 
 
 def table() -> str:
@@ -71,7 +75,9 @@ def table() -> str:
 
 def main() -> None:
     """Write the tables."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--out", type=Path, default=Path("benchmarks/flops.md"))
     parser.parse_args().out.write_text(table(), encoding="utf-8")
 

@@ -19,7 +19,6 @@ from cachesmith.policies.document import Profile
 from cachesmith.policies.errors import PolicyError, refusing
 from cachesmith.policies.forecaster import Forecaster
 from cachesmith.policies.gate import Fixed
-from cachesmith.policies.policy import Policy
 from cachesmith.policies.presets import preset
 from cachesmith.policies.units import Segments, Stack
 
@@ -65,14 +64,16 @@ def from_cache_dit(raw: object, steps: int | None) -> Converted:
     if config.force_refresh_step_hint is not None:
         raise PolicyError("a policy cannot refresh in the middle of a run; remove force_refresh_step_hint")
     if config.enable_taylorseer:
-        notes.append("cache-dit forecasts from step 3 on with a slope; this policy from its second computed step on")
+        notes.append(
+            "cache-dit forecasts from step 3 on with a slope; this policy from its second computed step on"
+        )
     if config.steps_computation_mask is not None and config.steps_computation_policy == "static":
         return wrap("cache-dit", _masked(config), *notes)
     if config.steps_computation_mask is not None:
         raise PolicyError(
             "a policy has either a mask or a dynamic gate; set steps_computation_policy: static, or remove the mask"
         )
-    return Converted(_dynamic(config), tuple(notes))
+    return wrap("dbcache", _dynamic(config), *notes)
 
 
 def to_cache_dit(profile: Profile, steps: int, order: int | None) -> tuple[dict[str, Any], tuple[str, ...]]:
@@ -106,7 +107,9 @@ def _config(raw: object) -> tuple[CacheConfig, list[str]]:
     for section in raw:
         if section not in SECTIONS:
             raise PolicyError(f"cache-dit has no section {str(section)[:80]!r}; it has {', '.join(SECTIONS)}")
-    notes = [f"{name} is left to you: a policy says nothing about it" for name in raw if name != "cache_config"]
+    notes = [
+        f"{name} is left to you: a policy says nothing about it" for name in raw if name != "cache_config"
+    ]
     return parse(CacheConfig, raw["cache_config"], "cache_config"), notes
 
 
@@ -121,32 +124,44 @@ def _masked(config: CacheConfig) -> Profile:
         raise PolicyError(
             f"steps_computation_mask has {len(mask)} entries for {config.num_inference_steps} steps; give one per step"
         )
-    starts = (0, config.Fn_compute_blocks, *((-config.Bn_compute_blocks,) if config.Bn_compute_blocks else ()))
+    starts = (
+        0,
+        config.Fn_compute_blocks,
+        *((-config.Bn_compute_blocks,) if config.Bn_compute_blocks else ()),
+    )
     always = {f"segment.{index}": "C" * len(mask) for index in range(0, len(starts), 2)}
     with refusing("a policy of Fn_compute_blocks and Bn_compute_blocks"):
         units = Segments(starts=starts)
     return Profile(
         units=units,
         gate=Fixed(mask=mask, groups=always),
-        forecaster=Forecaster(rows=row(config.taylorseer_order if config.enable_taylorseer else 0)),
+        forecaster=_forecaster(config),
     )
 
 
-def _dynamic(config: CacheConfig) -> Policy:
-    """Return preset `dbcache` with these settings."""
-    for field in ("max_accumulated_residual_diff_threshold", "max_cached_steps", "warmup_interval"):
+def _dynamic(config: CacheConfig) -> Profile:
+    """Return preset `dbcache` with these settings. Raises `PolicyError` for those its gate does not have."""
+    for field in (
+        "Bn_compute_blocks",
+        "max_accumulated_residual_diff_threshold",
+        "max_cached_steps",
+        "warmup_interval",
+    ):
         if getattr(config, field) != CacheConfig.model_fields[field].default:
             raise PolicyError(f"the gate of preset dbcache has no {field}; remove it from cache_config")
     longest = config.max_continuous_cached_steps
-    return preset(
+    profile = preset(
         "dbcache",
         threshold=config.residual_diff_threshold,
-        first=config.Fn_compute_blocks,
-        last=config.Bn_compute_blocks,
+        fn=config.Fn_compute_blocks,
         warmup=max(1, config.max_warmup_steps),
-        order=config.taylorseer_order if config.enable_taylorseer else 0,
         **({} if longest < 0 else {"max_interval": longest + 1}),
-    )
+    ).profile()
+    return profile.model_copy(update={"forecaster": _forecaster(config)})
+
+
+def _forecaster(config: CacheConfig) -> Forecaster:
+    return Forecaster(rows=row(config.taylorseer_order if config.enable_taylorseer else 0))
 
 
 def _first_blocks(profile: Profile, masks: dict[str | None, str]) -> tuple[int, tuple[str, ...]]:

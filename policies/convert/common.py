@@ -24,7 +24,9 @@ class Converted(NamedTuple):
 def parse(kind: type[Settings], raw: object, subject: str) -> Settings:
     """Validate foreign settings; an unknown field, a wrong type or value is refused with its name."""
     if not isinstance(raw, dict):
-        raise PolicyError(f"{subject} must be a mapping of its fields, got {type(raw).__name__}; change the file")
+        raise PolicyError(
+            f"{subject} must be a mapping of its fields, got {type(raw).__name__}; change the file"
+        )
     known = kind.model_fields
     for field in raw:
         if field not in known:
@@ -34,7 +36,9 @@ def parse(kind: type[Settings], raw: object, subject: str) -> Settings:
     try:
         text = json.dumps(raw)
     except (TypeError, ValueError) as error:
-        raise PolicyError(f"{subject} holds a value that is no plain data: {error}; change the file") from None
+        raise PolicyError(
+            f"{subject} holds a value that is no plain data: {error}; change the file"
+        ) from None
     with refusing(subject):
         return kind.model_validate_json(text)
 
@@ -65,10 +69,14 @@ def order_of(profile: Profile, tool: str, order: int | None) -> int:
     """
     if order is not None:
         return order
-    extras = {name for name, value in profile.forecaster.model_dump(exclude={"rows"}).items() if value is not None}
+    extras = {
+        name for name, value in profile.forecaster.model_dump(exclude={"rows"}).items() if value is not None
+    }
     parts = [*sorted(extras), *(["overrides"] if profile.overrides else [])]
     if parts:
-        raise PolicyError(f"{tool} has no {' and no '.join(parts)}; give a Taylor order to export the schedule only")
+        raise PolicyError(
+            f"{tool} has no {' and no '.join(parts)}; give a Taylor order to export the schedule only"
+        )
     if profile.axis != "step":
         raise PolicyError(
             f"{tool} measures time in steps and this profile in {profile.axis}; give a Taylor order instead"

@@ -70,7 +70,9 @@ def from_taylorseer(raw: object, steps: int | None) -> Converted:
     The one step between warm-up and the first interval is forecast, as diffusers does.
     """
     fields = parse(TaylorSeerFields, raw, TAYLOR)
-    if not fields.use_lite_mode and (fields.skip_predict_identifiers or fields.cache_identifiers not in (None, MODULES)):
+    if not fields.use_lite_mode and (
+        fields.skip_predict_identifiers or fields.cache_identifiers not in (None, MODULES)
+    ):
         raise PolicyError(
             f"{TAYLOR} names modules of one model by patterns, which a policy cannot; leave the identifiers out"
         )
@@ -78,7 +80,9 @@ def from_taylorseer(raw: object, steps: int | None) -> Converted:
     mask = letters([fields.computes(step) for step in range(count)], TAYLOR)
     notes = ["taylor_factors_dtype is not kept: features stay in the model's own precision"]
     if fields.use_lite_mode:
-        notes.append("lite mode forecasts the last projection; this policy forecasts what all blocks add, just before it")
+        notes.append(
+            "lite mode forecasts the last projection; this policy forecasts what all blocks add, just before it"
+        )
     whole = fields.use_lite_mode or fields.cache_identifiers == MODULES
     groups = {} if whole else dict.fromkeys(NOT_ATTENTION, "C" * count)
     profile = Profile(
@@ -123,14 +127,22 @@ def to_taylorseer(profile: Profile, steps: int, order: int | None) -> tuple[dict
     found = order_of(profile, TAYLOR, order)
     masks = masks_of(profile, TAYLOR, steps)
     if not isinstance(profile.units, Modules):
-        raise PolicyError(f"{TAYLOR} caches modules, not units {profile.units.kind!r}; export it to cache-dit")
-    attention_only = {name: m for name, m in masks.items() if name} == dict.fromkeys(NOT_ATTENTION, "C" * steps)
+        raise PolicyError(
+            f"{TAYLOR} caches modules, not units {profile.units.kind!r}; export it to cache-dit"
+        )
+    attention_only = {name: m for name, m in masks.items() if name} == dict.fromkeys(
+        NOT_ATTENTION, "C" * steps
+    )
     if len(masks) > 1 and not attention_only:
-        raise PolicyError(f"{TAYLOR} has one schedule and this profile one for {', '.join(n for n in masks if n)}; merge them")
+        raise PolicyError(
+            f"{TAYLOR} has one schedule and this profile one for {', '.join(n for n in masks if n)}; merge them"
+        )
     fields = _search(masks[None], steps)
     chosen = {"max_order": found, "taylor_factors_dtype": "torch.float32"}
     chosen |= {} if attention_only else {"cache_identifiers": MODULES}
-    notes = ("taylor_factors_dtype is a string in JSON: give TaylorSeerCacheConfig the torch.dtype of that name",)
+    notes = (
+        "taylor_factors_dtype is a string in JSON: give TaylorSeerCacheConfig the torch.dtype of that name",
+    )
     return {**fields, **chosen}, notes
 
 

@@ -48,7 +48,11 @@ def import_settings(raw: object, source: str, steps: int | None = None) -> Conve
 
 
 def export_profile(
-    policy: Policy, target: str, profile: str | None = None, steps: int | None = None, order: int | None = None
+    policy: Policy,
+    target: str,
+    profile: str | None = None,
+    steps: int | None = None,
+    order: int | None = None,
 ) -> tuple[dict[str, Any], tuple[str, ...]]:
     """Return a profile's schedule as another tool's settings (plain data), and what differs there, in sentences.
 

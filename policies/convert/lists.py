@@ -48,11 +48,12 @@ def from_smoothcache(raw: object, steps: int | None) -> Converted:
         group = COMPONENTS.get(str(kind))
         if group is None or group in masks:
             raise PolicyError(
-                f"cannot read the layer kind {str(kind)[:80]!r}; give each of these at most once: {', '.join(COMPONENTS)}"
+                f"cannot read the layer kind {str(kind)[:80]!r}; "
+                f"give each of these at most once: {', '.join(COMPONENTS)}"
             )
         masks[group] = _mask(flags, f"the schedule of {kind}")
     length = len(next(iter(masks.values())))
-    everything = {group: "C" * length for group in GROUPS}
+    everything = dict.fromkeys(GROUPS, "C" * length)
     gate = Fixed(mask="C" * length, groups={g: m for g, m in masks.items() if m != everything[g]})
     profile = Profile(units=Modules(), gate=gate, forecaster=Forecaster(rows=row(0)))
     if steps not in (None, length):
@@ -63,7 +64,7 @@ def from_smoothcache(raw: object, steps: int | None) -> Converted:
 def from_teacache(raw: object, steps: int | None) -> Converted:
     """Read TeaCache's `coefficients` (arXiv 2411.19108) and `threshold`."""
     fields = parse(TeaCacheFields, raw, "TeaCache's settings")
-    return Converted(preset("teacache", threshold=fields.threshold, coefficients=tuple(fields.coefficients)))
+    return Converted(preset("teacache", threshold=fields.threshold, polynomial=tuple(fields.coefficients)))
 
 
 def _mask(raw: Any, subject: str) -> str:

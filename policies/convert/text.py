@@ -14,7 +14,9 @@ MAX_CHARACTERS = 2**20
 def read_settings(text: str) -> Any:
     """Return the plain data in a JSON or YAML text. Raises `PolicyError`; nothing is executed."""
     if len(text) > MAX_CHARACTERS:
-        raise PolicyError(f"the settings have {len(text):,} characters, the limit is {MAX_CHARACTERS:,}; shorten them")
+        raise PolicyError(
+            f"the settings have {len(text):,} characters, the limit is {MAX_CHARACTERS:,}; shorten them"
+        )
     try:
         return json.loads(text)
     except ValueError:

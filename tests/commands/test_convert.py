@@ -47,7 +47,12 @@ def test_a_config_for_diffusers(cli: Cli, shop: Shop, tmp_path: Path) -> None:
     ],
 )
 def test_what_is_refused(
-    cli: Cli, shop: Shop, arguments: tuple[str, ...], said: tuple[str, ...], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    cli: Cli,
+    shop: Shop,
+    arguments: tuple[str, ...],
+    said: tuple[str, ...],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
 ) -> None:
     monkeypatch.chdir(tmp_path)
     fails(cli("convert", shop.policy, *arguments), *said)

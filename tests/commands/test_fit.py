@@ -4,10 +4,10 @@ from typing import Any
 import pytest
 from tests.commands.shop import STEPS, Cli, Shop, fails, succeeds
 
+from cachesmith.calibrate.evaluate import as_policy
 from cachesmith.calibrate.methods import METHODS
 from cachesmith.calibrate.trajectory import trajectories
 from cachesmith.policies import Fixed, Policy, Profile, Stack, load
-from cachesmith.calibrate.evaluate import as_policy
 from cachesmith.runtime.fingerprint import model_key
 
 
@@ -60,4 +60,7 @@ def test_what_is_refused(cli: Cli, shop: Shop, tmp_path: Path, arguments: Any, s
 
 
 def test_a_wrong_name_is_refused_before_any_work(cli: Cli, shop: Shop) -> None:
-    fails(cli("fit", shop.model, "--method", "fake", "--prompts", shop.prompts, "--out", "x.json"), "change --out")
+    fails(
+        cli("fit", shop.model, "--method", "fake", "--prompts", shop.prompts, "--out", "x.json"),
+        "change --out",
+    )

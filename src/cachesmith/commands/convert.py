@@ -27,7 +27,9 @@ def convert(
     ] = None,
     target: Annotated[
         str | None,
-        typer.Option("--to", metavar="FORMAT", help=f"Write the policy in FILE as one of: {', '.join(TARGETS)}."),
+        typer.Option(
+            "--to", metavar="FORMAT", help=f"Write the policy in FILE as one of: {', '.join(TARGETS)}."
+        ),
     ] = None,
     profile: ProfileName = None,
     steps: Annotated[
@@ -36,7 +38,10 @@ def convert(
     order: Annotated[
         int | None,
         typer.Option(
-            "--order", min=0, max=4, help="Export the schedule only, with this Taylor order (0: reuse) as forecaster."
+            "--order",
+            min=0,
+            max=4,
+            help="Export the schedule only, with this Taylor order (0: reuse) as forecaster.",
         ),
     ] = None,
 ) -> None:
@@ -51,7 +56,9 @@ def convert(
     exist there; anything else is refused by name, never approximated in silence.
     """
     if (source is None) == (target is None):
-        raise CachesmithError("say what FILE is: --from FORMAT to read another tool's settings, --to FORMAT to write them")
+        raise CachesmithError(
+            "say what FILE is: --from FORMAT to read another tool's settings, --to FORMAT to write them"
+        )
     if source is not None:
         _import(file, source, out, steps)
     elif target is not None:

@@ -14,7 +14,9 @@ from cachesmith.policies import SUFFIX, CachesmithError, save
 
 def fit(
     model: options.Model,
-    method: Annotated[str, typer.Option("--method", metavar="NAME", help="What to fit; a wrong name lists all.")],
+    method: Annotated[
+        str, typer.Option("--method", metavar="NAME", help="What to fit; a wrong name lists all.")
+    ],
     prompts: options.Prompts,
     out: Annotated[
         Path, typer.Option("--out", metavar="X.policy.safetensors", help="The policy file to write.")
@@ -23,9 +25,13 @@ def fit(
     samples: Annotated[int, typer.Option("--samples", min=1, help="Uncached samples to fit on.")] = 8,
     setting: Annotated[
         list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="An option of the method, such as interval=6; may be repeated."),
+        typer.Option(
+            "--set", metavar="KEY=VALUE", help="An option of the method, such as interval=6; may be repeated."
+        ),
     ] = None,
-    seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of the first sample; the next ones count up.")] = 0,
+    seed: Annotated[
+        int, typer.Option("--seed", min=0, help="Seed of the first sample; the next ones count up.")
+    ] = 0,
     guidance_scale: Annotated[
         float | None,
         typer.Option("--guidance-scale", min=0, help="Guidance scale.", show_default="the pipeline's"),

@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cachesmith.policies import (
+    PRESETS,
     Document,
     Fixed,
     Forecaster,
@@ -50,7 +51,9 @@ def test_there_and_back_again(letters: str, order: int, first: int) -> None:
     assert not notes
 
 
-@pytest.mark.parametrize("gate", [Interval(interval=5, warmup=2), Interval(interval=3, tail=2), Fixed(mask="C" + "F" * 49)])
+@pytest.mark.parametrize(
+    "gate", [Interval(interval=5, warmup=2), Interval(interval=3, tail=2), Fixed(mask="C" + "F" * 49)]
+)
 def test_a_stack_keeps_its_schedule_and_says_that_one_block_is_computed(gate: Any) -> None:
     values, notes = export_profile(policy(units=Stack(), gate=gate), "cache-dit", steps=50)
     back = import_settings(values, "cache-dit").policy.profile()
@@ -66,8 +69,14 @@ def test_the_real_loader_reads_it(tmp_path: Path) -> None:
     path.write_text(write_settings(values, "yaml", notes))
     read = cache_dit.load_configs(str(path))
     cache, calibrator = read["cache_config"], read["calibrator_config"]
-    assert "".join("FC"[flag] for flag in cache.steps_computation_mask) == mask(Interval(interval=4, warmup=2), 20)
-    assert (cache.steps_computation_policy, cache.num_inference_steps, cache.Fn_compute_blocks) == ("static", 20, 1)
+    assert "".join("FC"[flag] for flag in cache.steps_computation_mask) == mask(
+        Interval(interval=4, warmup=2), 20
+    )
+    assert (cache.steps_computation_policy, cache.num_inference_steps, cache.Fn_compute_blocks) == (
+        "static",
+        20,
+        1,
+    )
     assert (calibrator.enable_calibrator, calibrator.taylorseer_order) == (True, 2)
     # nothing was left at a default that would compute more, or dropped as unknown
     assert set(values["cache_config"]) - set(cache.as_dict()) == {
@@ -79,7 +88,9 @@ def test_the_real_loader_reads_it(tmp_path: Path) -> None:
 
 def test_reuse_needs_no_calibrator() -> None:
     cache_dit = pytest.importorskip("cache_dit")
-    values, _ = export_profile(policy(gate=Interval(), forecaster=Forecaster(rows=Reuse())), "cache-dit", steps=9)
+    values, _ = export_profile(
+        policy(gate=Interval(), forecaster=Forecaster(rows=Reuse())), "cache-dit", steps=9
+    )
     assert cache_dit.load_configs(values)["calibrator_config"] is None
 
 
@@ -92,6 +103,19 @@ def test_every_field_of_the_real_config_is_known() -> None:
 
 def static(flags: str) -> dict[str, Any]:
     return {"steps_computation_mask": [int(f) for f in flags], "steps_computation_policy": "static"}
+
+
+@pytest.mark.skipif("dbcache" not in PRESETS, reason="needs preset dbcache")
+@pytest.mark.parametrize("order", [0, 2])
+def test_dbcache(order: int) -> None:
+    config = {"Fn_compute_blocks": 4, "residual_diff_threshold": 0.12, "max_continuous_cached_steps": 2}
+    config |= {"enable_taylorseer": True, "taylorseer_order": order} if order else {}
+    found = import_settings({"cache_config": config}, "cache-dit").policy.profile()
+    meant = preset("dbcache", threshold=0.12, fn=4, warmup=8, max_interval=3).profile()
+    assert (found.units, found.gate) == (meant.units, meant.gate)
+    assert found.forecaster.rows == (Taylor(order=order) if order else Reuse())
+    with pytest.raises(PolicyError, match="max_cached_steps"):
+        import_settings({"cache_config": {"max_cached_steps": 9}}, "cache-dit")
 
 
 def test_cache_dits_defaults_are_meant() -> None:
@@ -141,7 +165,10 @@ def test_steps_must_be_known() -> None:
         ({"cache_config": static("0110")}, "begin with a 1"),
         ({"cache_config": static("110") | {"num_inference_steps": 4}}, "3 entries for 4 steps"),
         ({"cache_config": static("110") | {"steps_computation_mask": "fast"}}, "write out the list"),
-        ({"cache_config": static("110") | {"steps_computation_policy": "dynamic"}}, "either a mask or a dynamic gate"),
+        (
+            {"cache_config": static("110") | {"steps_computation_policy": "dynamic"}},
+            "either a mask or a dynamic gate",
+        ),
         ({"cache_config": static("110") | {"enable_dmd": True}}, "enable_dmd"),
         ({"cache_config": static("110") | {"cache_type": "DBPrune"}}, "cache_type"),
         ({"cache_config": static("110") | {"force_refresh_step_hint": 2}}, "force_refresh_step_hint"),

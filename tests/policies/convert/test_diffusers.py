@@ -30,7 +30,9 @@ def real(values: dict[str, Any]) -> Any:
     from diffusers import TaylorSeerCacheConfig
 
     dtype = values.get("taylor_factors_dtype", "torch.bfloat16")
-    return TaylorSeerCacheConfig(**{**values, "taylor_factors_dtype": getattr(torch, dtype.removeprefix("torch."))})
+    return TaylorSeerCacheConfig(
+        **{**values, "taylor_factors_dtype": getattr(torch, dtype.removeprefix("torch."))}
+    )
 
 
 def hooked(values: dict[str, Any], steps: int) -> str:
@@ -41,7 +43,11 @@ def hooked(values: dict[str, Any], steps: int) -> str:
     config, manager = real(values), StateManager(TaylorSeerState)
     manager.set_context(CacheContext(name="test"))
     hook = TaylorSeerCacheHook(
-        config.cache_interval, config.disable_cache_before_step, torch.float32, manager, config.disable_cache_after_step
+        config.cache_interval,
+        config.disable_cache_before_step,
+        torch.float32,
+        manager,
+        config.disable_cache_after_step,
     )
     return "".join("C" if hook._measure_should_compute()[0] else "F" for _ in range(steps))
 
@@ -49,7 +55,11 @@ def hooked(values: dict[str, Any], steps: int) -> str:
 @settings(deadline=None)
 @given(st.integers(1, 9), st.integers(1, 9), st.one_of(st.none(), st.integers(0, 40)))
 def test_the_mask_is_what_the_real_hook_does(interval: int, before: int, after: int | None) -> None:
-    values = {"cache_interval": interval, "disable_cache_before_step": before, "disable_cache_after_step": after}
+    values = {
+        "cache_interval": interval,
+        "disable_cache_before_step": before,
+        "disable_cache_after_step": after,
+    }
     gate = import_settings(values, TAYLORSEER, 40).policy.profile().gate
     assert isinstance(gate, Fixed) and gate.mask == hooked(values, 40)
 
@@ -71,7 +81,12 @@ def test_lite_mode_is_the_stack_and_says_what_differs() -> None:
 
 @pytest.mark.parametrize(
     "gate",
-    [Interval(interval=5), Interval(interval=3, tail=4), Interval(interval=2, warmup=4), Fixed(mask="CCCFCFFFCFFC")],
+    [
+        Interval(interval=5),
+        Interval(interval=3, tail=4),
+        Interval(interval=2, warmup=4),
+        Fixed(mask="CCCFCFFFCFFC"),
+    ],
 )
 def test_there_and_back_again(gate: Any) -> None:
     steps = 12
@@ -144,7 +159,10 @@ def test_taylorseer_needs_the_number_of_steps() -> None:
 
 
 @pytest.mark.skipif("magcache" not in PRESETS, reason="needs preset magcache")
-@pytest.mark.parametrize("values", [{}, {"threshold": 0.24, "max_skip_steps": 5, "retention_ratio": 0.1}, {"num_inference_steps": 50}])
+@pytest.mark.parametrize(
+    "values",
+    [{}, {"threshold": 0.24, "max_skip_steps": 5, "retention_ratio": 0.1}, {"num_inference_steps": 50}],
+)
 def test_magcache_skips_what_diffusers_skips(values: dict[str, Any]) -> None:
     from diffusers.hooks.mag_cache import FLUX_MAG_RATIOS, MagCacheConfig
 

@@ -19,7 +19,9 @@ from cachesmith.policies.convert import (
 from cachesmith.runtime import apply
 
 
-@pytest.mark.parametrize("text", ["110010", "CCFFCF", "[1, 1, 0, 0, 1, 0]", '"110010"', "- 1\n- 1\n- 0\n- 0\n- 1\n- 0\n"])
+@pytest.mark.parametrize(
+    "text", ["110010", "CCFFCF", "[1, 1, 0, 0, 1, 0]", '"110010"', "- 1\n- 1\n- 0\n- 0\n- 1\n- 0\n"]
+)
 def test_masks_in_every_spelling(text: str) -> None:
     profile = import_settings(read_settings(text), "mask").policy.profile()
     assert profile.gate == Fixed(mask="CCFFCF") and profile.units == Stack()
@@ -53,7 +55,15 @@ def test_smoothcache_on_a_model() -> None:
 
 @pytest.mark.parametrize(
     "raw",
-    [{}, [1], {"conv": [1, 0]}, {"attn": [1, 0], "attn1": [1, 0]}, {"attn": [0, 1]}, {"attn": [1, 0], "ff": [1]}, {"attn-0": [1]}],
+    [
+        {},
+        [1],
+        {"conv": [1, 0]},
+        {"attn": [1, 0], "attn1": [1, 0]},
+        {"attn": [0, 1]},
+        {"attn": [1, 0], "ff": [1]},
+        {"attn-0": [1]},
+    ],
 )
 def test_what_is_no_smoothcache_schedule(raw: Any) -> None:
     with pytest.raises(PolicyError):
@@ -68,7 +78,9 @@ def test_teacache() -> None:
     assert list(gate.polynomial) == flux and gate.threshold == 0.25
 
 
-@pytest.mark.parametrize("raw", [{"coefficients": [], "threshold": 1}, {"coefficients": [1.0]}, {"threshold": 0.2}])
+@pytest.mark.parametrize(
+    "raw", [{"coefficients": [], "threshold": 1}, {"coefficients": [1.0]}, {"threshold": 0.2}]
+)
 def test_what_is_no_teacache(raw: Any) -> None:
     with pytest.raises(PolicyError):
         import_settings(raw, "teacache")
@@ -82,7 +94,9 @@ def test_unknown_formats_list_the_known() -> None:
 
 
 @pytest.mark.parametrize("source", SOURCES)
-@pytest.mark.parametrize("raw", [None, 3, "x", [], {}, {"a": {"b": [1]}}, [[1]], {"cache_config": None}, {1: 2}])
+@pytest.mark.parametrize(
+    "raw", [None, 3, "x", [], {}, {"a": {"b": [1]}}, [[1]], {"cache_config": None}, {1: 2}]
+)
 def test_nonsense_is_a_policy_error_or_a_policy(source: str, raw: Any) -> None:
     try:
         import_settings(raw, source, 10)
