@@ -42,7 +42,7 @@ def test_a_config_for_diffusers(cli: Cli, shop: Shop, tmp_path: Path) -> None:
         (("--from", "mask", "--to", "cache-dit", "--out", "x.yaml"), ("--from FORMAT",)),
         (("--to", "nonsense", "--out", "x.yaml"), ("no format 'nonsense'", "cache-dit")),
         (("--from", "mask", "--out", "x.yaml"), ("change --out",)),
-        (("--from", "mask", "--out", "x.policy.safetensors"), ("is no text file",)),
+        (("--from", "mask", "--out", "x.policy.safetensors"), ("cannot read the settings",)),
         (("--to", "diffusers-taylorseer", "--out", "x.json", "--profile", "fast"), ("not units 'stack'",)),
     ],
 )

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cachesmith.policies import (
@@ -37,6 +37,7 @@ def policy(**profile: Any) -> Policy:
 masks = st.text("CF", min_size=1, max_size=60).map(lambda tail: "C" + tail)
 
 
+@settings(deadline=None)
 @given(masks, st.integers(0, 4), st.integers(1, 9))
 def test_there_and_back_again(letters: str, order: int, first: int) -> None:
     rows = Taylor(order=order) if order else Reuse()
@@ -158,7 +159,7 @@ def test_steps_must_be_known() -> None:
 
 
 @pytest.mark.parametrize(
-    ("settings", "said"),
+    ("values", "said"),
     [
         ({"cache_config": {"nonsense": 1}}, "has no field 'nonsense'"),
         ({"nonsense": 1, "cache_config": {}}, "has no section 'nonsense'"),
@@ -176,6 +177,6 @@ def test_steps_must_be_known() -> None:
         ({"cache_config": [1]}, "a mapping of its fields"),
     ],
 )
-def test_what_cannot_be_imported_is_named(settings: Any, said: str) -> None:
+def test_what_cannot_be_imported_is_named(values: Any, said: str) -> None:
     with pytest.raises(PolicyError, match=said):
-        import_settings(settings, "cache-dit")
+        import_settings(values, "cache-dit")
