@@ -25,6 +25,8 @@ from cachesmith.policies.units import Modules, Stack
 TAYLOR = "diffusers' TaylorSeerCacheConfig"
 MODULES = [r".*\.(attn|attn1|attn2|attention|ff|ff_context|ffn|feed_forward|img_mlp|txt_mlp)"]
 """`cache_identifiers` of every module that is a unit of its own."""
+ATTENTION = [r".*\.(attn|attn1|attention)"]
+"""The same of attention alone. diffusers' own default matches modules named `attn` only, so not DiT's `attn1`."""
 NOT_ATTENTION = ("mlp", "mlp_context")
 
 
@@ -71,7 +73,7 @@ def from_taylorseer(raw: object, steps: int | None) -> Converted:
     """
     fields = parse(TaylorSeerFields, raw, TAYLOR)
     if not fields.use_lite_mode and (
-        fields.skip_predict_identifiers or fields.cache_identifiers not in (None, MODULES)
+        fields.skip_predict_identifiers or fields.cache_identifiers not in (None, MODULES, ATTENTION)
     ):
         raise PolicyError(
             f"{TAYLOR} names modules of one model by patterns, which a policy cannot; leave the identifiers out"
@@ -138,8 +140,8 @@ def to_taylorseer(profile: Profile, steps: int, order: int | None) -> tuple[dict
             f"{TAYLOR} has one schedule and this profile one for {', '.join(n for n in masks if n)}; merge them"
         )
     fields = _search(masks[None], steps)
-    chosen = {"max_order": found, "taylor_factors_dtype": "torch.float32"}
-    chosen |= {} if attention_only else {"cache_identifiers": MODULES}
+    chosen: dict[str, Any] = {"max_order": found, "taylor_factors_dtype": "torch.float32"}
+    chosen["cache_identifiers"] = ATTENTION if attention_only else MODULES
     notes = (
         "taylor_factors_dtype is a string in JSON: give TaylorSeerCacheConfig the torch.dtype of that name",
     )
