@@ -8,8 +8,10 @@ import typer
 from cachesmith import __version__
 from cachesmith.commands.bench import bench
 from cachesmith.commands.calibrate import calibrate
+from cachesmith.commands.convert import convert
 from cachesmith.commands.export import export
 from cachesmith.commands.failure import guarded
+from cachesmith.commands.fit import fit
 from cachesmith.commands.inspect import inspect
 from cachesmith.commands.run import run
 from cachesmith.commands.validate import validate
@@ -38,6 +40,9 @@ EXAMPLES: dict[Callable[..., None], str] = {
     "--prompts prompts.txt --min-psnr 30",
     bench: "cachesmith bench examples/fashion_dit/model --policy fashion.policy.safetensors --prompts prompts.txt "
     "--against taylorseer:interval=5,order=2 --against rfc:tau=0.3",
+    fit: "cachesmith fit examples/fashion_dit/model --method hyca --prompts prompts.txt --set interval=6 "
+    "--out hyca.policy.safetensors",
+    convert: "cachesmith convert fashion.policy.safetensors --to cache-dit --profile fast --order 1 --out cache.yaml",
 }
 """Every command, in the order of a first session, with an example for its help."""
 

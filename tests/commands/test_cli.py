@@ -5,7 +5,7 @@ import cachesmith
 from cachesmith.commands.options import size
 
 
-@pytest.mark.parametrize("command", ["calibrate", "run", "inspect", "validate", "bench"])
+@pytest.mark.parametrize("command", ["calibrate", "run", "inspect", "validate", "bench", "fit", "convert"])
 def test_help_has_an_example(cli: Cli, command: str) -> None:
     assert f"cachesmith {command}" in succeeds(cli(command, "--help")).split("Example")[1]
 

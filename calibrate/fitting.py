@@ -1,0 +1,102 @@
+"""Fit one published method, and bind what comes out to the model and sampler it was fitted on."""
+
+import inspect
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from cachesmith.calibrate.methods import METHODS
+from cachesmith.calibrate.progress import stage
+from cachesmith.calibrate.prompts import Request
+from cachesmith.calibrate.record import watch
+from cachesmith.calibrate.render import Renderer
+from cachesmith.policies import Policy, PolicyError, SamplerKey, Stack
+from cachesmith.runtime import Tick, Unit
+from cachesmith.runtime.attach import Feature
+from cachesmith.runtime.fingerprint import model_key, sampler_key
+
+
+def read_options(settings: Sequence[str]) -> dict[str, Any]:
+    """Read `KEY=VALUE` settings: numbers, true, false, null and JSON lists as such, all else as text."""
+    options: dict[str, Any] = {}
+    for setting in settings:
+        key, equals, value = (part.strip() for part in setting.partition("="))
+        if not equals or not key or key in options:
+            raise PolicyError(f"cannot read {setting!r}; write each option once, as KEY=VALUE")
+        try:
+            options[key] = json.loads(value)
+        except ValueError:
+            options[key] = value
+    return options
+
+
+def check_method(method: str, options: dict[str, Any]) -> None:
+    """Raise `PolicyError`, with the known ones, for an unknown method or option."""
+    if method not in METHODS:
+        raise PolicyError(f"there is no method {method!r}; choose from {', '.join(sorted(METHODS))}")
+    # the first two are the renderer and the requests
+    known = list(inspect.signature(METHODS[method]).parameters)[2:]
+    for option in options:
+        if option not in known:
+            raise PolicyError(
+                f"method {method} has no option {option!r}; it takes {', '.join(known) or 'none'}"
+            )
+
+
+def fit_method(
+    pipe: Any,
+    method: str,
+    requests: Sequence[Request],
+    steps: int,
+    batch: int,
+    common: dict[str, Any],
+    options: dict[str, Any],
+) -> Policy:
+    """Fit `method` on uncached runs of `requests` and return it, bound to `pipe`'s model and sampler.
+
+    common: arguments of every pipeline call, such as `guidance_scale`. Raises `PolicyError` for an unknown method or
+    option, for an option's value that makes no sense, and when there is no adapter for the transformer.
+    """
+    check_method(method, options)
+    with stage(f"fitting {method}", 2) as advance:
+        sampler = _sampler(pipe, requests[0], steps, common)
+        advance()
+        try:
+            fitted = METHODS[method](Renderer(pipe, steps, batch, **common), requests, **options)
+        except TypeError as error:
+            if not options:
+                raise
+            raise PolicyError(f"method {method} cannot use {options}: {error}; change --set") from error
+        advance()
+    update = {"model": model_key(pipe.transformer, pipe), "sampler": sampler, "name": method}
+    return Policy(fitted.document.model_copy(update=update), fitted.arrays)
+
+
+class _Branches:
+    """A runner that computes every unit and notes the guidance branches."""
+
+    def __init__(self) -> None:
+        self.seen: set[str] = set()
+        self.rows = 0
+
+    def begin(self, tick: Tick) -> None:
+        """A transformer call."""
+        self.seen.add(tick.branch)
+
+    def forecast(self, unit: Unit, inputs: Feature) -> Feature | None:
+        """Have everything computed."""
+        self.rows = max(self.rows, len(inputs[0]))
+        return None
+
+    def observe(self, unit: Unit, inputs: Feature, outputs: Feature) -> None:
+        """A computed unit."""
+
+
+def _sampler(pipe: Any, request: Request, steps: int, common: dict[str, Any]) -> SamplerKey:
+    """Sample once, to learn the noise levels and how guidance is computed."""
+    branches = _Branches()
+    with watch(pipe, Stack(), branches):
+        Renderer(pipe, steps, 1, **common)([request])
+    guidance = "sequential" if len(branches.seen) > 1 else "batched" if branches.rows > 1 else "none"
+    key, scale = sampler_key(pipe.scheduler, guidance), common.get("guidance_scale")
+    return key if scale is None else key.model_copy(update={"guidance_range": (scale, scale)})

@@ -1,0 +1,59 @@
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+from tests.commands.shop import Cli, Shop, fails, succeeds
+
+from cachesmith.policies import Fixed, load
+
+
+def test_a_policy_becomes_cache_dits_yaml_and_a_policy_again(cli: Cli, shop: Shop, tmp_path: Path) -> None:
+    out = tmp_path / "new" / "cache.yaml"
+    result = cli("convert", shop.policy, "--to", "cache-dit", "--profile", "balanced", "--out", out)
+    assert "saved" in succeeds(result) and "note: cache-dit always computes the first block" in result.stderr
+    assert yaml.safe_load(out.read_text())["cache_config"]["num_inference_steps"] == 10
+    again = tmp_path / "again.policy.safetensors"
+    succeeds(cli("convert", out, "--from", "cache-dit", "--out", again))
+    gate, original = load(again).profile().gate, load(shop.policy).profile("balanced").gate
+    assert isinstance(gate, Fixed) and isinstance(original, Fixed) and gate.mask == original.mask
+
+
+def test_an_imported_policy_runs(cli: Cli, shop: Shop, tmp_path: Path) -> None:
+    schedule, out, picture = (tmp_path / n for n in ("s.json", "s.policy.safetensors", "x.png"))
+    schedule.write_text(json.dumps({"attn1": [1, 0] * 5, "ff": [1, 1, 0, 0, 0] * 2}))
+    succeeds(cli("convert", schedule, "--from", "smoothcache", "--out", out))
+    succeeds(cli("run", shop.model, "--policy", out, "--class-label", 3, "--steps", 10, "--out", picture))
+    assert picture.is_file()
+
+
+def test_a_config_for_diffusers(cli: Cli, shop: Shop, tmp_path: Path) -> None:
+    fields, policy, out = (tmp_path / n for n in ("a.json", "a.policy.safetensors", "b.json"))
+    fields.write_text(json.dumps({"cache_interval": 4}))
+    succeeds(cli("convert", fields, "--from", "diffusers-taylorseer", "--steps", 20, "--out", policy))
+    succeeds(cli("convert", policy, "--to", "diffusers-taylorseer", "--out", out))
+    assert json.loads(out.read_text())["cache_interval"] == 4
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("--out", "x.yaml"), ("--from FORMAT",)),
+        (("--from", "mask", "--to", "cache-dit", "--out", "x.yaml"), ("--from FORMAT",)),
+        (("--to", "nonsense", "--out", "x.yaml"), ("no format 'nonsense'", "cache-dit")),
+        (("--from", "mask", "--out", "x.yaml"), ("change --out",)),
+        (("--from", "mask", "--out", "x.policy.safetensors"), ("cannot read the settings",)),
+        (("--to", "diffusers-taylorseer", "--out", "x.json", "--profile", "fast"), ("not units 'stack'",)),
+    ],
+)
+def test_what_is_refused(
+    cli: Cli,
+    shop: Shop,
+    arguments: tuple[str, ...],
+    said: tuple[str, ...],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    fails(cli("convert", shop.policy, *arguments), *said)
+    assert not list(tmp_path.iterdir())

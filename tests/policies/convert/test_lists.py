@@ -1,0 +1,126 @@
+"""Masks, SmoothCache, TeaCache, and reading text."""
+
+import json
+from typing import Any
+
+import pytest
+from tests.tiny import sample_dit, tiny_dit
+
+from cachesmith.policies import PRESETS, Fixed, Modules, PolicyError, Stack, preset
+from cachesmith.policies.convert import (
+    MAX_CHARACTERS,
+    SOURCES,
+    TARGETS,
+    export_profile,
+    import_settings,
+    read_settings,
+    write_settings,
+)
+from cachesmith.runtime import apply
+
+
+@pytest.mark.parametrize(
+    "text", ["110010", "CCFFCF", "[1, 1, 0, 0, 1, 0]", '"110010"', "- 1\n- 1\n- 0\n- 0\n- 1\n- 0\n"]
+)
+def test_masks_in_every_spelling(text: str) -> None:
+    profile = import_settings(read_settings(text), "mask").policy.profile()
+    assert profile.gate == Fixed(mask="CCFFCF") and profile.units == Stack()
+
+
+@pytest.mark.parametrize("raw", ["", "012", "0110", [1, 2], [], [True, "x"], {"mask": 1}, None, 1.5])
+def test_what_is_no_mask(raw: Any) -> None:
+    with pytest.raises(PolicyError):
+        import_settings(raw, "mask")
+
+
+def test_smoothcache_schedules_each_kind_and_computes_the_rest() -> None:
+    schedule = {"attn1": [1, 0, 1, 0], "ff": [1, 1, 1, 0]}
+    profile = import_settings(schedule, "smoothcache").policy.profile()
+    assert profile.units == Modules()
+    assert profile.gate == Fixed(mask="CCCC", groups={"attn": "CFCF", "mlp": "CCCF"})
+    fork = import_settings({"attn": [1, 0, 1, 0], "mlp": [1, 1, 1, 0]}, "smoothcache").policy.profile()
+    assert fork == profile
+
+
+def test_smoothcache_on_a_model() -> None:
+    schedule = {"attn1": [1, 0] * 5}
+    pipe = tiny_dit()
+    with apply(pipe, import_settings(schedule, "smoothcache").policy) as session:
+        sample_dit(pipe, steps=10)
+    blocks = len(pipe.transformer.transformer_blocks)
+    attention = sum(count for name, count in session.stats.computed.items() if name.startswith("attn"))
+    mlp = sum(count for name, count in session.stats.computed.items() if name.startswith("mlp"))
+    assert (attention, mlp) == (5 * blocks, 10 * blocks)
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        {},
+        [1],
+        {"conv": [1, 0]},
+        {"attn": [1, 0], "attn1": [1, 0]},
+        {"attn": [0, 1]},
+        {"attn": [1, 0], "ff": [1]},
+        {"attn-0": [1]},
+    ],
+)
+def test_what_is_no_smoothcache_schedule(raw: Any) -> None:
+    with pytest.raises(PolicyError):
+        import_settings(raw, "smoothcache")
+
+
+@pytest.mark.skipif("teacache" not in PRESETS, reason="needs preset teacache")
+def test_teacache() -> None:
+    flux = [498.651651, -283.781631, 55.8554382, -3.82021401, 0.264230861]
+    found = import_settings({"coefficients": flux, "threshold": 0.25}, "teacache").policy
+    gate: Any = found.profile().gate
+    assert list(gate.polynomial) == flux and gate.threshold == 0.25
+
+
+@pytest.mark.parametrize(
+    "raw", [{"coefficients": [], "threshold": 1}, {"coefficients": [1.0]}, {"threshold": 0.2}]
+)
+def test_what_is_no_teacache(raw: Any) -> None:
+    with pytest.raises(PolicyError):
+        import_settings(raw, "teacache")
+
+
+def test_unknown_formats_list_the_known() -> None:
+    with pytest.raises(PolicyError, match="smoothcache"):
+        import_settings({}, "nonsense")
+    with pytest.raises(PolicyError, match="cache-dit"):
+        export_profile(preset("fora"), "nonsense")
+
+
+@pytest.mark.parametrize("source", SOURCES)
+@pytest.mark.parametrize(
+    "raw", [None, 3, "x", [], {}, {"a": {"b": [1]}}, [[1]], {"cache_config": None}, {1: 2}]
+)
+def test_nonsense_is_a_policy_error_or_a_policy(source: str, raw: Any) -> None:
+    try:
+        import_settings(raw, source, 10)
+    except PolicyError as error:
+        assert str(error)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("a: &x [1]\nb: *x\n", "alias"),
+        ("!!python/object/apply:os.system ['true']", "cannot read"),
+        ("a: [1, 2", "cannot read"),
+        ("a" * (MAX_CHARACTERS + 1), "the limit is"),
+        ("[" * 100_000, "nested|cannot read"),
+        ("\x00", "cannot read"),
+    ],
+)
+def test_text_that_is_refused(text: str, said: str) -> None:
+    with pytest.raises(PolicyError, match=said):
+        read_settings(text)
+
+
+@pytest.mark.parametrize("form", sorted({form for _, form in TARGETS.values()}))
+def test_text_there_and_back_again(form: str) -> None:
+    values = {"a": [1, 0], "b": {"c": 1e-5, "d": None}}
+    assert json.dumps(read_settings(write_settings(values, form, ("a note",)))) == json.dumps(values)
