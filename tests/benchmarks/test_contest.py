@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -26,9 +27,11 @@ from contest.tables import best, report
 from contest.yardstick import play, tensor_bytes
 
 STEPS = 12
-pytestmark = pytest.mark.filterwarnings(
-    "ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning"
-)
+needs_cache_dit = pytest.mark.skipif(find_spec("cache_dit") is None, reason="pip install 'cachesmith[bench]'")
+pytestmark = [
+    needs_cache_dit,
+    pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning"),
+]
 
 
 def embedded(seed: int) -> Request:
