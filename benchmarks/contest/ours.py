@@ -19,10 +19,19 @@ SLACK = 0.3
 WARMUP = 2
 DIALS = {"tau": (1e-3, 10.0), "threshold": (1e-4, 10.0)}
 """Options that are set to the budget, with the range they are looked for in."""
-GRID: dict[str, tuple[Any, ...]] = {"order": (1, 2, 3)}
-"""Options that are tried in every combination where a method has them; `interval` follows from the budgets."""
-SETTINGS: dict[str, tuple[dict[str, Any], ...]] = {"uncached": (), "rfc": ({"order": 1}, {"order": 2})}
-"""Where names of options do not tell what to try: one line a method; an empty one leaves it out."""
+ORDERS = (1, 2, 3)
+"""Orders that are tried where a method has one."""
+TRIED: dict[str, dict[str, tuple[Any, ...]]] = {
+    "rfc": {"order": (1, 2)},
+    "dbcache": {"order": (1, 2), "warmup": (1, 3)},
+    "easycache": {"warmup": (2, 5)},
+    "toca": {"interval": (5, 7, 9, 12)},
+    "duca": {"interval": (5, 7, 9, 12)},
+    "dpcache (fitted)": {"order": (1, 2)},
+}
+"""Values of options that names do not tell, or that a method restricts: one line a method."""
+LEFT_OUT = ("uncached", "magcache")
+"""MagCache enters fitted: without a model's ratios there is no preset."""
 
 
 def entries(course: Course) -> Iterator[Entry]:
@@ -52,8 +61,8 @@ def _settings(
     course: Course, name: str, signed: Callable[..., Policy], make: Callable[..., Policy]
 ) -> Iterator[Entry]:
     known = inspect.signature(signed).parameters
-    dial = next((option for option in DIALS if option in known), None)
-    for options in SETTINGS.get(name, _grid(course, known)):
+    dial = None if "budget" in known else next((option for option in DIALS if option in known), None)
+    for options in () if name in LEFT_OUT else _grid(course, name, known, dial):
         label = " ".join((name, *(f"{key}={value}" for key, value in options.items())))
         if dial is None:
             yield Contestant(label, FAMILY, name, applied(partial(make, **options)))
@@ -66,14 +75,15 @@ def _turned(make: Callable[..., Policy], dial: str, options: Mapping[str, Any], 
     return applied(partial(make, **options, **{dial: value}))
 
 
-def _grid(course: Course, known: Mapping[str, Any]) -> tuple[dict[str, Any], ...]:
-    """Every combination of the options that are known by name."""
-    values = {option: tried for option, tried in GRID.items() if option in known}
-    if "interval" in known and not DIALS.keys() & known.keys():
-        values["interval"] = intervals(course.steps, course.budgets)
+def _grid(course: Course, name: str, known: Mapping[str, Any], dial: str | None) -> Iterator[dict[str, Any]]:
+    """Yield every combination of the options to try. A budget is given as it is, an interval follows from it."""
+    values: dict[str, tuple[Any, ...]] = {"order": ORDERS} if "order" in known else {}
     if "budget" in known:
         values["budget"] = course.budgets
-    return tuple(dict(zip(values, chosen, strict=True)) for chosen in product(*values.values()))
+    elif "interval" in known and dial is None:
+        values["interval"] = intervals(course.steps, course.budgets)
+    values |= TRIED.get(name, {})
+    yield from (dict(zip(values, chosen, strict=True)) for chosen in product(*values.values()))
 
 
 def intervals(steps: int, budgets: tuple[int, ...]) -> tuple[int, ...]:

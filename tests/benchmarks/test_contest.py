@@ -194,6 +194,20 @@ def test_bytes_count_each_storage_once() -> None:
     assert tensor_bytes({"a": [tensor, tensor[:2]]}, (torch.zeros(2),)) == 40
 
 
+def test_presets_and_methods_enter_by_their_options(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fit(renderer: Renderer, requests: Any, *, budget: int = 5, threshold: float = 0.1) -> Policy:
+        assert requests
+        return preset("fora", interval=12 // budget)
+
+    monkeypatch.setitem(ours.METHODS, "made-up", fit)
+    course = dit_course()
+    found = {entry.name: entry for entry in ours.entries(course)}
+    assert {"fora interval=3", "taylorseer order=1 interval=3", "rfc order=2 tau={}"} <= found.keys()
+    assert "uncached" not in found
+    fitted = found["made-up (fitted) budget=6"]
+    assert isinstance(fitted, Contestant) and nfc(course, fitted.enter) == pytest.approx(6)
+
+
 def test_intervals_follow_from_budgets() -> None:
     assert ours.intervals(50, (8, 10, 14)) == (7, 6, 4)
     assert first_sentence(KeyError("x")) == "KeyError: 'x'"
