@@ -44,8 +44,8 @@ class Lpips(nn.Module):
     @torch.no_grad()
     def forward(self, reference: Tensor, candidate: Tensor) -> Tensor:
         """Return the distance of every pair."""
-        pairs = zip(reference.split(CHUNK), candidate.split(CHUNK), strict=True)
-        return torch.cat([self._distance(a, b) for a, b in pairs])
+        parts = [slice(start, start + CHUNK) for start in range(0, len(reference), CHUNK)]
+        return torch.cat([self._distance(reference[part], candidate[part]) for part in parts])
 
     def _distance(self, reference: Tensor, candidate: Tensor) -> Tensor:
         found: list[Tensor] = []

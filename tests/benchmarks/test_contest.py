@@ -1,7 +1,7 @@
 """Other tools' caches on tiny pipelines: counted alike, and gone without a trace afterwards."""
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ import torch
 from tests.tiny import tiny_dit, tiny_flux
 from tests.tiny_folder import open_tiny, save_tiny
 
+from cachesmith.calibrate.methods import METHODS
 from cachesmith.calibrate.metrics import relative_error
 from cachesmith.calibrate.prompts import Request
 from cachesmith.calibrate.render import Renderer
@@ -60,7 +61,7 @@ def flux_course() -> Course:
     return Course(One(tiny_flux(), STEPS, batch=1), requests, requests, (6,))
 
 
-COURSES = {"dit": dit_course, "flux": flux_course}
+COURSES: dict[str, Callable[[], Course]] = {"dit": dit_course, "flux": flux_course}
 
 
 @pytest.fixture(params=COURSES)
@@ -199,7 +200,7 @@ def test_presets_and_methods_enter_by_their_options(monkeypatch: pytest.MonkeyPa
         assert requests
         return preset("fora", interval=12 // budget)
 
-    monkeypatch.setitem(ours.METHODS, "made-up", fit)
+    monkeypatch.setitem(METHODS, "made-up", fit)
     course = dit_course()
     found = {entry.name: entry for entry in ours.entries(course)}
     assert {"fora interval=3", "taylorseer order=1 interval=3", "rfc order=2 tau={}"} <= found.keys()
