@@ -21,7 +21,7 @@ from cachesmith.policies.document import Document
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 
 from contest import of_cache_dit, of_diffusers, ours, samplers
-from contest.contestant import Contestant, Course, Dial, Enter, nothing
+from contest.contestant import Contestant, Course, Dial, Enter, Entry, nothing
 from contest.journal import Journal
 from contest.race import Race, first_sentence
 from contest.tables import best, report
@@ -156,7 +156,7 @@ def test_a_race_is_resumed_and_reports_failures(tmp_path: Path) -> None:
     def broken(renderer: Renderer) -> Any:
         raise ValueError("It does not fit. Really not.")
 
-    entries = [
+    entries: list[Entry] = [
         Contestant("fora 4", ours.FAMILY, "fora", ours.applied(lambda: preset("fora", interval=4))),
         Contestant("broken", "other", "broken", broken),
         next(e for e in ours.entries(course) if isinstance(e, Dial) and e.method == "rfc"),
