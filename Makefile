@@ -8,7 +8,7 @@ PROMPTS := --prompts examples/fashion_dit/prompts.jsonl
 EFFORT ?= --trials 24 --fitting 24 --validation 16 --heldout 32 --moves 40 --iterations 24
 MEASURE ?= --samples 32 --repeats 1
 
-.PHONY: install demo test check slow gpu bench clean
+.PHONY: install demo test check slow gpu bench peers clean
 
 install: $(VENV)/installed
 
@@ -49,6 +49,11 @@ bench: install                     ## the README's table (about an hour on 2 cor
 	  --out examples/fashion_dit/fashion.policy.safetensors --report benchmarks/fashion_dit/report
 	$(BIN)/python benchmarks/front.py --policy examples/fashion_dit/fashion.policy.safetensors \
 	  --out benchmarks/fashion_dit
+
+peers: install                     ## all known caches side by side (hours on 2 cores; an interrupted run goes on)
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[bench]'
+	$(BIN)/python benchmarks/peers.py $(MODEL) $(PROMPTS) --guidance-scale 1.5 \
+	  --policy examples/fashion_dit/fashion.policy.safetensors --out benchmarks/fashion_dit
 
 clean:
 	rm -rf $(VENV) $(OUT) build dist

@@ -9,7 +9,7 @@ from typing import Any
 from rich.progress import Progress
 from rich.table import Table
 
-from cachesmith.calibrate.metrics import compare, summarise
+from cachesmith.calibrate.metrics import Perceptual, compare, summarise
 from cachesmith.calibrate.prompts import Request
 from cachesmith.calibrate.render import Pictures, Renderer
 from cachesmith.calibrate.timing import elapsed, interleaved, medians
@@ -46,6 +46,7 @@ class Row:
     cache_bytes: int
     fallbacks: dict[str, int]
     runs: tuple[float, ...]
+    lpips: float | None = None
 
     def as_json(self) -> dict[str, Any]:
         """Return the row as plain JSON values."""
@@ -60,6 +61,7 @@ def bench(
     *,
     progress: Progress | None = None,
     keep: Keep | None = None,
+    lpips: Perceptual | None = None,
 ) -> list[Row]:
     """Sample all `requests` once per contestant for quality (and warm-up), then `repeats` times for speed, in turns."""
     entered = with_uncached(contestants)
@@ -71,7 +73,7 @@ def bench(
         progress.update(task, description=f"quality of {name}")
         pictures, stats = play(renderer, contestant, requests)
         reference = reference or pictures
-        scored[name] = summarise(compare(reference, pictures), seed=0), stats
+        scored[name] = summarise(compare(reference, pictures, lpips), seed=0), stats
         if keep is not None:
             keep(name, pictures)
         progress.advance(task)
@@ -135,6 +137,7 @@ def _row(
         cache_bytes=0 if stats is None else stats.cache_bytes,
         fallbacks={} if stats is None else dict(stats.fallbacks),
         runs=runs[name],
+        lpips=quality.lpips,
     )
 
 
@@ -152,8 +155,13 @@ HEADINGS = (
 )
 
 
+def headings(rows: Sequence[Row]) -> tuple[str, ...]:
+    """Return `HEADINGS`, with LPIPS at the end if it was measured."""
+    return HEADINGS if any(row.lpips is None for row in rows) else (*HEADINGS, "LPIPS")
+
+
 def cells(row: Row) -> tuple[str, ...]:
-    """Return one row as text, in the order of `HEADINGS`; the uncached pictures have nothing to differ from."""
+    """Return one row as text, in the order of `headings`; the uncached pictures have nothing to differ from."""
     reference = row.name == UNCACHED
     quality = (f"{row.psnr:.2f}", f"{row.ssim:.4f}", f"{row.latent_error:.4f}")
     return (
@@ -165,19 +173,21 @@ def cells(row: Row) -> tuple[str, ...]:
         f"{row.efficiency:.2f}",
         f"{row.cache_bytes / 2**20:.2f}",
         str(sum(row.fallbacks.values())),
+        *(() if row.lpips is None else ("-" if reference else f"{row.lpips:.4f}",)),
     )
 
 
 def markdown(rows: Sequence[Row]) -> str:
     """Return the rows as a Markdown table."""
-    lines = [HEADINGS, ("---", *("---:",) * (len(HEADINGS) - 1)), *map(cells, rows)]
+    heads = headings(rows)
+    lines = [heads, ("---", *("---:",) * (len(heads) - 1)), *map(cells, rows)]
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
 def table(rows: Sequence[Row]) -> Table:
     """Return the rows as a table for the terminal."""
     made = Table(box=None, pad_edge=False)
-    for index, heading in enumerate(HEADINGS):
+    for index, heading in enumerate(headings(rows)):
         made.add_column(heading, justify="right" if index else "left", no_wrap=True)
     for row in rows:
         made.add_row(*cells(row))

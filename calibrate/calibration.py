@@ -12,6 +12,7 @@ from cachesmith.calibrate.candidates import Makers, fastest, merge
 from cachesmith.calibrate.config import CalibrationConfig, CalibrationResult
 from cachesmith.calibrate.cost import CostModel, measure_costs
 from cachesmith.calibrate.evaluate import Evaluator
+from cachesmith.calibrate.lpips import load_lpips
 from cachesmith.calibrate.memo import digest_of
 from cachesmith.calibrate.metrics import compare, summarise
 from cachesmith.calibrate.progress import stage
@@ -53,6 +54,7 @@ class _Calibration:
 
     def __init__(self, pipe: Any, prompts: Sequence[Prompt], config: CalibrationConfig):
         self.pipe, self.config = pipe, config
+        self.perceptual = None if config.lpips is None else load_lpips(config.lpips)
         self.parts: Split = split(prompts, config.fitting, config.validation, config.heldout, config.seed)
         common = {} if config.guidance_scale is None else {"guidance_scale": config.guidance_scale}
         pipe.set_progress_bar_config(disable=True)
@@ -114,7 +116,8 @@ class _Calibration:
         with stage("held-out profiles", len(chosen)) as advance:
             for name, candidate in chosen.items():
                 outcome = heldout(candidate.policy)
-                quality = summarise(compare(heldout.reference, outcome.pictures), self.config.seed)
+                scores = compare(heldout.reference, outcome.pictures, self.perceptual)
+                quality = summarise(scores, self.config.seed)
                 profiles[name] = candidate.profile.model_copy(
                     update={
                         "nfc": outcome.nfc,

@@ -20,6 +20,7 @@ class CalibrationConfig:
     samples, whose size is `learning_rate` times the root mean squared error of the untuned pictures. work: folder for
     study and scores (a second run resumes there); report: folder for figures; earlier: a policy whose schedules are
     tried as starting points, such as that of a former version of the model.
+    lpips: weights from `benchmarks/fetch_lpips.py`, to measure held-out LPIPS as well.
     """
 
     steps: int = 50
@@ -41,6 +42,7 @@ class CalibrationConfig:
     work: Path = field(default_factory=lambda: Path("cachesmith-work"))
     report: Path | None = None
     earlier: Policy | None = None
+    lpips: Path | None = None
     storage: str | None = None
 
     def __post_init__(self) -> None:

@@ -126,3 +126,16 @@ def test_any_number_of_channels_is_drawn(channels: int) -> None:
 
 def test_grid_is_nearly_square() -> None:
     assert grid(torch.rand(5, 3, 96, 96)).size == (3 * 100 + 4, 2 * 100 + 4)
+
+
+def test_lpips_is_a_column_where_it_was_measured(renderer: Renderer) -> None:
+    rows = bench(
+        renderer, entrants(), REQUESTS, repeats=1, lpips=lambda a, b: (a - b).abs().flatten(1).mean(1)
+    )
+    assert rows[0].lpips == 0.0 and rows[1].lpips is not None and rows[1].lpips > 0
+    heads, _, uncached, fora, _ = markdown(rows).splitlines()
+    assert (
+        heads.endswith("| LPIPS |")
+        and uncached.endswith("| - |")
+        and fora.endswith(f"| {rows[1].lpips:.4f} |")
+    )

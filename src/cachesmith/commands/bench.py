@@ -48,6 +48,7 @@ def bench(
     batch: options.Batch = 32,
     dtype: options.Precision = None,
     device: options.Device = None,
+    lpips: options.Lpips = None,
     json: options.Json = False,
     markdown: Annotated[
         Path | None, typer.Option("--markdown", metavar="FILE", help="Write the table as Markdown.")
@@ -63,10 +64,12 @@ def bench(
     the median wall time of whole pipeline calls, taken in turns; efficiency is the speed-up divided by steps / NFC.
     """
     from cachesmith.calibrate import bench as library
+    from cachesmith.calibrate.lpips import load_lpips
     from cachesmith.calibrate.render import Renderer
 
     if sheet is not None:
         check_picture(sheet)
+    perceptual = None if lpips is None else load_lpips(lpips)
     loaded = None if policy is None else load(policy)
     entered = contestants(loaded, profile, against or [])
     made = heldout(loaded, prompts, samples, seed)
@@ -82,7 +85,7 @@ def bench(
         pictures[name] = sampled.images[:COLUMNS]
 
     with progress() as bars:
-        rows = library.bench(renderer, entered, made, repeats, progress=bars, keep=keep)
+        rows = library.bench(renderer, entered, made, repeats, progress=bars, keep=keep, lpips=perceptual)
     if markdown is not None:
         write_text(markdown, library.markdown(rows))
     if sheet is not None:

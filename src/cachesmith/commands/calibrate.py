@@ -74,6 +74,7 @@ def calibrate(
     report: Annotated[
         Path | None, typer.Option("--report", metavar="DIR", help="Write a report with figures there.")
     ] = None,
+    lpips: options.Lpips = None,
     batch: options.Batch = 32,
     dtype: options.Precision = None,
     device: options.Device = None,
@@ -107,6 +108,7 @@ def calibrate(
         work=kept,
         report=report,
         earlier=None if earlier is None else load(earlier),
+        lpips=lpips,
     )
     pipe = open_pipeline(model, device, dtype)
     common = {} if guidance_scale is None else {"guidance_scale": guidance_scale}

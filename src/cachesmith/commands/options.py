@@ -83,4 +83,10 @@ Precision = Annotated[
     DType | None,
     typer.Option("--dtype", help="Precision.", show_default="float32 on a CPU, bfloat16 on a GPU"),
 ]
+Lpips = Annotated[
+    Path | None,
+    typer.Option(
+        "--lpips", metavar="FILE", help="Measure LPIPS too, with the weights benchmarks/fetch_lpips.py wrote."
+    ),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")]

@@ -1,0 +1,75 @@
+"""Who takes part: a way to change a pipeline for the length of a context, with a name and a family."""
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from cachesmith.calibrate.prompts import Request
+from cachesmith.calibrate.render import Renderer
+from cachesmith.policies import Policy
+
+
+class Gauge(NamedTuple):
+    """`held()`: bytes the cache holds now; `nfc()`: full computations a picture, where the tool counts them itself."""
+
+    held: Callable[[], int] = lambda: 0
+    nfc: Callable[[], float] | None = None
+
+
+Enter = Callable[[Renderer], AbstractContextManager[Gauge]]
+"""Change the renderer's pipeline until the context is left."""
+
+
+@dataclass(frozen=True)
+class Course:
+    """What everybody runs: the same requests; `tuning` is for fitting, `policy` is ours, or None."""
+
+    renderer: Renderer
+    requests: tuple[Request, ...]
+    tuning: tuple[Request, ...]
+    budgets: tuple[int, ...]
+    policy: Policy | None = None
+
+    @property
+    def steps(self) -> int:
+        """Sampler steps of the reference."""
+        return self.renderer.steps
+
+
+@dataclass(frozen=True)
+class Contestant:
+    """One setting of one method. `method` names what the best setting is picked from, `family` the tool."""
+
+    name: str
+    family: str
+    method: str
+    enter: Enter
+
+
+@dataclass(frozen=True)
+class Dial:
+    """A method with a threshold that is set to the budget: the larger, the fewer computations.
+
+    `name` holds `{}` where the threshold goes.
+    """
+
+    name: str
+    family: str
+    method: str
+    turn: Callable[[float], Enter]
+    low: float = 1e-3
+    high: float = 10.0
+
+    def at(self, value: float) -> Contestant:
+        """Return the contestant with this threshold."""
+        return Contestant(self.name.format(f"{value:.4g}"), self.family, self.method, self.turn(value))
+
+
+Entry = Contestant | Dial
+
+
+@contextmanager
+def nothing(_: Renderer) -> Iterator[Gauge]:
+    """Change nothing: the uncached pipeline."""
+    yield Gauge()

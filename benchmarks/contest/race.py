@@ -1,0 +1,154 @@
+"""Run everybody: quality and work of every setting, then the time of those that the tables show."""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+from cachesmith.calibrate.metrics import Perceptual, compare, summarise
+from cachesmith.calibrate.render import Pictures
+from cachesmith.calibrate.timing import elapsed, medians
+from contest.contestant import Contestant, Course, Dial, Entry, nothing
+from contest.journal import Journal, Record
+from contest.ours import SLACK
+from contest.yardstick import Meter, play, undone
+
+PROBES = 9
+"""Sampling runs spent on a threshold for one budget."""
+UNCACHED = Contestant("uncached", "uncached", "uncached", nothing)
+
+Note = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Result:
+    """One row: full computations a picture, quality against the uncached picture, or why there is none.
+
+    `work`: multiply-adds of the blocks' linear layers, in full steps; `nfc`: the tool's own count of block executions /
+    blocks if it has one, else the same.
+    """
+
+    name: str
+    family: str
+    method: str
+    nfc: float = 0.0
+    work: float = 0.0
+    psnr: float = 0.0
+    psnr_low: float = 0.0
+    psnr_high: float = 0.0
+    ssim: float = 0.0
+    latent_error: float = 0.0
+    lpips: float | None = None
+    cache_bytes: int = 0
+    seconds: float | None = None
+    error: str | None = None
+
+    def within(self, budget: float) -> bool:
+        """Whether the setting counts for a budget."""
+        return self.error is None and self.nfc <= budget + SLACK
+
+
+class Race:
+    """Measures contestants once each; everything measured goes to the journal."""
+
+    def __init__(self, course: Course, journal: Journal, lpips: Perceptual | None = None):
+        self.course, self.journal, self.lpips = course, journal, lpips
+        self.reference, meter = play(course.renderer, UNCACHED, course.requests)
+        self.step = meter.work / len(course.requests) / course.steps
+        self.entered: dict[str, Contestant] = {UNCACHED.name: UNCACHED}
+
+    def run(self, entries: Iterable[Entry], note: Note) -> list[Result]:
+        """Measure every entry, a dial at each budget; `note(name)` is called before each."""
+        results = [self._result(UNCACHED)]
+        for entry in entries:
+            note(entry.method)
+            chosen = self._settings(entry) if isinstance(entry, Dial) else [entry]
+            for contestant in chosen:
+                if contestant.name not in self.entered:
+                    self.entered[contestant.name] = contestant
+                    results.append(self._result(contestant))
+        return results
+
+    def _result(self, contestant: Contestant) -> Result:
+        record = self.journal.get("quality", contestant.name) or self._measure(contestant)
+        values = {k: v for k, v in record.items() if k not in ("kind", "name")}
+        return Result(contestant.name, contestant.family, contestant.method, **values)
+
+    def _measure(self, contestant: Contestant) -> Record:
+        try:
+            pictures, meter = play(self.course.renderer, contestant, self.course.requests)
+            values = self._scores(pictures) | {
+                **self._spent(meter, len(self.course.requests)),
+                "cache_bytes": meter.peak,
+            }
+        except Exception as error:  # another tool's failure is a result
+            values = {"error": first_sentence(error)}
+        return self.journal.add("quality", contestant.name, **values)
+
+    def _spent(self, meter: Meter, samples: int) -> dict[str, float]:
+        work = meter.work / samples / self.step
+        return {"work": work, "nfc": work if meter.nfc is None else meter.nfc}
+
+    def _scores(self, pictures: Pictures) -> dict[str, Any]:
+        quality = summarise(compare(self.reference, pictures, self.lpips), seed=0)
+        return quality.model_dump(exclude={"samples"})
+
+    def _settings(self, dial: Dial) -> list[Contestant]:
+        """The dial at the threshold that comes closest to each budget from below; once alone if it fails."""
+        found = [self._turn(dial, budget) for budget in self.course.budgets]
+        return [dial.at(value) for value in found if value is not None] or [dial.at(dial.high)]
+
+    def _turn(self, dial: Dial, budget: float) -> float | None:
+        low, high, best = dial.low, dial.high, None
+        least = self._probe(dial.at(high))
+        if least is None or least > budget + SLACK:
+            return None
+        for _ in range(PROBES):
+            middle = float(f"{(low * high) ** 0.5:.4g}")
+            nfc = self._probe(dial.at(middle))
+            if nfc is None:
+                return None
+            if nfc <= budget + SLACK:
+                best, high = middle, middle
+            else:
+                low = middle
+            if best is not None and abs(nfc - budget) <= SLACK:
+                break
+        return best
+
+    def _probe(self, contestant: Contestant) -> float | None:
+        record = self.journal.get("probe", contestant.name)
+        if record is None:
+            some = self.course.requests[: self.course.renderer.batch]
+            try:
+                _, meter = play(self.course.renderer, contestant, some)
+                record = self.journal.add("probe", contestant.name, **self._spent(meter, len(some)))
+            except Exception as error:  # reported when the contestant itself is run
+                record = self.journal.add("probe", contestant.name, nfc=None, error=first_sentence(error))
+        nfc: float | None = record["nfc"]
+        return nfc
+
+    def time(self, results: list[Result], names: set[str], repeats: int, note: Note) -> list[Result]:
+        """Time the named contestants in turns, and return all results with the medians."""
+        seconds: dict[str, tuple[float, ...]] = {name: () for name in self.entered if name in names}
+        for turn in range(repeats):
+            for name in seconds:
+                note(f"{turn + 1}: {name}")
+                key = f"{name} #{turn}"
+                record = self.journal.get("time", key) or self.journal.add(
+                    "time", key, seconds=self._seconds(name)
+                )
+                seconds[name] = (*seconds[name], record["seconds"])
+        found = medians(seconds)
+        return [replace(result, seconds=found.get(result.name)) for result in results]
+
+    def _seconds(self, name: str) -> float:
+        renderer = self.course.renderer
+        with undone(renderer.pipe), self.entered[name].enter(renderer):
+            return elapsed(partial(renderer, self.course.requests), renderer.pipe.device)
+
+
+def first_sentence(error: Exception) -> str:
+    """Return an error's class and its first sentence, on one line."""
+    text = " ".join(str(error).split())
+    return f"{type(error).__name__}: {text.split('. ')[0][:200]}"

@@ -1,0 +1,82 @@
+"""What needs no cache at all: fewer steps, with the pipeline's own sampler or one of higher order."""
+
+import inspect
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from itertools import product
+from typing import Any
+
+import diffusers
+
+from cachesmith.calibrate.render import Renderer
+from cachesmith.runtime.patch import patched
+from cachesmith.runtime.sampler import is_flow
+from contest.contestant import Contestant, Course, Enter, Gauge
+
+FAMILY = "fewer steps"
+STEPS = (8, 10, 14, 20, 25)
+HEUN_STEPS = (4, 5, 7, 10, 13)
+"""Heun calls the model twice in every step but the last."""
+SPACINGS = ("linspace", "trailing")
+
+
+def entries(course: Course) -> Iterator[Contestant]:
+    """Yield the pipeline's own sampler, DPM-Solver++ (2M), UniPC and, for flow matching, Heun at fewer steps."""
+    scheduler = course.renderer.pipe.scheduler
+    makers = {
+        type(scheduler).__name__: type(scheduler),
+        "DPM-Solver++ 2M": diffusers.DPMSolverMultistepScheduler,
+        "UniPC": diffusers.UniPCMultistepScheduler,
+    }
+    for (name, sampler), spacing, steps in product(makers.items(), _spacings(scheduler), STEPS):
+        label = f"{name}, {steps} steps" + (f", {spacing}" if spacing else "")
+        yield Contestant(label, FAMILY, name, _enter(steps, partial(_same_noise, sampler, spacing)))
+    for steps in HEUN_STEPS if is_flow(scheduler) else ():
+        yield Contestant(f"flow Heun, {steps} steps", FAMILY, "flow Heun", _enter(steps, _heun))
+
+
+def _spacings(scheduler: Any) -> tuple[str | None, ...]:
+    """How steps are spread: as the pipeline does (None), or otherwise where the sampler can."""
+    own = scheduler.config.get("timestep_spacing")
+    return (None,) if own is None else (None, *(s for s in SPACINGS if s != own))
+
+
+def _enter(steps: int, make: Callable[[Any], Any]) -> Enter:
+    @contextmanager
+    def enter(renderer: Renderer) -> Iterator[Gauge]:
+        pipe = renderer.pipe
+        with patched(renderer, "steps", steps), patched(pipe, "scheduler", make(pipe.scheduler)):
+            yield Gauge()
+
+    return enter
+
+
+def _same_noise(sampler: Any, spacing: str | None, scheduler: Any) -> Any:
+    """Make a sampler of the same noise levels; flow matching needs to be told."""
+    spread = {} if spacing is None else {"timestep_spacing": spacing}
+    if not is_flow(scheduler) or sampler is type(scheduler):
+        return sampler.from_config(scheduler.config, **spread)
+    flow = {"use_flow_sigmas": True, "prediction_type": "flow_prediction"}
+    dynamic = bool(scheduler.config.get("use_dynamic_shifting"))
+    shift = {} if dynamic else {"flow_shift": scheduler.config.get("shift", 1.0)}
+    made = sampler.from_config(scheduler.config, **flow, **shift)
+    return made if dynamic else _lenient(made)
+
+
+def _heun(scheduler: Any) -> Any:
+    made = diffusers.FlowMatchHeunDiscreteScheduler.from_config(scheduler.config)
+    made.register_to_config(use_flow_sigmas=True)  # FluxPipeline then leaves the noise levels to the sampler
+    return _lenient(made)
+
+
+def _lenient(scheduler: Any) -> Any:
+    """Ignore what pipelines pass to every flow sampler, such as `mu`, where this one has no use for it."""
+    plain = scheduler.set_timesteps
+    known = set(inspect.signature(plain).parameters) - {"mu"}
+
+    def set_timesteps(*args: Any, **options: Any) -> None:
+        plain(*args, **{name: value for name, value in options.items() if name in known})
+
+    scheduler.set_timesteps = set_timesteps
+    return scheduler

@@ -1,0 +1,115 @@
+"""The same yardstick for every tool: work done, bytes held, and a pipeline put back as it was."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from cachesmith.calibrate.prompts import Request
+from cachesmith.calibrate.render import Pictures, Renderer
+from contest.contestant import Contestant, Gauge
+
+INSIDE = ("_modules", "_forward_hooks", "_forward_pre_hooks")
+"""Dictionaries of a module that tools write into."""
+
+
+@dataclass
+class Meter:
+    """`work`: multiply-adds of the blocks' linear layers; `peak`: the most bytes a cache held after a call.
+
+    `nfc`: what the tool itself counted, if it does.
+    """
+
+    work: float = 0.0
+    peak: int = 0
+    nfc: float | None = None
+
+
+def token_layers(transformer: nn.Module) -> list[nn.Linear]:
+    """Return the linear layers inside the blocks that see tokens.
+
+    Those of adaptive norms see one vector a sample: they cost next to nothing, and no method skips them alike.
+    """
+    lists = [child for child in transformer.children() if isinstance(child, nn.ModuleList)]
+    norms = [m for blocks in lists for m in blocks.modules() if type(m).__name__.startswith("Ada")]
+    skipped = {id(layer) for norm in norms for layer in norm.modules()}
+    found = [m for blocks in lists for m in blocks.modules() if isinstance(m, nn.Linear)]
+    return [layer for layer in found if id(layer) not in skipped]
+
+
+@contextmanager
+def metered(transformer: nn.Module, gauge: Gauge) -> Iterator[Meter]:
+    """Count the work of every transformer call in the block, and look at the cache after each."""
+    meter = Meter()
+
+    def work(layer: nn.Module, arguments: tuple[torch.Tensor, ...]) -> None:
+        meter.work += arguments[0].numel() * float(layer.out_features)  # type: ignore[arg-type]
+
+    def look(*_: Any) -> None:
+        meter.peak = max(meter.peak, gauge.held())
+
+    handles = [layer.register_forward_pre_hook(work) for layer in token_layers(transformer)]
+    handles.append(transformer.register_forward_hook(look))
+    try:
+        yield meter
+        meter.nfc = None if gauge.nfc is None else gauge.nfc()
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def play(renderer: Renderer, contestant: Contestant, requests: tuple[Request, ...]) -> tuple[Pictures, Meter]:
+    """Sample `requests` with a contestant's change in place, and leave the pipeline as it was before."""
+    pipe = renderer.pipe
+    with undone(pipe), contestant.enter(renderer) as gauge, metered(pipe.transformer, gauge) as meter:
+        pictures = renderer(requests)
+    return pictures, meter
+
+
+@contextmanager
+def undone(pipe: Any) -> Iterator[None]:
+    """Put back every attribute that a tool sets on the pipeline, its class, the transformer or a part of it."""
+    modules = list(pipe.transformer.modules())
+    processors = [m.processor for m in modules if hasattr(getattr(m, "processor", None), "__dict__")]
+    kept = [vars(thing) for thing in (pipe, *modules, *processors)]
+    kept += [vars(module)[name] for module in modules for name in INSIDE]
+    before = [dict(attributes) for attributes in kept]
+    classes = {cls: dict(vars(cls)) for cls in (type(pipe), type(pipe.transformer))}
+    try:
+        yield
+    finally:
+        for attributes, old in zip(kept, before, strict=True):
+            attributes.clear()
+            attributes.update(old)
+        for cls, old in classes.items():
+            _restore_class(cls, old)
+
+
+def _restore_class(cls: type, before: Mapping[str, Any]) -> None:
+    for name in set(vars(cls)) - set(before):
+        delattr(cls, name)
+    for name, value in before.items():
+        if vars(cls)[name] is not value:
+            setattr(cls, name, value)
+
+
+def tensor_bytes(*roots: object) -> int:
+    """Bytes of the tensors reachable from `roots` through containers and plain objects; modules are not entered."""
+    stack, seen, storages = list(roots), set[int](), dict[int, int]()
+    while stack:
+        thing = stack.pop()
+        if id(thing) in seen or isinstance(thing, (nn.Module, type, str, int, float)):
+            continue
+        seen.add(id(thing))
+        if isinstance(thing, torch.Tensor):
+            storages[thing.untyped_storage().data_ptr()] = thing.untyped_storage().nbytes()
+        elif isinstance(thing, Mapping):
+            stack.extend(thing.values())
+        elif isinstance(thing, (list, tuple, set)):
+            stack.extend(thing)
+        elif hasattr(thing, "__dict__") and not callable(thing):
+            stack.extend(vars(thing).values())
+    return sum(storages.values())

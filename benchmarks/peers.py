@@ -1,0 +1,184 @@
+"""All known caches side by side on one model: this project's policies, diffusers', cache-dit's, and fewer steps.
+
+    pip install 'cachesmith[bench]'
+    python benchmarks/peers.py examples/fashion_dit/model --prompts examples/fashion_dit/prompts.jsonl \\
+        --policy examples/fashion_dit/fashion.policy.safetensors --guidance-scale 1.5 --out benchmarks/fashion_dit
+
+One process, the same pipeline, prompts, seeds and batches for all; pictures are compared with the uncached ones of the
+pipeline's own sampler. Work is counted alike for all: multiply-adds of the blocks' linear layers divided by those of
+one uncached step, which is block executions / blocks where whole blocks are skipped. NFC is the same, but for this
+project's runtime, which counts block executions / blocks itself. Thresholds are set to the budget by
+bisection on the first batch. Writes `peers.json`, `peers.md` and `peers.png`; `peers.jsonl` keeps what is done, so that
+the same command goes on after an interruption.
+"""
+
+import argparse
+import importlib
+import json
+import warnings
+from collections.abc import Iterator
+from dataclasses import asdict
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from contest.contestant import Course, Entry
+from contest.drawing import draw
+from contest.journal import Journal
+from contest.race import Race, Result
+from contest.tables import best, report
+from diffusers import DiffusionPipeline
+from diffusers.utils import logging as diffusers_logging
+from rich.console import Console
+
+from cachesmith.calibrate.progress import stage
+from cachesmith.calibrate.prompts import digest, read_prompts, requests
+from cachesmith.calibrate.render import Renderer
+from cachesmith.calibrate.timing import machine
+from cachesmith.policies import Policy, load
+
+FAMILIES = ("samplers", "ours", "of_diffusers", "of_cache_dit")
+TUNING = 8
+"""Samples that MagCache and fitted methods are calibrated on, with seeds of their own."""
+
+
+def entries(course: Course, families: tuple[str, ...], only: str | None) -> Iterator[Entry]:
+    """Yield everybody; `only` keeps those whose name holds one of its comma-separated parts."""
+    wanted = only.split(",") if only else [""]
+    for family in families:
+        for entry in importlib.import_module(f"contest.{family}").entries(course):
+            if any(part in entry.name for part in wanted):
+                yield entry
+
+
+def course(args: argparse.Namespace) -> Course:
+    """Load the pipeline and settle what is sampled; the policy's own seeds are never used."""
+    pipe: Any = DiffusionPipeline.from_pretrained(args.model, dtype=getattr(torch, args.dtype)).to(
+        args.device
+    )
+    pipe.set_progress_bar_config(disable=True)
+    policy = load(args.policy) if args.policy else None
+    common = dict(args.call)
+    if args.guidance_scale is not None:
+        common["guidance_scale"] = args.guidance_scale
+    prompts, first = read_prompts(args.prompts), _first_seed(policy)
+    return Course(
+        Renderer(pipe, args.steps, args.batch, **common),
+        requests(prompts, args.samples, first),
+        requests(prompts, TUNING, first + 500_000),
+        tuple(args.budgets),
+        policy,
+    )
+
+
+def _first_seed(policy: Policy | None) -> int:
+    record = None if policy is None else policy.document.calibration
+    return 1 + max((*record.fitting_seeds, *record.heldout_seeds)) if record else 10**6
+
+
+def conditions(args: argparse.Namespace, run: Course) -> dict[str, Any]:
+    """Return what a reader needs to judge and repeat the figures."""
+    return {
+        "model": args.model,
+        "pipeline": type(run.renderer.pipe).__name__,
+        "sampler": type(run.renderer.pipe.scheduler).__name__,
+        "policy": None if run.policy is None else run.policy.id,
+        "steps": run.steps,
+        "samples": len(run.requests),
+        "seeds": [run.requests[0].seed, run.requests[-1].seed],
+        "prompts": digest(run.requests),
+        "batch": run.renderer.batch,
+        "arguments": run.renderer.common,
+        "dtype": args.dtype,
+        "budgets": list(run.budgets),
+        "lpips": args.lpips is not None,
+        "machine": machine(run.renderer.pipe.device),
+        "versions": {name: version(name) for name in ("diffusers", "cache-dit")},
+    }
+
+
+def said(facts: dict[str, Any]) -> str:
+    """Return the conditions as a paragraph."""
+    place, tools = facts["machine"], facts["versions"]
+    return (
+        f"{facts['pipeline']} `{facts['model']}`, {facts['steps']} steps of {facts['sampler']}, arguments "
+        f"`{json.dumps(facts['arguments'])}`, {facts['samples']} samples, {facts['dtype']}, on {place['device']} "
+        f"({place['threads']} threads), torch {place['torch']}, diffusers {tools['diffusers']}, cache-dit "
+        f"{tools['cache-dit']}. A setting counts for a budget if its NFC exceeds it by at most 0.3.\n"
+    )
+
+
+def shown(results: list[Result], budgets: tuple[int, ...]) -> set[str]:
+    """Names that the budgets' tables show, and uncached."""
+    return {"uncached"} | {result.name for budget in budgets for result in best(results, budget)}
+
+
+def write(folder: Path, facts: dict[str, Any], results: list[Result]) -> None:
+    """Write the tables and the figure."""
+    rows = [asdict(result) for result in results]
+    (folder / "peers.json").write_text(
+        json.dumps({"conditions": facts, "rows": rows}, indent=1), encoding="utf-8"
+    )
+    (folder / "peers.md").write_text(report(results, facts["budgets"], said(facts)), encoding="utf-8")
+    draw(results, facts["budgets"], folder / "peers.png")
+
+
+def parse() -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("model")
+    parser.add_argument("--prompts", type=Path, required=True)
+    parser.add_argument("--policy", type=Path)
+    parser.add_argument("--guidance-scale", type=float)
+    parser.add_argument("--call", type=_pair, action="append", default=[], metavar="KEY=JSON")
+    parser.add_argument("--samples", type=int, default=64)
+    parser.add_argument("--steps", type=int, default=50)
+    parser.add_argument("--batch", type=int, default=32)
+    parser.add_argument("--budgets", type=int, nargs="+", default=[8, 10, 14])
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--quality-only", action="store_true", help="measure no times")
+    parser.add_argument("--families", nargs="+", default=list(FAMILIES), choices=FAMILIES)
+    parser.add_argument("--only", metavar="TEXT,TEXT", help="only settings whose name holds one of these")
+    parser.add_argument("--lpips", type=Path, metavar="FILE", help="what benchmarks/fetch_lpips.py wrote")
+    parser.add_argument("--dtype", default="float32")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--out", type=Path, required=True)
+    return parser.parse_args()
+
+
+def _pair(text: str) -> tuple[str, Any]:
+    key, _, value = text.partition("=")
+    return key, json.loads(value)
+
+
+def main() -> None:
+    """Run everybody and write the tables."""
+    args = parse()
+    warnings.filterwarnings("ignore", message="cachesmith computed a step")
+    diffusers_logging.set_verbosity_error()
+    args.out.mkdir(parents=True, exist_ok=True)
+    run = course(args)
+    facts = conditions(args, run)
+    lpips = None
+    if args.lpips is not None:
+        from cachesmith.calibrate.lpips import load_lpips
+
+        lpips = load_lpips(args.lpips)
+    race = Race(run, Journal(args.out / "peers.jsonl", facts), lpips)
+    listed = list(entries(run, tuple(args.families), args.only))
+    with stage("quality", len(listed)) as advance:
+        results = race.run(listed, lambda name: advance(note=name))
+    write(args.out, facts, results)
+    if not args.quality_only:
+        names = shown(results, run.budgets)
+        with stage("time", len(names) * args.repeats) as advance:
+            results = race.time(results, names, args.repeats, lambda name: advance(note=name))
+        write(args.out, facts, results)
+    Console(stderr=True).print(f"{args.out / 'peers.md'}: {len(results)} settings")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,215 @@
+"""Other tools' caches on tiny pipelines: counted alike, and gone without a trace afterwards."""
+
+import sys
+from collections.abc import Callable, Iterator
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tests.tiny import tiny_dit, tiny_flux
+from tests.tiny_folder import open_tiny, save_tiny
+
+from cachesmith.calibrate.methods import METHODS
+from cachesmith.calibrate.metrics import relative_error
+from cachesmith.calibrate.prompts import Request
+from cachesmith.calibrate.render import Renderer
+from cachesmith.policies import Fixed, Forecaster, Modules, Policy, Profile, Taylor, preset
+from cachesmith.policies.document import Document
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
+
+from contest import of_cache_dit, of_diffusers, ours, samplers
+from contest.contestant import Contestant, Course, Dial, Enter, Entry, nothing
+from contest.journal import Journal
+from contest.race import Race, first_sentence
+from contest.tables import best, report
+from contest.yardstick import play, tensor_bytes
+
+STEPS = 12
+needs_cache_dit = pytest.mark.skipif(find_spec("cache_dit") is None, reason="pip install 'cachesmith[bench]'")
+pytestmark = [
+    needs_cache_dit,
+    pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning"),
+]
+
+
+def embedded(seed: int) -> Request:
+    text = torch.Generator().manual_seed(100)
+    embeds = {"prompt_embeds": torch.randn(1, 3, 32, generator=text)}
+    embeds["pooled_prompt_embeds"] = torch.randn(1, 32, generator=text)
+    return Request({**embeds, "height": 16, "width": 16}, seed)
+
+
+def dit_course(pipe: Any = None) -> Course:
+    requests = tuple(Request({"class_labels": 1 + i}, i) for i in range(2))
+    return Course(Renderer(pipe or tiny_dit(), STEPS, guidance_scale=1.5), requests, requests, (6,))
+
+
+class One(Renderer):
+    """Flux takes embeddings of one sample as they are."""
+
+    def _arguments(self, chunk: Any) -> dict[str, Any]:
+        generator = torch.Generator().manual_seed(chunk[0].seed)
+        plain = dict(chunk[0].arguments)
+        return {**plain, "generator": generator, "num_inference_steps": self.steps, "output_type": "pt"}
+
+
+def flux_course() -> Course:
+    requests = (embedded(0),)
+    return Course(One(tiny_flux(), STEPS, batch=1), requests, requests, (6,))
+
+
+COURSES: dict[str, Callable[[], Course]] = {"dit": dit_course, "flux": flux_course}
+
+
+@pytest.fixture(params=COURSES)
+def course(request: pytest.FixtureRequest) -> Course:
+    return COURSES[request.param]()
+
+
+def entered(course: Course) -> Iterator[Contestant]:
+    """One setting of every method of the other tools."""
+    seen: set[str] = set()
+    for module in (samplers, of_diffusers, of_cache_dit):
+        for entry in module.entries(course):
+            if entry.method not in seen:
+                seen.add(entry.method)
+                yield entry.at(0.2) if isinstance(entry, Dial) else entry
+
+
+UNCACHED = Contestant("uncached", "uncached", "uncached", nothing)
+
+
+def test_every_other_tool_leaves_the_pipeline_as_it_was(course: Course) -> None:
+    before, meter = play(course.renderer, UNCACHED, course.requests)
+    attributes = {name: set(vars(m)) for name, m in course.renderer.pipe.transformer.named_modules()}
+    names = []
+    for contestant in entered(course):
+        play(course.renderer, contestant, course.requests)
+        after, again = play(course.renderer, UNCACHED, course.requests)
+        assert torch.equal(before.latents, after.latents), contestant.name
+        assert again.work == meter.work
+        assert {n: set(vars(m)) for n, m in course.renderer.pipe.transformer.named_modules()} == attributes
+        names.append(contestant.method)
+    assert len(names) >= 10
+
+
+def nfc(course: Course, enter: Enter) -> float:
+    _, meter = play(course.renderer, Contestant("", "", "", enter), course.requests)
+    _, whole = play(course.renderer, UNCACHED, course.requests)
+    return meter.work / whole.work * course.steps
+
+
+def test_work_is_block_executions(course: Course) -> None:
+    assert nfc(course, ours.applied(lambda: preset("taylorseer-lite", interval=5, order=1))) == pytest.approx(
+        4
+    )
+    fewer = next(c for c in samplers.entries(course) if c.name.endswith("8 steps"))
+    assert nfc(course, fewer.enter) == pytest.approx(8)
+
+
+def test_work_of_modules_is_what_the_runtime_counts() -> None:
+    course = dit_course()
+    fora = Contestant("", "", "", ours.applied(lambda: preset("fora", interval=4)))
+    _, meter = play(course.renderer, fora, course.requests)
+    assert meter.nfc == nfc(course, fora.enter) == pytest.approx(3)
+
+
+def test_first_block_cache_counts_the_block_it_always_computes() -> None:
+    course = dit_course()
+    assert nfc(course, of_diffusers._first_block(1e9)) == pytest.approx(1 + (STEPS - 1) / 4)
+    assert nfc(
+        course, of_cache_dit.cached(course, 0, 1, residual_diff_threshold=1e9, max_warmup_steps=1)
+    ) == (pytest.approx(1 + (STEPS - 1) / 4))
+
+
+def test_diffusers_taylorseer_is_ours_on_the_same_schedule() -> None:
+    course = dit_course()
+    theirs = next(
+        e for e in of_diffusers.entries(course) if e.name == "diffusers TaylorSeer interval=3 order=1"
+    )
+    assert isinstance(theirs, Contestant)
+    profile = Profile(
+        units=Modules(), gate=Fixed(mask="CCFCFFCFFCFF"), forecaster=Forecaster(rows=Taylor(order=1))
+    )
+    same = ours.applied(lambda: Policy(Document(name="same", profiles={"default": profile})))
+    first, work = play(course.renderer, theirs, course.requests)
+    second, ours_work = play(course.renderer, Contestant("", "", "", same), course.requests)
+    assert work.work == ours_work.work
+    assert float(relative_error(first.latents, second.latents).max()) < 1e-4
+
+
+def test_mag_cache_is_calibrated_on_the_tuning_requests() -> None:
+    ratios = of_diffusers.magnitude_ratios(dit_course())
+    assert len(ratios) == STEPS and ratios[0] == 1.0 and all(0.1 < ratio < 10 for ratio in ratios)
+
+
+def race(course: Course, folder: Path) -> Race:
+    return Race(course, Journal(folder / "peers.jsonl", {"steps": course.steps}))
+
+
+def test_a_race_is_resumed_and_reports_failures(tmp_path: Path) -> None:
+    course = dit_course(open_tiny(save_tiny(tmp_path)))
+
+    def broken(renderer: Renderer) -> Any:
+        raise ValueError("It does not fit. Really not.")
+
+    entries: list[Entry] = [
+        Contestant("fora 4", ours.FAMILY, "fora", ours.applied(lambda: preset("fora", interval=4))),
+        Contestant("broken", "other", "broken", broken),
+        next(e for e in ours.entries(course) if isinstance(e, Dial) and e.method == "rfc"),
+    ]
+    first = race(course, tmp_path).run(entries, lambda _: None)
+    lines = (tmp_path / "peers.jsonl").read_text()
+    assert race(course, tmp_path).run(entries, lambda _: None) == first
+    assert (tmp_path / "peers.jsonl").read_text() == lines
+    by_name = {result.method: result for result in first}
+    assert by_name["broken"].error == "ValueError: It does not fit"
+    assert by_name["rfc"].nfc <= 6.3
+    assert by_name["uncached"].psnr == 100.0
+    text = report(first, course.budgets, "")
+    assert "| other | broken | ValueError: It does not fit |" in text and "fora 4" in text
+
+
+def test_times_are_taken_in_turns_for_what_the_tables_show(tmp_path: Path) -> None:
+    course = dit_course(open_tiny(save_tiny(tmp_path)))
+    fora = Contestant("fora 4", ours.FAMILY, "fora", ours.applied(lambda: preset("fora", interval=4)))
+    run = race(course, tmp_path)
+    results = run.run([fora], lambda _: None)
+    told: list[str] = []
+    timed = run.time(results, {"uncached", *(r.name for r in best(results, 6))}, 2, told.append)
+    assert told == ["1: uncached", "1: fora 4", "2: uncached", "2: fora 4"]
+    assert all(result.seconds for result in timed)
+
+
+def test_other_conditions_are_refused(tmp_path: Path) -> None:
+    Journal(tmp_path / "j.jsonl", {"steps": 1})
+    with pytest.raises(Exception, match="other conditions"):
+        Journal(tmp_path / "j.jsonl", {"steps": 2})
+
+
+def test_bytes_count_each_storage_once() -> None:
+    tensor = torch.zeros(8)
+    assert tensor_bytes({"a": [tensor, tensor[:2]]}, (torch.zeros(2),)) == 40
+
+
+def test_presets_and_methods_enter_by_their_options(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fit(renderer: Renderer, requests: Any, *, budget: int = 5, threshold: float = 0.1) -> Policy:
+        assert requests
+        return preset("fora", interval=12 // budget)
+
+    monkeypatch.setitem(METHODS, "made-up", fit)
+    course = dit_course()
+    found = {entry.name: entry for entry in ours.entries(course)}
+    assert {"fora interval=3", "taylorseer order=1 interval=3", "rfc order=2 tau={}"} <= found.keys()
+    assert "uncached" not in found
+    fitted = found["made-up (fitted) budget=6"]
+    assert isinstance(fitted, Contestant) and nfc(course, fitted.enter) == pytest.approx(6)
+
+
+def test_intervals_follow_from_budgets() -> None:
+    assert ours.intervals(50, (8, 10, 14)) == (7, 6, 4)
+    assert first_sentence(KeyError("x")) == "KeyError: 'x'"
+    assert of_cache_dit.even_mask(4, 13).count(1) == 4
