@@ -54,7 +54,7 @@ def plan_parts(
     if len(modules) == len(units):
         return parts
     borders = {0, len(sizes), *natural_borders(transformer)}
-    borders |= {start for u in units if isinstance(u, Segments) for start in u.starts}
+    borders |= {start for u in units if isinstance(u, Segments) for start in u.resolved(len(sizes))}
     runs = _cut(sorted(b for b in borders if b <= len(sizes)), sizes, segments, limit)
     return (*(Part(a, b, sum(sizes[a:b])) for a, b in runs), *parts)
 

@@ -39,7 +39,16 @@ from cachesmith.policies.forecaster import (
     Subspace,
     Taylor,
 )
-from cachesmith.policies.gate import Fixed, Gate, Interval, Relational, StaticGate
+from cachesmith.policies.gate import (
+    Distance,
+    DynamicGate,
+    Fixed,
+    Gate,
+    Interval,
+    Probe,
+    Relational,
+    StaticGate,
+)
 from cachesmith.policies.io import SUFFIX, decode, encode, load, save
 from cachesmith.policies.magcache import magcache_mask, resample_ratios
 from cachesmith.policies.migrations import MIGRATIONS, upgrade
@@ -66,7 +75,9 @@ __all__ = [
     "Clustered",
     "Clusters",
     "Correction",
+    "Distance",
     "Document",
+    "DynamicGate",
     "Ema",
     "EngineError",
     "Fitted",
@@ -87,6 +98,7 @@ __all__ = [
     "Observed",
     "Policy",
     "PolicyError",
+    "Probe",
     "Profile",
     "Quality",
     "Refresh",

@@ -67,12 +67,13 @@ def _check_size(arrays: Arrays) -> None:
 def _check_units(name: str, profile: Profile, blocks: int | None) -> None:
     if blocks is None or not isinstance(profile.units, Segments):
         return
-    last = profile.units.starts[-1]
+    last = max(profile.units.starts)
     if last >= blocks:
         raise PolicyError(
             f"profiles.{name}.units.starts ends with block {last} but the model has {blocks} blocks; "
             f"use starts below {blocks}"
         )
+    profile.units.resolved(blocks)
 
 
 def _check_masks(name: str, profile: Profile, sampler: SamplerKey | None) -> int | None:

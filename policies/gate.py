@@ -6,6 +6,9 @@ from pydantic import Field
 
 from cachesmith.policies.base import Count, Frozen, Mask, Name, Threshold
 
+Steps = Annotated[int, Field(ge=1, le=1000)]
+Coefficient = Annotated[float, Field(ge=-1e12, le=1e12)]
+
 
 class Fixed(Frozen):
     """A schedule settled beforehand: `mask` has one letter a step, C computed or F forecast.
@@ -25,12 +28,25 @@ class Interval(Frozen):
     """
 
     kind: Literal["interval"] = "interval"
-    interval: int = Field(default=5, ge=1, le=1000)
-    warmup: int = Field(default=1, ge=1, le=1000)
+    interval: Steps = 5
+    warmup: Steps = 1
     tail: Count = 0
 
 
-class Relational(Frozen):
+class Dynamic(Frozen):
+    """What all gates that decide while sampling share.
+
+    The first `warmup` and the last `tail` steps are computed, and so is a step `max_interval` after the last computed
+    one. A batch follows its most demanding sample. Guidance branches that are sampled one after the other decide each
+    for itself; in one batch they decide together.
+    """
+
+    warmup: Steps = 1
+    tail: Count = 0
+    max_interval: Steps = 1000
+
+
+class Relational(Dynamic):
     """RCS (arXiv 2602.19506): compute when the first unit's input stops being predictable.
 
     The relative L1 error of an order-`order` forecast of that input is summed since the last computed step;
@@ -41,10 +57,52 @@ class Relational(Frozen):
     kind: Literal["relational"] = "relational"
     thresholds: tuple[Threshold, ...] = Field(min_length=1, max_length=32)
     order: int = Field(default=1, ge=1, le=4)
-    warmup: int = Field(default=2, ge=1, le=1000)
-    max_interval: int = Field(default=50, ge=1, le=1000)
-    tail: Count = 0
+    warmup: Steps = 2
+    max_interval: Steps = 50
 
 
-Gate = Annotated[Fixed | Interval | Relational, Field(discriminator="kind")]
+class Distance(Dynamic):
+    """Compute when the change from step to step has added up to `threshold` since the last computed step.
+
+    The change is that of the image stream, |x_t - x_(t-1)| / |x_(t-1)| (L1): of what enters the first unit (`input`),
+    or of the same after the first block's adaptive norm (`modulated`: TeaCache, arXiv 2411.19108). `polynomial`,
+    highest power first, turns it into the change of the output; (1, 0) leaves it as it is.
+
+    per="output" is EasyCache (arXiv 2507.02860): the change is K |x_t - x_(t-1)| / |y|, where y is the first unit's
+    output at the last computed step, and K = |y - y'| / |x - x'| between the last two of them.
+    """
+
+    kind: Literal["distance"] = "distance"
+    signal: Literal["modulated", "input"] = "modulated"
+    per: Literal["signal", "output"] = "signal"
+    polynomial: tuple[Coefficient, ...] = Field(default=(1.0, 0.0), min_length=1, max_length=9)
+    threshold: Threshold
+    tail: Count = 1
+
+
+class Probe(Dynamic):
+    """Compute one unit at every step, and judge by it whether the others may be forecast.
+
+    place="first": the first unit is the probe, and decides for the others at the same step (FirstBlockCache, DBCache;
+    confidence-gated Taylor, arXiv 2508.02240). place="last": the last unit is computed on what the others' forecasts
+    lead to, and decides for the next step (SpeCa, arXiv 2509.11628).
+
+    The error is the relative distance (`norm`) of the probe's output on the image stream from the one at the last
+    computed step (against="last") or from its own forecast. An error of at least
+    max(threshold * decay ** (step / steps), floor) asks for a computation, but not before `min_interval` steps after
+    the last one. Right after a computation the error of a last probe counts as 0.
+    """
+
+    kind: Literal["probe"] = "probe"
+    place: Literal["first", "last"] = "first"
+    against: Literal["last", "forecast"] = "last"
+    norm: Literal["l1", "l2"] = "l1"
+    threshold: Threshold
+    decay: float = Field(default=1.0, gt=0, le=1)
+    floor: Threshold = 0.0
+    min_interval: Steps = 1
+
+
+Gate = Annotated[Fixed | Interval | Relational | Distance | Probe, Field(discriminator="kind")]
 StaticGate = Fixed | Interval
+DynamicGate = Relational | Distance | Probe

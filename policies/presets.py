@@ -18,6 +18,7 @@ from cachesmith.policies.forecaster import (
 )
 from cachesmith.policies.gate import Gate, Interval, Relational
 from cachesmith.policies.policy import Policy
+from cachesmith.policies.presets_gates import confidence, dbcache, easycache, fbcache, speca, teacache
 from cachesmith.policies.presets_hyca import refuse_fitted
 from cachesmith.policies.presets_static import foca, freqca, magcache
 from cachesmith.policies.presets_tokens import clusca, duca, toca
@@ -102,6 +103,12 @@ PRESETS: dict[str, Callable[..., Policy]] = {
     "toca": toca,
     "duca": duca,
     "clusca": clusca,
+    "teacache": teacache,
+    "fbcache": fbcache,
+    "dbcache": dbcache,
+    "confidence": confidence,
+    "speca": speca,
+    "easycache": easycache,
 }
 """Name -> preset; each may be called without options."""
 

@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 from pydantic import Field, field_validator
 
 from cachesmith.policies.base import Frozen
+from cachesmith.policies.errors import PolicyError
 
 
 class Stack(Frozen):
@@ -15,17 +16,35 @@ class Stack(Frozen):
 
 
 class Segments(Frozen):
-    """Runs of consecutive blocks; a new unit starts at each index in `starts`, the first of which is 0."""
+    """Runs of consecutive blocks; a new unit starts at each index in `starts`, the first of which is 0.
+
+    Negative starts, after all others, count from the end: -1 is the last block.
+    """
 
     kind: Literal["segment"] = "segment"
-    starts: tuple[Annotated[int, Field(ge=0, le=10_000)], ...] = Field(min_length=1, max_length=1000)
+    starts: tuple[Annotated[int, Field(ge=-10_000, le=10_000)], ...] = Field(min_length=1, max_length=1000)
 
     @field_validator("starts")
     @classmethod
     def _ascending(cls, starts: tuple[int, ...]) -> tuple[int, ...]:
-        if starts[0] != 0 or any(b <= a for a, b in pairwise(starts)):
-            raise ValueError(f"segment starts must ascend from 0, got {starts}")
+        keys = [(start < 0, start) for start in starts]
+        if starts[0] != 0 or any(b <= a for a, b in pairwise(keys)):
+            raise ValueError(f"segment starts must ascend from 0, negative ones last, got {starts}")
         return starts
+
+    def resolved(self, blocks: int) -> tuple[int, ...]:
+        """Return the starts in a model of `blocks` blocks, counted from 0; raise `PolicyError` if they do not fit."""
+        found = tuple(start if start >= 0 else blocks + start for start in self.starts)
+        beyond = [start for start in self.starts if not -blocks < start < blocks]
+        if beyond:
+            raise PolicyError(
+                f"a segment starts at block {beyond[-1]}, but the model has {blocks}; recalibrate it"
+            )
+        if any(b <= a for a, b in pairwise(found)):
+            raise PolicyError(
+                f"the segment starts {self.starts} are {found} in a model of {blocks} blocks; they must ascend"
+            )
+        return found
 
 
 class Modules(Frozen):

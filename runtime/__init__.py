@@ -4,6 +4,7 @@ from cachesmith.runtime.adapters import ADAPTERS, Adapter, BlockList, ModuleSpan
 from cachesmith.runtime.apply import apply
 from cachesmith.runtime.attach import Runner, attach
 from cachesmith.runtime.clock import Clock, Tick
+from cachesmith.runtime.distill import distill
 from cachesmith.runtime.engines import Engines, open_bundle
 from cachesmith.runtime.plan import Compute, Decision, Forecast, Plan, compile_plan
 from cachesmith.runtime.session import Session
@@ -30,6 +31,7 @@ __all__ = [
     "apply",
     "attach",
     "compile_plan",
+    "distill",
     "open_bundle",
     "resolve_units",
 ]

@@ -9,7 +9,7 @@ parameters and state dicts are never touched.
 import inspect
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager
-from functools import wraps
+from functools import partial, wraps
 from typing import Any, Protocol, runtime_checkable
 
 import torch
@@ -19,6 +19,7 @@ from cachesmith.policies import PolicyError
 from cachesmith.runtime.adapters import adapter_for
 from cachesmith.runtime.clock import Clock, Tick
 from cachesmith.runtime.patch import patched
+from cachesmith.runtime.peek import peek
 from cachesmith.runtime.refresh import Partial
 from cachesmith.runtime.units import Unit
 
@@ -41,6 +42,14 @@ class Runner(Protocol):
 
     def observe(self, unit: Unit, inputs: Feature, outputs: Feature) -> None:
         """The unit was computed."""
+
+
+@runtime_checkable
+class Onlooker(Protocol):
+    """A runner that may want to see the modulated input of a run of blocks, although it is forecast."""
+
+    def offer(self, unit: Unit, modulated: Callable[[], Tensor]) -> None:
+        """`forecast` is about to be called for `unit`; until then, `modulated()` makes its modulated input."""
 
 
 @runtime_checkable
@@ -89,6 +98,7 @@ class _Scope:
 
     def __init__(self, runner: Runner, clock: Clock, computer: Computer | None):
         self.runner, self.clock, self.computer = runner, clock, computer
+        self.onlooker = runner if isinstance(runner, Onlooker) else None
         self.open = False
 
 
@@ -145,6 +155,7 @@ class _Call:
 
     def __init__(self, unit: Unit, scope: _Scope):
         self.unit, self.scope = unit, scope
+        self.enters = None if unit.entry is None else _entering(*unit.entry)
         self.begun = False
         self.inputs: Feature = ()
         self.known: Feature | Partial | None = None
@@ -163,6 +174,7 @@ class _Call:
                 if not self.scope.open:
                     return original(*args, **kwargs)
                 if first:
+                    self.offer(partial(original, *args, **kwargs))
                     self.begin(read(args, kwargs))
                     self.engage(name(args, kwargs))
                 if not self.begun:
@@ -178,6 +190,11 @@ class _Call:
             return forward
 
         return wrap
+
+    def offer(self, call: Callable[[], Any]) -> None:
+        """Have the modulated input made, should the runner ask for it."""
+        if self.scope.onlooker is not None and self.enters is not None:
+            self.scope.onlooker.offer(self.unit, partial(self.enters, call))
 
     def begin(self, values: tuple[Any, ...]) -> None:
         self.inputs = (torch.cat(values, dim=1),) if self.unit.joined else self.select(values, 0)
@@ -213,6 +230,12 @@ class _Call:
             return _returned(known)
         by_name = dict(zip(self.unit.streams, known, strict=True))
         return _returned(tuple(by_name.get(n, v) for n, v in zip(self.unit.reads[-1], values, strict=True)))
+
+
+def _entering(module: nn.Module, name: str) -> Callable[[Callable[[], Any]], Tensor]:
+    """Return a function that makes a block's call until it comes to `module`, and gives its argument `name`."""
+    read = _reader(module, (name,))
+    return lambda call: peek(module, lambda args, kwargs: read(args, kwargs)[0], call)
 
 
 def _returned(values: tuple[Any, ...]) -> Any:

@@ -103,6 +103,17 @@ def rescale(increment: Tensor, length: Tensor) -> Tensor:
 
 def relative_l1(value: Tensor, forecast: Tensor) -> Tensor:
     """|value - forecast|_1 / |value|_1 per sample [B] (RFC: e_I of the relational schedule)."""
-    wide = accumulate(value.dtype)
-    error = (value.to(wide) - forecast).abs().flatten(1).sum(1)
-    return error / value.abs().flatten(1).sum(1, dtype=wide).clamp_min(EPSILON)
+    size = value.abs().flatten(1).sum(1, dtype=accumulate(value.dtype))
+    return moved_l1(value, forecast) / size.clamp_min(EPSILON)
+
+
+def relative_l2(value: Tensor, forecast: Tensor) -> Tensor:
+    """|value - forecast|_2 / |value|_2 per sample [B]."""
+    wide = value.to(accumulate(value.dtype))
+    return sample_norm(wide - forecast) / sample_norm(wide).clamp_min(EPSILON)
+
+
+def moved_l1(value: Tensor, before: Tensor) -> Tensor:
+    """|value - before|_1 per sample [B]."""
+    total: Tensor = (value.to(accumulate(value.dtype)) - before).abs().flatten(1).sum(1)
+    return total

@@ -1,60 +1,25 @@
-"""Gates that decide while sampling."""
+"""From a gate that decides while sampling to its state."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from typing import assert_never
 
-import torch
-from torch import Tensor
-
-from cachesmith.policies import Relational, Taylor
-from cachesmith.runtime import rows
-from cachesmith.runtime.combine import relative_l1, weighted_sum
-from cachesmith.runtime.history import Feature, alike
+from cachesmith.policies import Distance, Fixed, Interval, Probe, Relational
+from cachesmith.runtime.distance import DistanceState
+from cachesmith.runtime.plan import Plan
+from cachesmith.runtime.probe import ProbeState
+from cachesmith.runtime.relational import RelationalState
+from cachesmith.runtime.verdict import GateState
 
 
-@dataclass
-class RelationalState:
-    """RCS on one branch: inputs of the first unit at computed steps (newest first) and the error since the last."""
-
-    steps: list[int] = field(default_factory=list)
-    inputs: list[Feature] = field(default_factory=list)
-    error: Tensor | None = None
-
-    def restart(self, step: int, inputs: Feature, order: int) -> None:
-        """The step is computed: remember its input, forget the error, and inputs of another shape."""
-        if self.inputs and not alike(self.inputs[0], inputs):
-            self.steps, self.inputs = [], []
-        self.steps = [step, *self.steps[:order]]
-        self.inputs = [inputs, *self.inputs[:order]]
-        self.error = None
-
-    def demand(self, gate: Relational, times: Sequence[float], step: int, inputs: Feature) -> float:
-        """Add this step's input error (RFC: e_I, relative L1) and return the sum of the most demanding sample.
-
-        This reads one number from the device.
-        """
-        past = tuple(times[s] for s in self.steps)
-        weights = rows.weights(Taylor(order=gate.order), past, times[step])
-        errors = [
-            relative_l1(now, weighted_sum(weights, [old[i] for old in self.inputs]))
-            for i, now in enumerate(inputs)
-        ]
-        error = torch.stack(errors).amax(0)
-        self.error = error if self.error is None else self.error + error
-        return float(self.error.amax())
-
-
-def must_compute(gate: Relational, state: RelationalState, step: int, start: int, steps: int) -> bool:
-    """Whether a rule that reads no tensor asks for a computation: warm-up, tail, longest interval, no history."""
-    return (
-        step - start < gate.warmup
-        or step >= steps - gate.tail
-        or len(state.steps) < 2
-        or step - state.steps[0] >= gate.max_interval
-    )
-
-
-def threshold(gate: Relational, step: int, steps: int) -> float:
-    """The threshold of the part of the trajectory that `step` lies in."""
-    parts = len(gate.thresholds)
-    return gate.thresholds[min(step * parts // steps, parts - 1)]
+def new_state(plan: Plan, start: int) -> GateState | None:
+    """Return the state of the plan's gate for one branch of a run from step `start`; None for a static gate."""
+    match plan.profile.gate:
+        case Fixed() | Interval():
+            return None
+        case Relational() as gate:
+            return RelationalState(plan, gate, start)
+        case Distance() as gate:
+            return DistanceState(plan, gate, start)
+        case Probe() as gate:
+            return ProbeState(plan, gate, start)
+        case _:
+            assert_never(plan.profile.gate)

@@ -11,6 +11,7 @@ from cachesmith.policies import (
     ClosedRow,
     Clustered,
     Clusters,
+    Distance,
     Fitted,
     Fixed,
     Forecaster,
@@ -18,6 +19,7 @@ from cachesmith.policies import (
     Mixed,
     Policy,
     PolicyError,
+    Probe,
     Profile,
     Refresh,
     Relational,
@@ -51,6 +53,8 @@ class Forecast:
 
 Decision = Compute | Forecast
 COMPUTE = Compute()
+GROUPS = 12
+"""Unit groups that a message names."""
 UNPLANNED = Compute("fitted weights do not cover the steps that were computed")
 
 
@@ -73,12 +77,29 @@ class Plan:
         """Number of sampler steps."""
         return len(self.times)
 
+    @property
+    def gauge(self) -> Unit:
+        """The unit that a gate that decides while sampling looks at."""
+        gate = self.profile.gate
+        return self.units[-1 if isinstance(gate, Probe) and gate.place == "last" else 0]
+
+    def always(self, unit: Unit) -> bool:
+        """Whether the unit is a probe: computed at every step, and remembered only where all others are computed."""
+        return isinstance(self.profile.gate, Probe) and unit is self.gauge
+
+    def compared(self, unit: Unit) -> bool:
+        """Whether the unit is a probe that is only held against its last output, and never forecast."""
+        gate = self.profile.gate
+        return isinstance(gate, Probe) and gate.against == "last" and unit is self.gauge
+
     def forecaster(self, unit: Unit) -> Forecaster:
         """The forecaster of a unit: its group's override, else the profile's."""
         return self.profile.overrides.get(unit.group, self.profile.forecaster)
 
     def taps(self, unit: Unit) -> int:
         """How many past outputs of `unit` are kept."""
+        if self.compared(unit):
+            return 1
         match self.forecaster(unit).rows:
             case Fitted(weights=name):
                 return int(self.policy.arrays[name].shape[2])
@@ -89,6 +110,8 @@ class Plan:
 
     def input_taps(self, unit: Unit) -> int:
         """How many past inputs of `unit` are kept."""
+        if self.compared(unit):
+            return 0
         forecaster = self.forecaster(unit)
         if isinstance(forecaster.rows, Fitted) and forecaster.rows.input_weights is not None:
             return self.taps(unit)
@@ -157,7 +180,7 @@ class Plan:
         """Exact size of the cache in bytes, for streams of the given shapes (batch included) and element size.
 
         A module's stream that the blocks do not name (`input` of FLUX's single blocks) is all streams joined. Inputs
-        that both the gate and the first unit's forecast read are held once.
+        that both the gate and the first unit's forecast read are held once. Reached once a step was forecast.
         """
         sizes = {name: prod(shape) for name, shape in shapes.items()}
         joined = sum(sizes.values())
@@ -166,10 +189,16 @@ class Plan:
             for unit in self.units
             for stream in unit.streams
         )
-        gate, first = self.profile.gate, self.units[0]
-        if isinstance(gate, Relational):
-            more = gate.order + 1 - min(gate.order + 1, self.input_taps(first))
-            elements += sum(sizes.get(s, joined) for s in first.streams) * more
+        main = sizes.get(self.gauge.streams[self.gauge.main], joined)
+        streams = sum(sizes.get(stream, joined) for stream in self.gauge.streams)
+        match self.profile.gate:
+            case Relational(order=order):
+                elements += streams * max(0, order + 1 - self.input_taps(self.gauge))
+            case Distance(per="signal"):
+                elements += main
+            case Distance(per="output", signal=signal):
+                entered = not (signal == "input" and self.input_taps(self.gauge) > 0)
+                elements += main * (1 + entered + self.gauge.residual)
         tokens = sum(self._token_bytes(unit, shapes, itemsize) for unit in self.units)
         return (elements * itemsize + tokens) * branches
 
@@ -193,6 +222,8 @@ def compile_plan(
 
     Raises `PolicyError` where profile, sampler and model do not fit together.
     """
+    _check_groups(profile, units)
+    _check_gate(profile, units)
     plan = Plan(policy, profile, times, units, _masks(profile, len(times), units, start))
     for unit in units:
         _check_arrays(plan, unit)
@@ -232,15 +263,42 @@ def _masks(profile: Profile, steps: int, units: tuple[Unit, ...], start: int) ->
             # fitted weights belong to the schedule of a full run, wherever this one starts
             start = 0 if fitted else start
             return {unit.group: "C" * start + mask(gate, steps - start) for unit in units}
-        case Relational() if fitted:
+        case Relational() | Distance() | Probe() as gate if fitted:
             raise PolicyError(
-                "fitted weights need to know which steps were computed, but the gate `relational` decides while "
+                f"fitted weights need to know which steps were computed, but the gate `{gate.kind}` decides while "
                 "sampling; use the gate `fixed` or `interval`, or another kind of rows without a correction"
             )
-        case Relational():
+        case Relational() | Distance() | Probe():
             return {}
         case _:
             assert_never(profile.gate)
+
+
+def _check_groups(profile: Profile, units: tuple[Unit, ...]) -> None:
+    """Schedules and forecasters of single groups are for groups that are there."""
+    groups = dict.fromkeys(unit.group for unit in units)
+    named = [*profile.overrides, *(profile.gate.groups if isinstance(profile.gate, Fixed) else ())]
+    for name in named:
+        if name not in groups:
+            raise PolicyError(
+                f"the policy names the unit group {name!r}, but with units `{profile.units.kind}` this model has "
+                f"{', '.join([*groups][:GROUPS])}; rename or remove it"
+            )
+
+
+def _check_gate(profile: Profile, units: tuple[Unit, ...]) -> None:
+    """A gate that decides while sampling needs something to look at."""
+    match profile.gate:
+        case Probe() if len(units) < 2:
+            raise PolicyError(
+                "the gate `probe` computes one unit and forecasts the others, but there is only one; use units "
+                "`segment` with two or more starts"
+            )
+        case Distance(signal="modulated") if units[0].residual and units[0].entry is None:
+            raise PolicyError(
+                "the modulated input of the first block is not known: its modules are not described in "
+                'runtime/adapters.py, or it is compiled; use a gate with signal="input"'
+            )
 
 
 def _check_arrays(plan: Plan, unit: Unit) -> None:

@@ -5,6 +5,12 @@ from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+UNKNOWN_STEP = "the timestep is not on the scheduler's list"
+CHANGED_SHAPE = "the batch, shape, dtype or device changed during a run"
+UNEXPECTED = "a module returned another number of tensors than its adapter says"
+NON_FINITE = "a forecast was not finite"
+NON_FINITE_OUTPUT = "a computed output was not finite, so nothing can be forecast from it"
+
 
 class Trace(NamedTuple):
     """One transformer call: `C` computed or `F` forecast, and what a dynamic gate measured."""

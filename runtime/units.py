@@ -8,6 +8,8 @@ from torch import nn
 from cachesmith.policies import Modules, PolicyError, Segments, Stack, Units
 from cachesmith.runtime.adapters import JOINED, Adapter, BlockList, ModuleSpan, adapter_for, is_compiled
 
+IMAGE = "hidden_states"
+
 
 @dataclass(frozen=True, eq=False)
 class Unit:
@@ -19,6 +21,9 @@ class Unit:
     output. A `joined` run begins with separate streams and ends with one that is all of them. A lane is one stream of
     one unit; `lane` is the index of the unit's first. `share` is the unit's part of all blocks. A `tokenwise` unit has
     one member and one stream [B, N, D], and computes every token by itself.
+
+    `entry` is the first heavy submodule inside a run of blocks, and the argument that carries the image stream there:
+    what it is given is the modulated input. None where the adapter does not describe it, or the block is compiled.
     """
 
     name: str
@@ -31,6 +36,12 @@ class Unit:
     share: float
     lane: int
     tokenwise: bool = False
+    entry: tuple[nn.Module, str] | None = None
+
+    @property
+    def main(self) -> int:
+        """The index of the image stream; joined with the others, if they are."""
+        return self.streams.index(IMAGE) if IMAGE in self.streams else 0
 
 
 def block_lists(transformer: nn.Module, adapter: Adapter) -> list[tuple[BlockList, nn.Module]]:
@@ -43,14 +54,14 @@ def block_lists(transformer: nn.Module, adapter: Adapter) -> list[tuple[BlockLis
 
 
 def resolve_units(transformer: nn.Module, units: Units) -> tuple[Unit, ...]:
-    """Find the units of `transformer`; raise `PolicyError` when a segment starts past the last block."""
+    """Find the units of `transformer`; raise `PolicyError` when segments do not fit the model."""
     adapter = adapter_for(transformer)
     blocks = block_lists(transformer, adapter)
     match units:
         case Stack():
             return _segments(blocks, adapter, (0,), "stack")
-        case Segments(starts=starts):
-            return _segments(blocks, adapter, starts, "segment")
+        case Segments():
+            return _segments(blocks, adapter, units.resolved(len(blocks)), "segment")
         case Modules():
             return _modules(blocks)
         case _:
@@ -60,10 +71,6 @@ def resolve_units(transformer: nn.Module, units: Units) -> tuple[Unit, ...]:
 def _segments(
     blocks: list[tuple[BlockList, nn.Module]], adapter: Adapter, starts: tuple[int, ...], group: str
 ) -> tuple[Unit, ...]:
-    if starts[-1] >= len(blocks):
-        raise PolicyError(
-            f"a segment starts at block {starts[-1]}, but the model has {len(blocks)}; recalibrate it"
-        )
     units: list[Unit] = []
     for index, (start, stop) in enumerate(zip(starts, (*starts[1:], len(blocks)), strict=True)):
         run = blocks[start:stop]
@@ -78,9 +85,17 @@ def _segments(
             joined=streams == JOINED != run[0][0].streams,
             share=len(run) / len(blocks),
             lane=_lanes(units),
+            entry=_entry(*run[0]),
         )
         units.append(unit)
     return tuple(units)
+
+
+def _entry(entry: BlockList, block: nn.Module) -> tuple[nn.Module, str] | None:
+    if not entry.modules or is_compiled(block):
+        return None
+    span = entry.modules[0]
+    return block.get_submodule(span.start), IMAGE if IMAGE in span.streams else span.streams[0]
 
 
 def _modules(blocks: list[tuple[BlockList, nn.Module]]) -> tuple[Unit, ...]:

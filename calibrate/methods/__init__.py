@@ -2,7 +2,16 @@
 
 from collections.abc import Callable
 
-from cachesmith.calibrate.methods import dpcache, eoc, hyca, magcache, scalingcache, smoothcache, svd_cache
+from cachesmith.calibrate.methods import (
+    dpcache,
+    eoc,
+    hyca,
+    magcache,
+    scalingcache,
+    smoothcache,
+    svd_cache,
+    teacache,
+)
 from cachesmith.policies import Policy
 
 METHODS: dict[str, Callable[..., Policy]] = {
@@ -13,5 +22,6 @@ METHODS: dict[str, Callable[..., Policy]] = {
     "scalingcache": scalingcache.fit,
     "smoothcache": smoothcache.fit,
     "svd-cache": svd_cache.fit,
+    "teacache": teacache.fit,
 }
 """Name -> `fit(renderer, requests, **options)`: samples `requests` uncached and returns a policy bound to no model."""

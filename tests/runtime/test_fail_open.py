@@ -23,7 +23,7 @@ from cachesmith.policies import (
     preset,
 )
 from cachesmith.runtime import apply
-from cachesmith.runtime.session import CHANGED_SHAPE, NON_FINITE, NON_FINITE_OUTPUT, UNEXPECTED
+from cachesmith.runtime.stats import CHANGED_SHAPE, NON_FINITE, NON_FINITE_OUTPUT, UNEXPECTED
 
 UNITS = [Stack(), Segments(starts=(0, 2)), Modules()]
 

@@ -14,11 +14,13 @@ from cachesmith.commands.output import print_json, results
 from cachesmith.policies import (
     Calibration,
     Clusters,
+    Distance,
     Document,
     Fixed,
     Forecaster,
     Interval,
     Policy,
+    Probe,
     Profile,
     Relational,
     Segments,
@@ -78,6 +80,18 @@ def timeline(profile: Profile, steps: int | None) -> Iterator[tuple[str, str]]:
             yield (
                 "",
                 f"decides while sampling: error of the forecast input > {limits} (warm-up {gate.warmup})",
+            )
+        case Distance() as gate:
+            yield (
+                "",
+                f"decides while sampling: change of the {gate.signal} signal adds up to {gate.threshold:g} "
+                f"(warm-up {gate.warmup})",
+            )
+        case Probe() as gate:
+            yield (
+                "",
+                f"decides while sampling: {gate.place} unit is {gate.threshold:g} or more away from its "
+                f"{'last output' if gate.against == 'last' else 'forecast'} (warm-up {gate.warmup})",
             )
 
 

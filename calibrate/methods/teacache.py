@@ -1,0 +1,111 @@
+"""Fit TeaCache (arXiv 2411.19108): how the change of the output follows from that of the modulated input."""
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from cachesmith.calibrate.evaluate import Evaluator
+from cachesmith.calibrate.methods.threshold import threshold_for
+from cachesmith.calibrate.prompts import Request
+from cachesmith.calibrate.record import watch
+from cachesmith.calibrate.render import Renderer
+from cachesmith.policies import Policy, PolicyError, Stack
+from cachesmith.policies.presets_gates import teacache
+from cachesmith.runtime import Tick, Unit
+from cachesmith.runtime.attach import Feature
+from cachesmith.runtime.combine import relative_l1
+
+THRESHOLD = 0.25
+
+
+class Changes:
+    """A runner that computes everything, and notes how input and output of the stack change from step to step.
+
+    inputs, outputs: one entry [B] for every step but the first of a run, relative L1 on the image stream.
+    """
+
+    def __init__(self) -> None:
+        self.inputs: list[Tensor] = []
+        self.outputs: list[Tensor] = []
+        self._before: dict[str, tuple[Tensor, Tensor]] = {}
+        self._modulated: Callable[[], Tensor] | None = None
+        self._signal: Tensor | None = None
+        self._tick = Tick(0, None, "")
+
+    def begin(self, tick: Tick) -> None:
+        """A transformer call; a new run forgets the last step of the old one."""
+        if tick.run != self._tick.run:
+            self._before.clear()
+        self._tick = tick
+
+    def offer(self, unit: Unit, modulated: Callable[[], Tensor]) -> None:
+        """Keep the means to make the modulated input."""
+        self._modulated = modulated
+
+    def forecast(self, unit: Unit, inputs: Feature) -> Feature | None:
+        """Have everything computed; note what the blocks are about to be given."""
+        if self._modulated is None:
+            raise PolicyError(
+                "the modulated input of the first block is not known: its modules are not described in "
+                "runtime/adapters.py, or it is compiled; TeaCache cannot be fitted"
+            )
+        self._signal, self._modulated = self._modulated(), None
+        return None
+
+    def observe(self, unit: Unit, inputs: Feature, outputs: Feature) -> None:
+        """Note the changes since the step before."""
+        assert self._signal is not None
+        now = self._signal.clone(), outputs[unit.main].clone()
+        before = self._before.get(self._tick.branch)
+        if before is not None:
+            self.inputs.append(relative_l1(before[0], now[0]).double().cpu())
+            self.outputs.append(relative_l1(before[1], now[1]).double().cpu())
+        self._before[self._tick.branch] = now
+
+
+def fit(
+    renderer: Renderer,
+    requests: Sequence[Request],
+    degree: int = 4,
+    threshold: float = THRESHOLD,
+    budget: float | None = None,
+) -> Policy:
+    """Sample `requests` uncached, fit the polynomial, and return TeaCache with it, bound to no model.
+
+    budget: full computations wanted; the threshold is then found in closed loop on the same requests.
+
+    Raises `PolicyError` for a model whose modulated input is not described, or too few steps for the degree.
+    """
+    changes = Changes()
+    with watch(renderer.pipe, Stack(), changes):
+        renderer(requests)
+    moved, made = torch.cat(changes.inputs), torch.cat(changes.outputs)
+    coefficients = fit_polynomial(moved, made, degree)
+    if budget is None:
+        return teacache(threshold, coefficients)
+    # more than a run can add up to, as far as the fit is right
+    high = renderer.steps * float(made.max())
+    found = threshold_for(
+        budget, lambda t: teacache(t, coefficients), Evaluator(renderer, requests), high * 1e-5, high
+    )
+    return teacache(found, coefficients)
+
+
+def fit_polynomial(moved: Tensor, made: Tensor, degree: int) -> tuple[float, ...]:
+    """Least squares of `made` on powers of `moved`, over all entries; coefficients, highest power first.
+
+    Raises `PolicyError` when there are not more different points than coefficients.
+    """
+    x, y = moved.double().flatten().numpy(), made.double().flatten().numpy()
+    if len(np.unique(x)) <= degree:
+        raise PolicyError(
+            f"a polynomial of degree {degree} needs more than {degree} different changes, got {len(np.unique(x))}; "
+            "fit on more steps or samples, or lower the degree"
+        )
+    # scaled, so that high powers of small numbers do not vanish
+    scale = float(np.abs(x).max())
+    table = np.vander(x / scale, degree + 1)
+    solution = np.linalg.lstsq(table, y, rcond=None)[0]
+    return tuple(float(c / scale ** (degree - i)) for i, c in enumerate(solution))
