@@ -3,13 +3,14 @@
 import random
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from cachesmith.calibrate.config import CalibrationConfig
 from cachesmith.calibrate.cost import EFFICIENCY, CostModel
-from cachesmith.calibrate.evaluate import Evaluator, as_policy
+from cachesmith.calibrate.evaluate import Evaluator
 from cachesmith.calibrate.memo import Memo, digest_of
 from cachesmith.calibrate.metrics import bootstrap
 from cachesmith.calibrate.progress import stage
@@ -17,15 +18,12 @@ from cachesmith.calibrate.prompts import Request
 from cachesmith.calibrate.recording import Recording
 from cachesmith.calibrate.refine import from_steps, refine, resize
 from cachesmith.calibrate.search import Candidate
-from cachesmith.calibrate.tune import Rows, starting_rows, tune
+from cachesmith.calibrate.tune import tune
+from cachesmith.calibrate.weights import RIDGES, Rows, line, starting_rows
 from cachesmith.policies import (
-    Fitted,
     Fixed,
-    Forecaster,
-    Lagrange,
     Policy,
     PolicyError,
-    Profile,
     Stack,
 )
 from cachesmith.policies.base import Arrays
@@ -39,74 +37,68 @@ MOVED = 32
 FASTEST = 0.03
 """Largest step of a weight in one iteration: weights are of order one."""
 
-LINE = Forecaster(rows=Lagrange(order=1))
+Untuned = Callable[[str, float | None], Policy]
+"""Makes the policy of a schedule whose weights follow recorded runs with this ridge (None: a line)."""
+
+
+class Plan(NamedTuple):
+    """A schedule, and the ridge of the weights it starts from."""
+
+    mask: str
+    ridge: float | None
 
 
 def refined(
     evaluator: Evaluator,
     memo: Memo,
-    starts: Sequence[str],
+    starts: Sequence[Plan],
+    untuned: Untuned,
     config: CalibrationConfig,
     advance: Callable[..., None],
-) -> str:
-    """Move the computed steps of the best of `starts` in closed loop, forecasting the stack by a line."""
+) -> Plan:
+    """Move the computed steps of the best of `starts` in closed loop."""
 
-    def score(candidate: str, count: int | None) -> float:
-        key = f"{candidate} {count}"
+    def score(plan: Plan, count: int) -> float:
+        key = f"{plan.mask} {plan.ridge} {count}"
         known = memo.get(key)
         if known is None:
-            known = evaluator(as_policy(fixed_profile(candidate)), count or MOVED).samples.tolist()
+            known = evaluator(untuned(*plan), count).samples.tolist()
             memo.put(key, known)
         return sum(known) / len(known)
 
-    best = max(dict.fromkeys(starts), key=lambda candidate: score(candidate, None))
-    return refine(best, score, PROBE, config.moves, config.seed, advance)
-
-
-def fixed_profile(schedule: str, forecaster: Forecaster = LINE) -> Profile:
-    """The whole stack on a fixed schedule."""
-    return Profile(units=Stack(), gate=Fixed(mask=schedule), forecaster=forecaster)
+    best = max(dict.fromkeys(starts), key=lambda plan: score(plan, MOVED))
+    mask = refine(
+        best.mask,
+        lambda moved, count: score(Plan(moved, best.ridge), count or MOVED),
+        PROBE,
+        config.moves,
+        config.seed,
+        advance,
+    )
+    return Plan(mask, best.ridge)
 
 
 def tuned(
     evaluator: Evaluator,
-    schedule: str,
-    prefix: str,
-    shape: tuple[int, int],
+    mask: str,
+    start: Rows,
     saved: Path,
     config: CalibrationConfig,
     advance: Callable[..., None],
-) -> Policy:
-    """Fit the weights of `schedule` by gradient through the closed loop; `saved` keeps them for a resumed run.
-
-    shape: number of the stack's streams, and of their channels.
-    """
-    if saved.exists():
-        rows = Rows(*torch.load(saved, weights_only=True))
-        advance(config.iterations)
-    else:
-        rows = _learned(evaluator, schedule, shape, config, advance)
-        torch.save(tuple(rows), saved.with_suffix(".tmp"))
-        saved.with_suffix(".tmp").replace(saved)
-    fitted = Fitted(weights=f"{prefix}/weights", input_weights=f"{prefix}/input_weights", ids=f"{prefix}/ids")
-    return as_policy(fixed_profile(schedule, Forecaster(rows=fitted)), rows.arrays(prefix))
-
-
-def _learned(
-    evaluator: Evaluator,
-    schedule: str,
-    shape: tuple[int, int],
-    config: CalibrationConfig,
-    advance: Callable[..., None],
 ) -> Rows:
-    # the closer the line comes, the finer the weights must be set
-    line = evaluator(as_policy(fixed_profile(schedule)), MOVED).psnr
-    rate = min(FASTEST, config.learning_rate * 10 ** (-line / 20))
-    start = starting_rows(schedule, config.taps, *shape)
-    return tune(
-        evaluator.renderer, _batches(evaluator, config), schedule, start, rate,
+    """Fit the weights of `mask` by gradient through the closed loop; `saved` keeps them for a resumed run."""
+    if saved.exists():
+        advance(config.iterations)
+        return Rows(*torch.load(saved, weights_only=True))
+    # the closer the start comes, the finer the weights must be set
+    error = 10 ** (-evaluator(start.policy(mask, "start"), MOVED).psnr / 20)
+    rows = tune(
+        evaluator.renderer, _batches(evaluator, config), mask, start, min(FASTEST, config.learning_rate * error),
         lambda loss: advance(1, note=f"{-10 / 2.302585 * loss:.2f} dB"),
     )  # fmt: skip
+    torch.save(tuple(rows), saved.with_suffix(".tmp"))
+    saved.with_suffix(".tmp").replace(saved)
+    return rows
 
 
 def _batches(evaluator: Evaluator, config: CalibrationConfig) -> list[tuple[list[Request], Tensor]]:
@@ -159,24 +151,35 @@ class Makers:
 
     def _made(self, budget: int) -> list[Candidate]:
         config = self.config
-        starts = [
-            self.recording.space.schedules[budget],
-            uniform(budget, config.steps),
-            *earlier_schedules(config, budget),
-        ]
         with stage(f"NFC {budget}: schedule", config.moves) as advance:
-            schedule = refined(self.fitting, self._memo, starts, config, advance)
-        options = digest_of(schedule, config.iterations, config.tune_batch, config.learning_rate)
+            plan = refined(self.fitting, self._memo, self._starts(budget), self._untuned, config, advance)
+        start = self._rows(plan)
+        options = digest_of(plan, config.iterations, config.tune_batch, config.learning_rate)
         saved = config.work / f"rows-{self.key}-{options}.pt"
         with stage(f"NFC {budget}: weights", config.iterations) as advance:
-            policy = tuned(
-                self.fitting, schedule, f"nfc-{budget}", self.recording.stack, saved, config, advance
-            )
-        line = as_policy(fixed_profile(schedule))
-        return [
-            Candidate(policy, policy.profile(), "refined schedule, tuned weights", budget, 0.0),
-            Candidate(line, line.profile(), "refined schedule", budget, 0.0),
+            rows = tuned(self.fitting, plan.mask, start, saved, config, advance)
+        made = {
+            "refined schedule, tuned weights": rows.policy(plan.mask, f"nfc-{budget}"),
+            "refined schedule": start.policy(plan.mask, f"nfc-{budget}"),
+            "refined schedule, line": line(plan.mask),
+        }
+        return [Candidate(policy, policy.profile(), name, budget, 0.0) for name, policy in made.items()]
+
+    def _starts(self, budget: int) -> list[Plan]:
+        masks = [
+            self.recording.space.schedules[budget],
+            uniform(budget, self.config.steps),
+            *earlier_schedules(self.config, budget),
         ]
+        ridges = RIDGES if self.recording.grams else (None,)
+        return [Plan(mask, ridge) for mask in masks for ridge in ridges]
+
+    def _rows(self, plan: Plan) -> Rows:
+        recording = self.recording
+        return starting_rows(plan.mask, self.config.taps, recording.stack, recording.grams, plan.ridge)
+
+    def _untuned(self, mask: str, ridge: float | None) -> Policy:
+        return line(mask) if ridge is None else self._rows(Plan(mask, ridge)).policy(mask, "start")
 
     def _searched(self, budget: int) -> list[Candidate]:
         """The search's best two within the budget whose forecasts do not eat up what skipping saves."""

@@ -8,49 +8,20 @@ arXiv 2510.04188), and a sum weighted per channel costs no more than one weighte
 """
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from cachesmith.calibrate.prompts import Request
 from cachesmith.calibrate.record import watch
 from cachesmith.calibrate.render import Renderer
+from cachesmith.calibrate.weights import Rows
 from cachesmith.policies import Stack
-from cachesmith.policies.base import Arrays
-from cachesmith.runtime import Tick, Unit, rows
+from cachesmith.runtime import Tick, Unit
 from cachesmith.runtime.attach import Feature
 
 FLOOR = 1e-8
 """Squared error below which a picture counts as equal."""
-
-
-class Rows(NamedTuple):
-    """Weights [lanes, steps, taps, channels] of past outputs and, with one tap more for the input now, of inputs."""
-
-    outputs: Tensor
-    inputs: Tensor
-
-    def arrays(self, prefix: str) -> Arrays:
-        """As the arrays of a policy file: every channel is a group of its own."""
-        lanes, *_, channels = self.outputs.shape
-        return {
-            f"{prefix}/weights": self.outputs.float().cpu().numpy(),
-            f"{prefix}/input_weights": self.inputs.float().cpu().numpy(),
-            f"{prefix}/ids": np.tile(np.arange(channels, dtype=np.int32), (lanes, 1)),
-        }
-
-
-def starting_rows(mask: str, taps: int, lanes: int, channels: int) -> Rows:
-    """A line through the last two computed outputs (reuse where there is one); no weight on inputs."""
-    outputs = torch.zeros(lanes, len(mask), taps, channels)
-    for step in range(len(mask)):
-        past = [float(s) for s in range(step - 1, -1, -1) if mask[s] == "C"][:2]
-        if mask[step] == "F":
-            weights = rows.lagrange(past, float(step))
-            outputs[:, step, : len(weights)] = torch.tensor(weights)[:, None]
-    return Rows(outputs, torch.zeros(lanes, len(mask), taps + 1, channels))
 
 
 class Trainer:

@@ -1,0 +1,69 @@
+"""Forecast weights of the whole stack on a fixed schedule, one row per step and channel: where tuning starts."""
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from cachesmith.calibrate.evaluate import as_policy
+from cachesmith.calibrate.solvers import ridge_table, row_table
+from cachesmith.policies import Fitted, Fixed, Forecaster, Lagrange, Policy, Profile, Stack
+from cachesmith.policies.base import Arrays
+
+RIDGES = (None, 1.0, 0.1)
+"""How closely weights follow recorded runs: not at all (a line), or with this much pull towards the line.
+
+Weights that follow them exactly lose in closed loop.
+"""
+
+RIDGE_TAPS = 2
+"""Past outputs that are fitted to recorded runs; more win there and lose in closed loop."""
+
+
+class Rows(NamedTuple):
+    """Weights [lanes, steps, taps, channels] of past outputs and, with one tap more for the input now, of inputs."""
+
+    outputs: Tensor
+    inputs: Tensor
+
+    def policy(self, mask: str, prefix: str) -> Policy:
+        """As a policy bound to no model: every channel is a group of its own. Inputs of no weight are left out."""
+        lanes, *_, channels = self.outputs.shape
+        arrays: Arrays = {
+            f"{prefix}/weights": self.outputs.float().cpu().numpy(),
+            f"{prefix}/ids": np.tile(np.arange(channels, dtype=np.int32), (lanes, 1)),
+        }
+        if self.inputs.any():
+            arrays[f"{prefix}/input_weights"] = self.inputs.float().cpu().numpy()
+        rows = Fitted(**{name.removeprefix(f"{prefix}/"): name for name in arrays})
+        return as_policy(fixed_profile(mask, Forecaster(rows=rows)), arrays)
+
+
+def line(mask: str) -> Policy:
+    """The whole stack on a fixed schedule, every output forecast by the line through the last two computed ones."""
+    return as_policy(fixed_profile(mask, Forecaster(rows=Lagrange(order=1))))
+
+
+def starting_rows(
+    mask: str, taps: int, shape: tuple[int, int], grams: Mapping[str, Tensor], ridge: float | None
+) -> Rows:
+    """Weights fitted to recorded runs (a line where `ridge` is None), no weight on inputs.
+
+    shape: lanes and channels; grams: lane -> [requests, channels, steps, steps], see `channels.record_grams`.
+    """
+    lanes, channels = shape
+    outputs = torch.zeros(lanes, len(mask), taps, channels)
+    used = min(taps, RIDGE_TAPS)
+    if ridge is None:
+        outputs[:, :, :used] = row_table(Lagrange(order=1), mask, used)[..., None].float()
+    else:
+        for lane, gram in enumerate(grams.values()):
+            outputs[lane, :, :used] = ridge_table(gram.mean(0), mask, used, ridge).float()
+    return Rows(outputs, torch.zeros(lanes, len(mask), taps + 1, channels))
+
+
+def fixed_profile(mask: str, forecaster: Forecaster) -> Profile:
+    """The whole stack on a fixed schedule."""
+    return Profile(units=Stack(), gate=Fixed(mask=mask), forecaster=forecaster)
