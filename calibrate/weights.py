@@ -35,9 +35,10 @@ class Rows(NamedTuple):
             f"{prefix}/weights": self.outputs.float().cpu().numpy(),
             f"{prefix}/ids": np.tile(np.arange(channels, dtype=np.int32), (lanes, 1)),
         }
-        if self.inputs.any():
-            arrays[f"{prefix}/input_weights"] = self.inputs.float().cpu().numpy()
-        rows = Fitted(**{name.removeprefix(f"{prefix}/"): name for name in arrays})
+        reads = f"{prefix}/input_weights" if self.inputs.any() else None
+        if reads is not None:
+            arrays[reads] = self.inputs.float().cpu().numpy()
+        rows = Fitted(weights=f"{prefix}/weights", input_weights=reads, ids=f"{prefix}/ids")
         return as_policy(fixed_profile(mask, Forecaster(rows=rows)), arrays)
 
 

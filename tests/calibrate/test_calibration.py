@@ -11,6 +11,7 @@ from tests.tiny import sample_dit, tiny_dit
 from cachesmith.calibrate import CalibrationConfig, calibrate
 from cachesmith.calibrate import candidates as candidates_module
 from cachesmith.calibrate.prompts import split
+from cachesmith.calibrate.weights import Rows
 from cachesmith.policies import Policy, load, save
 from cachesmith.runtime import apply
 
@@ -97,7 +98,7 @@ def test_an_interrupted_calibration_ends_as_an_uninterrupted_one(
     real = candidates_module.tuned
     calls: list[int] = []
 
-    def interrupting(*args: Any) -> Policy:
+    def interrupting(*args: Any) -> Rows:
         calls.append(1)
         if len(calls) == 2:
             raise KeyboardInterrupt
