@@ -167,7 +167,9 @@ def main() -> None:
         from cachesmith.calibrate.lpips import load_lpips
 
         lpips = load_lpips(args.lpips)
-    race = Race(run, Journal(args.out / "peers.jsonl", facts), lpips)
+    # a recalibrated policy has rows of its own, the others' stay
+    fixed = {name: value for name, value in facts.items() if name != "policy"}
+    race = Race(run, Journal(args.out / "peers.jsonl", fixed), lpips)
     listed = list(entries(run, tuple(args.families), args.only))
     with stage("quality", len(listed)) as advance:
         results = race.run(listed, lambda name: advance(note=name))

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from cachesmith.calibrate.clusters import analyse
 from cachesmith.calibrate.config import CalibrationConfig
 from cachesmith.calibrate.evaluate import Evaluator
 from cachesmith.calibrate.progress import stage
@@ -51,8 +52,19 @@ def write_report(
             folder / "sheet.png"
         )
         advance()
-    (folder / "report.md").write_text(summary(policy, config), encoding="utf-8")
+    text = summary(policy, config) + _clusters(folder, recording, config)
+    (folder / "report.md").write_text(text, encoding="utf-8")
     return folder
+
+
+def _clusters(folder: Path, recording: Recording, config: CalibrationConfig) -> str:
+    """The section on clusters of channels, on the planned schedule of the balanced profile; none for short runs."""
+    from cachesmith.calibrate.cluster_report import cluster_report
+
+    if not recording.grams:
+        return ""
+    schedule = recording.space.schedules[config.budgets["balanced"]]
+    return "\n" + cluster_report(folder, analyse(recording.grams, schedule, seed=config.seed))
 
 
 def summary(policy: Policy, config: CalibrationConfig) -> str:

@@ -46,7 +46,8 @@ def entries(course: Course) -> Iterator[Entry]:
     if course.policy is not None:
         for profile in course.policy.document.profiles:
             enter = applied(partial(_same, course.policy), profile)
-            yield Contestant(f"calibrated {profile}", CALIBRATED, "calibrated", enter)
+            label = f"calibrated {profile} ({course.policy.id[:6]})"
+            yield Contestant(label, CALIBRATED, "calibrated", enter)
 
 
 def _fitted(fit: Callable[..., Policy], course: Course, options: tuple[tuple[str, Any], ...]) -> Policy:

@@ -87,7 +87,7 @@ def test_fitting_and_heldout_seeds_are_disjoint(calibrated: tuple[Policy, Path])
 def test_report_has_its_parts(calibrated: tuple[Policy, Path]) -> None:
     folder = calibrated[1] / "report"
     text = (folder / "report.md").read_text()
-    for name in ("front.png", "timeline.png", "scales.png", "errors.png", "sheet.png"):
+    for name in ("front.png", "timeline.png", "scales.png", "errors.png", "sheet.png", "clusters.png"):
         assert (folder / name).stat().st_size > 1000 and name in text
 
 
