@@ -232,6 +232,11 @@ ADAPTERS: dict[str, Adapter] = {
     ),
 }
 
+KINDS = frozenset(
+    span.group for adapter in ADAPTERS.values() for blocks in adapter.lists for span in blocks.modules
+)
+"""The groups of units `module` of all supported models together."""
+
 
 def adapter_for(transformer: nn.Module) -> Adapter:
     """Return the adapter of `transformer`'s class; raise `PolicyError` listing the known ones."""

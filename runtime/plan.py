@@ -17,6 +17,7 @@ from cachesmith.policies import (
     Forecaster,
     Interval,
     Mixed,
+    Modules,
     Policy,
     PolicyError,
     Probe,
@@ -27,6 +28,7 @@ from cachesmith.policies import (
     mask,
 )
 from cachesmith.runtime import rows
+from cachesmith.runtime.adapters import KINDS
 from cachesmith.runtime.units import Unit
 
 
@@ -275,11 +277,12 @@ def _masks(profile: Profile, steps: int, units: tuple[Unit, ...], start: int) ->
 
 
 def _check_groups(profile: Profile, units: tuple[Unit, ...]) -> None:
-    """Schedules and forecasters of single groups are for groups that are there."""
+    """Schedules and forecasters of single groups are for groups that are there, or in another supported model."""
     groups = dict.fromkeys(unit.group for unit in units)
+    known = {*groups, *(KINDS if isinstance(profile.units, Modules) else ())}
     named = [*profile.overrides, *(profile.gate.groups if isinstance(profile.gate, Fixed) else ())]
     for name in named:
-        if name not in groups:
+        if name not in known:
             raise PolicyError(
                 f"the policy names the unit group {name!r}, but with units `{profile.units.kind}` this model has "
                 f"{', '.join([*groups][:GROUPS])}; rename or remove it"

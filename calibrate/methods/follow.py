@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 from torch import Tensor
 
-from cachesmith.policies import Interval, PolicyError, mask
+from cachesmith.policies import Fixed, Interval, PolicyError, mask
 from cachesmith.runtime import Tick, Unit
 from cachesmith.runtime.attach import Feature
 
@@ -59,3 +59,10 @@ def schedule(steps: int, interval: int, budget: int | None, warmup: int = 1) -> 
         raise PolicyError(f"the budget is {budget} for {steps} steps; give a number from 1 to {steps}")
     computed = {round(i * steps / budget) for i in range(budget)}
     return "".join("C" if step in computed else "F" for step in range(steps))
+
+
+def gate(steps: int, interval: int, budget: int | None, warmup: int) -> Fixed | Interval:
+    """Return the gate of the same schedule; without a budget one that holds for any number of steps."""
+    if budget is None:
+        return Interval(interval=interval, warmup=warmup)
+    return Fixed(mask=schedule(steps, interval, budget, warmup))

@@ -16,11 +16,12 @@ from typing import Literal
 from cachesmith.calibrate.channels import record_grams
 from cachesmith.calibrate.clusters import HycaFit, analyse, closed_loop
 from cachesmith.calibrate.evaluate import Evaluator, as_policy
+from cachesmith.calibrate.methods import follow
 from cachesmith.calibrate.progress import stage
 from cachesmith.calibrate.prompts import Request
 from cachesmith.calibrate.render import Renderer
 from cachesmith.calibrate.space import granularity
-from cachesmith.policies import Fixed, Forecaster, Interval, Policy, PolicyError, Profile, mask
+from cachesmith.policies import Fixed, Forecaster, Policy, PolicyError, Profile, mask
 from cachesmith.policies.errors import refusing
 from cachesmith.runtime.adapters import adapter_for
 from cachesmith.runtime.units import block_lists
@@ -35,6 +36,7 @@ def fit(
     *,
     interval: int = 5,
     warmup: int = 2,
+    budget: int | None = None,
     schedule: str | None = None,
     units: str = "stack",
     clusters: int | None = None,
@@ -46,7 +48,8 @@ def fit(
 ) -> Policy:
     """Sample `requests` uncached and return a policy with a solver for every cluster of channels.
 
-    interval, warmup, or schedule (letters C and F): which steps are computed. units: `stack`, `segment` or `module`.
+    interval and warmup, or budget (steps spread evenly), or schedule (letters C and F): which steps are computed.
+    units: `stack`, `segment` or `module`.
     clusters: how many; by default, as many as the silhouette asks for, 2 to 6. ridge: also offer rows of `taps`
     weights, fitted with this much pull towards a line. probe_steps: describe channels by the first few steps only.
 
@@ -56,7 +59,7 @@ def fit(
         raise PolicyError(f"there is no selection {select!r}; choose `probe` or `closed-loop`")
     transformer = renderer.pipe.transformer
     chosen = granularity(units, len(block_lists(transformer, adapter_for(transformer))))
-    gate = Interval(interval=interval, warmup=warmup) if schedule is None else Fixed(mask=schedule)
+    gate = Fixed(mask=schedule) if schedule else follow.gate(renderer.steps, interval, budget, warmup)
     found = analyse(
         record_grams(renderer, requests, chosen), mask(gate, renderer.steps),
         clusters=clusters, ridge=ridge, taps=taps, probe_steps=probe_steps, seed=seed,

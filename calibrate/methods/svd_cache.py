@@ -15,12 +15,13 @@ on this model, and the average should be replaced: `row="taylor-2", distance=int
 from collections.abc import Sequence
 
 from cachesmith.calibrate.evaluate import as_policy
+from cachesmith.calibrate.methods import follow
 from cachesmith.calibrate.prompts import Request
 from cachesmith.calibrate.render import Renderer
 from cachesmith.calibrate.solvers import named_row
 from cachesmith.calibrate.space import granularity
 from cachesmith.calibrate.subspace import bases, record_moments
-from cachesmith.policies import Ema, Forecaster, Interval, Policy, Profile, Subspace
+from cachesmith.policies import Ema, Forecaster, Policy, Profile, Subspace
 from cachesmith.policies.errors import refusing
 from cachesmith.runtime.adapters import adapter_for
 from cachesmith.runtime.units import block_lists
@@ -35,6 +36,7 @@ def fit(
     *,
     interval: int = 5,
     warmup: int = 2,
+    budget: int | None = None,
     units: str = "stack",
     energy: float = 0.85,
     row: str = "ema",
@@ -43,7 +45,8 @@ def fit(
 ) -> Policy:
     """Sample `requests` uncached and return a policy that forecasts inside their principal subspace.
 
-    units: `stack`, `segment` or `module`. energy: share of the squared singular values that the subspace holds.
+    interval and warmup, or budget (steps spread evenly): which steps are computed. units: `stack`, `segment` or
+    `module`. energy: share of the squared singular values that the subspace holds.
     row: `ema`, with `beta`, or the name of a solver such as `taylor-2`.
 
     Raises `PolicyError` for values out of range and unknown names.
@@ -54,7 +57,7 @@ def fit(
     basis = f"{PREFIX}/basis"
     profile = Profile(
         units=chosen,
-        gate=Interval(interval=interval, warmup=warmup),
+        gate=follow.gate(renderer.steps, interval, budget, warmup),
         forecaster=Forecaster(rows=forecast, subspace=Subspace(basis=basis)),
     )
     moments = record_moments(renderer, requests, chosen, distance)
