@@ -11,7 +11,7 @@ from cachesmith.calibrate.record import lane_name, lane_names, watch
 from cachesmith.calibrate.render import Renderer
 from cachesmith.policies import Units
 from cachesmith.runtime import Tick, Unit
-from cachesmith.runtime.attach import Feature
+from cachesmith.runtime.history import Feature
 
 TOKENS = 256
 """At most about so many evenly spaced tokens of a sample are kept."""

@@ -12,8 +12,8 @@ from cachesmith.calibrate.record import watch
 from cachesmith.calibrate.render import Renderer
 from cachesmith.policies import Policy, PolicyError, SamplerKey, Stack
 from cachesmith.runtime import Tick, Unit
-from cachesmith.runtime.attach import Feature
 from cachesmith.runtime.fingerprint import model_key, sampler_key
+from cachesmith.runtime.history import Feature
 
 
 def read_options(settings: Sequence[str]) -> dict[str, Any]:

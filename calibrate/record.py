@@ -16,8 +16,9 @@ from torch import Tensor, nn
 
 from cachesmith.policies import Units
 from cachesmith.runtime import Runner, Tick, Unit, attach, resolve_units
-from cachesmith.runtime.attach import Feature, clock_for
+from cachesmith.runtime.attach import clock_for
 from cachesmith.runtime.combine import sample_norm
+from cachesmith.runtime.history import Feature
 
 DISTANCES = 6
 """Longest distance, in steps, over which movements are recorded."""

@@ -12,7 +12,7 @@ from cachesmith.calibrate.record import lane_name, watch
 from cachesmith.calibrate.render import Renderer
 from cachesmith.policies import PolicyError, Units
 from cachesmith.runtime import Tick, Unit
-from cachesmith.runtime.attach import Feature
+from cachesmith.runtime.history import Feature
 
 LIMIT = 4 * 2**30
 """Bytes of host memory a tape may fill."""

@@ -18,7 +18,7 @@ from cachesmith.calibrate.render import Renderer
 from cachesmith.calibrate.weights import Rows
 from cachesmith.policies import Stack
 from cachesmith.runtime import Tick, Unit
-from cachesmith.runtime.attach import Feature
+from cachesmith.runtime.history import Feature
 
 FLOOR = 1e-8
 """Squared error below which a picture counts as equal."""

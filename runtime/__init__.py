@@ -2,11 +2,13 @@
 
 from cachesmith.runtime.adapters import ADAPTERS, Adapter, BlockList, ModuleSpan, adapter_for
 from cachesmith.runtime.apply import apply
-from cachesmith.runtime.attach import Runner, attach
+from cachesmith.runtime.attach import attach
 from cachesmith.runtime.clock import Clock, Tick
 from cachesmith.runtime.distill import distill
 from cachesmith.runtime.engines import Engines, open_bundle
-from cachesmith.runtime.plan import Compute, Decision, Forecast, Plan, compile_plan
+from cachesmith.runtime.plan import Compute, Decision, Forecast, Plan
+from cachesmith.runtime.planner import compile_plan
+from cachesmith.runtime.runner import Runner
 from cachesmith.runtime.session import Session
 from cachesmith.runtime.stats import Stats
 from cachesmith.runtime.units import Unit, resolve_units

@@ -11,7 +11,8 @@ from cachesmith.policies import Policy, PolicyError
 from cachesmith.runtime.attach import attach, clock_for
 from cachesmith.runtime.engines import Engines, bind_engines
 from cachesmith.runtime.match import check_model, check_scheduler, fit_profile
-from cachesmith.runtime.plan import Plan, compile_plan
+from cachesmith.runtime.plan import Plan
+from cachesmith.runtime.planner import compile_plan
 from cachesmith.runtime.sampler import axis_values, is_flow, noise_levels
 from cachesmith.runtime.session import Session
 from cachesmith.runtime.units import resolve_units

@@ -13,9 +13,8 @@ from cachesmith.calibrate.record import watch
 from cachesmith.calibrate.render import Renderer
 from cachesmith.policies import Correction, Fixed, Forecaster, Modules, Policy, PolicyError, Profile, Reuse
 from cachesmith.runtime import Compute, Plan, Tick, Unit, compile_plan, resolve_units
-from cachesmith.runtime.attach import Feature
 from cachesmith.runtime.estimate import Estimator, observe_scale
-from cachesmith.runtime.history import History
+from cachesmith.runtime.history import Feature, History
 from cachesmith.runtime.sampler import axis_values, is_flow, noise_levels
 
 OFFSETS = "eoc/offsets"

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from cachesmith.policies import Fixed, Interval, PolicyError, mask
 from cachesmith.runtime import Tick, Unit
-from cachesmith.runtime.attach import Feature
+from cachesmith.runtime.history import Feature
 
 Past = list[tuple[int, Tensor]]
 """Remembered steps and their outputs, newest first."""

@@ -14,8 +14,8 @@ from cachesmith.calibrate.render import Renderer
 from cachesmith.policies import Policy, PolicyError, Stack
 from cachesmith.policies.presets_gates import teacache
 from cachesmith.runtime import Tick, Unit
-from cachesmith.runtime.attach import Feature
 from cachesmith.runtime.combine import relative_l1
+from cachesmith.runtime.history import Feature
 
 THRESHOLD = 0.25
 

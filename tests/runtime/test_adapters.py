@@ -23,6 +23,7 @@ from cachesmith.policies import (
     Taylor,
 )
 from cachesmith.runtime import ADAPTERS, adapter_for, apply, resolve_units
+from cachesmith.runtime.memory import Memory
 from cachesmith.runtime.units import block_lists
 
 # diffusers' own, of some of the models
@@ -103,7 +104,7 @@ def test_forecasting(name: str, units: Any) -> None:
 
 def shapes(session: Any) -> dict[str, tuple[int, ...]]:
     """Of the blocks' streams, as far as units tell."""
-    units, held = session.plan.units, session._branches["0"].units
+    units, held = session.plan.units, session._run.memory.branches["0"].units
     found = {s: t.shape for u in units for s, t in zip(u.streams, held[u.name].inputs[0], strict=True)}
     if "tokens" in found and len(found) > 1:
         del found["tokens"]
@@ -154,19 +155,19 @@ def test_the_relational_gate(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ADAPTERS)
-def test_what_is_remembered_is_not_written_to(name: str) -> None:
+def test_what_is_remembered_is_not_written_to(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """A block that changes its argument in place would spoil the history."""
     seen: list[tuple[Tensor, Tensor]] = []
     scheduler = new_scheduler()
     units = Modules() if name in MODULAR else Segments(starts=(0, 1, 2))
-    with apply(model(name), policy(units, magnitude=Observed()), scheduler=scheduler) as session:
-        remember = session._remember
+    remember = Memory.remember
 
-        def watch(unit: Any, step: int, inputs: Any, outputs: Any) -> None:
-            seen.extend((tensor, tensor.clone()) for tensor in (*inputs, *outputs))
-            remember(unit, step, inputs, outputs)
+    def watch(self: Memory, branch: Any, unit: Any, step: int, inputs: Any, outputs: Any) -> None:
+        seen.extend((tensor, tensor.clone()) for tensor in (*inputs, *outputs))
+        remember(self, branch, unit, step, inputs, outputs)
 
-        session._remember = watch  # type: ignore[method-assign]
+    monkeypatch.setattr(Memory, "remember", watch)
+    with apply(model(name), policy(units, magnitude=Observed()), scheduler=scheduler):
         sample(name, scheduler)
     assert seen and all(torch.equal(tensor, copy) for tensor, copy in seen)
 

@@ -92,7 +92,8 @@ def test_a_budget_counts_the_second_branch(flux: Pipeline) -> None:
 def test_nothing_outlives_the_context(dit: Pipeline) -> None:
     with apply(dit, preset("rfc")) as session:
         sample_dit(dit)
-    held = weakref.ref(session._branches["0"].units["attn.0"].outputs[0][0])
+    assert session._run is not None
+    held = weakref.ref(session._run.memory.branches["0"].units["attn.0"].outputs[0][0])
     del session
     gc.collect()
     assert held() is None

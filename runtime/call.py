@@ -1,0 +1,122 @@
+"""One unit's call, from its first member's arguments to its last member's result."""
+
+from collections.abc import Callable, Mapping
+from functools import partial, wraps
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from cachesmith.runtime.arguments import namer, reader, writer
+from cachesmith.runtime.clock import Clock
+from cachesmith.runtime.history import Feature
+from cachesmith.runtime.peek import peek
+from cachesmith.runtime.refresh import Partial
+from cachesmith.runtime.runner import Computer, Onlooker, Runner
+from cachesmith.runtime.units import Unit
+
+Forward = Callable[..., Any]
+
+
+class Scope:
+    """The transformer call in progress; units called outside of one are left alone."""
+
+    def __init__(self, runner: Runner, clock: Clock, computer: Computer | None):
+        self.runner, self.clock, self.computer = runner, clock, computer
+        self.onlooker = runner if isinstance(runner, Onlooker) else None
+        self.open = False
+
+
+class Call:
+    """One unit's call in progress: from its first member's arguments to its last member's result.
+
+    A unit whose first member is left out, as skip-layer guidance does, is not begun, and its members are left alone.
+    """
+
+    def __init__(self, unit: Unit, scope: Scope):
+        self.unit, self.scope = unit, scope
+        self.enters = None if unit.entry is None else _entering(*unit.entry)
+        self.begun = False
+        self.inputs: Feature = ()
+        self.known: Feature | Partial | None = None
+
+    def member(self, position: int) -> Callable[[Forward], Forward]:
+        """Return the wrapper of the member at `position`."""
+        first, last = position == 0, position == len(self.unit.members) - 1
+
+        def wrap(original: Forward) -> Forward:
+            read = reader(self.unit.members[position], self.unit.reads[position])
+            name = namer(self.unit.members[position], self.unit.reads[position])
+            write = writer(self.unit.members[position], self.unit.reads[position])
+
+            @wraps(original)
+            def forward(*args: Any, **kwargs: Any) -> Any:
+                if not self.scope.open:
+                    return original(*args, **kwargs)
+                if first:
+                    self._offer(partial(original, *args, **kwargs))
+                    self._begin(read(args, kwargs))
+                    self._engage(name(args, kwargs))
+                if not self.begun:
+                    return original(*args, **kwargs)
+                if self.known is None:
+                    result = original(*args, **kwargs)
+                    return self._observe(result) if last else result
+                if isinstance(self.known, Partial):
+                    args, kwargs = write(args, kwargs, self.known.inputs)
+                    self.known = self.known.complete((original(*args, **kwargs),))
+                return self._finish(read(args, kwargs)) if last else self._bypass(read(args, kwargs))
+
+            return forward
+
+        return wrap
+
+    def _offer(self, call: Callable[[], Any]) -> None:
+        """Have the modulated input made, should the runner ask for it."""
+        if self.scope.onlooker is not None and self.enters is not None:
+            self.scope.onlooker.offer(self.unit, partial(self.enters, call))
+
+    def _begin(self, values: tuple[Any, ...]) -> None:
+        self.inputs = (torch.cat(values, dim=1),) if self.unit.joined else self._select(values, 0)
+        self.known = self.scope.runner.forecast(self.unit, self.inputs)
+        self.begun = True
+
+    def _engage(self, arguments: Mapping[str, Any]) -> None:
+        """Unless the unit was forecast, let the computer have it."""
+        if self.known is None and self.scope.computer is not None:
+            self.known = known = self.scope.computer.compute(self.unit, arguments)
+            if known is not None:
+                self.scope.runner.observe(self.unit, self.inputs, known)
+
+    def _select(self, values: tuple[Any, ...], position: int) -> Feature:
+        by_name = dict(zip(self.unit.reads[position], values, strict=True))
+        return tuple(by_name[stream] for stream in self.unit.streams)
+
+    def _observe(self, result: Any) -> Any:
+        values = result if isinstance(result, tuple) else (result,)
+        outputs = self._select(values, -1) if self.unit.residual else values
+        self.scope.runner.observe(self.unit, self.inputs, outputs)
+        self.begun, self.inputs = False, ()
+        return result
+
+    def _bypass(self, values: tuple[Any, ...]) -> Any:
+        """A block passes its streams on; a submodule returns nothing worth computing with: zero channels."""
+        return _returned(values if self.unit.residual else tuple(v[..., :0] for v in values))
+
+    def _finish(self, values: tuple[Any, ...]) -> Any:
+        assert isinstance(self.known, tuple)
+        known, self.known, self.begun, self.inputs = self.known, None, False, ()
+        if not self.unit.residual:
+            return _returned(known)
+        by_name = dict(zip(self.unit.streams, known, strict=True))
+        return _returned(tuple(by_name.get(n, v) for n, v in zip(self.unit.reads[-1], values, strict=True)))
+
+
+def _entering(module: nn.Module, name: str) -> Callable[[Callable[[], Any]], Tensor]:
+    """Return a function that makes a block's call until it comes to `module`, and gives its argument `name`."""
+    read = reader(module, (name,))
+    return lambda call: peek(module, lambda args, kwargs: read(args, kwargs)[0], call)
+
+
+def _returned(values: tuple[Any, ...]) -> Any:
+    return values[0] if len(values) == 1 else values

@@ -1,0 +1,168 @@
+"""The one place where it is decided and done: compute a unit, or forecast it."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+
+from torch import Tensor
+
+from cachesmith.runtime.estimate import Estimator
+from cachesmith.runtime.history import Feature, History, finite
+from cachesmith.runtime.memory import Branch, Memory
+from cachesmith.runtime.plan import Compute, Forecast, Plan
+from cachesmith.runtime.refresh import Partial, refresh
+from cachesmith.runtime.stats import (
+    CHANGED_SHAPE,
+    NON_FINITE,
+    NON_FINITE_OUTPUT,
+    UNEXPECTED,
+    Stats,
+    Trace,
+)
+from cachesmith.runtime.units import Unit
+from cachesmith.runtime.verdict import Computed, Entered, Verdict
+
+
+class Run:
+    """One sampling run that follows `plan` from step `start`, on all its guidance branches."""
+
+    def __init__(self, plan: Plan, start: int, stats: Stats, memory_budget: int | None):
+        self.plan, self.stats = plan, stats
+        self.memory = Memory(plan, start, stats, memory_budget)
+        self._estimator = Estimator(plan)
+        self._number, self._step, self._name = 0, start, ""
+        self._compute_all = False
+        self._undecided = False
+        self._modulated: Callable[[], Tensor] | None = None
+
+    @property
+    def _branch(self) -> Branch:
+        return self.memory.branch(self._name)
+
+    def call(self, number: int, step: int, branch: str) -> None:
+        """The transformer is called: for which run, sampler step and guidance branch."""
+        self._number, self._step, self._name = number, step, branch
+        self._compute_all = self._undecided = False
+        if self.plan.masks:
+            self._record("".join(sorted({m[step] for m in self.plan.masks.values()})), None)
+
+    def offer(self, unit: Unit, modulated: Callable[[], Tensor]) -> None:
+        """The unit is about to be called, and this makes its modulated input."""
+        if unit is self.plan.units[0]:
+            self._modulated = modulated
+
+    def forecast(self, unit: Unit, inputs: Feature) -> Feature | Partial | None:
+        """Return the unit's forecast, perhaps with tokens to compute, or None to have all of it computed."""
+        if unit is self.plan.units[0]:
+            self._enter(unit, inputs)
+        if self._compute_all or self.plan.always(unit):
+            return None
+        history = self._branch.history(unit)
+        match self.plan.decide(unit, self._step, history.steps):
+            case Compute(why=why):
+                if why is not None:
+                    self.stats.fall_back(why)
+                return None
+            case Forecast() as decision:
+                return self._estimate(unit, decision, history, inputs)
+
+    def observe(self, unit: Unit, inputs: Feature, outputs: Feature) -> None:
+        """Show a computed unit to the gate, and remember it."""
+        if len(outputs) != len(unit.streams):
+            self._reject(unit, UNEXPECTED)
+            return
+        # Embedders hand over transposed views; mixed layouts would make every later sum several times slower.
+        inputs = tuple(t.contiguous() for t in inputs)
+        if unit.residual:
+            outputs = tuple(new - old for new, old in zip(outputs, inputs, strict=True))
+        if _on_host(outputs) and not finite(outputs):
+            self._reject(unit, NON_FINITE_OUTPUT)
+            return
+        branch = self._branch
+        with self.memory.changing(branch, unit):
+            if unit is self.plan.gauge:
+                self._leave(unit, inputs, outputs)
+            if self._compute_all or not self.plan.always(unit):
+                self.memory.remember(branch, unit, self._step, inputs, outputs)
+
+    def _enter(self, unit: Unit, inputs: Feature) -> None:
+        """At the first unit of a call: check memory once, and let a dynamic gate decide for the whole call."""
+        branch = self._branch
+        self.memory.check_budget(branch, unit, inputs)
+        if branch.gate is None:
+            return
+        offered, self._modulated = self._modulated, None
+        with self.memory.changing(branch, unit):
+            verdict = branch.gate.enter(Entered(self._step, inputs, offered or (lambda: inputs[unit.main])))
+        self._undecided = verdict is None
+        self._follow(verdict)
+
+    def _leave(self, unit: Unit, inputs: Feature, outputs: Feature) -> None:
+        """After the unit that a dynamic gate looks at was computed."""
+        gate, history = self._branch.gate, self._branch.history(unit)
+        if gate is not None:
+            forecast = partial(self._own_forecast, unit, history, inputs)
+            self._follow(gate.leave(Computed(self._step, inputs, outputs, history, forecast)))
+
+    def _own_forecast(self, unit: Unit, history: History, inputs: Feature) -> Feature | None:
+        """What would have been forecast of a unit that was computed: for runs of blocks, the residual."""
+        decision = self.plan.decide(unit, self._step, history.steps)
+        if not isinstance(decision, Forecast):
+            return None
+        return self._estimator(replace(unit, residual=False), decision, history, inputs)
+
+    def _follow(self, verdict: Verdict | None) -> None:
+        if verdict is None:
+            return
+        self._compute_all, self._undecided = verdict.compute, False
+        if verdict.why is not None:
+            self.stats.fall_back(verdict.why)
+        self._record("C" if verdict.compute else "F", verdict.demand)
+
+    def _reject(self, unit: Unit, why: str) -> None:
+        """Nothing can be forecast from what was computed."""
+        self.memory.forget(self._branch, unit)
+        self.stats.fall_back(why)
+        if self._undecided:
+            self._follow(Verdict(True))
+
+    def _estimate(
+        self, unit: Unit, decision: Forecast, history: History, inputs: Feature
+    ) -> Feature | Partial | None:
+        if not history.fits(inputs):
+            self.memory.forget(self._branch, unit)
+            self.stats.fall_back(CHANGED_SHAPE)
+            return None
+        inputs = tuple(t.contiguous() for t in inputs)
+        result = self._estimator(unit, decision, history, inputs)
+        if _on_host(result) and not finite(result):
+            self.stats.fall_back(NON_FINITE)
+            return None
+        self.stats.forecast[unit.name] += 1
+        if self.plan.refresh(unit) is None:
+            return result
+        with self.memory.changing(self._branch, unit):
+            refreshed = refresh(self.plan, unit, decision, history, inputs, result)
+        return self._watched(unit, history, refreshed) if isinstance(refreshed, Partial) else refreshed
+
+    def _watched(self, unit: Unit, history: History, some: Partial) -> Partial:
+        """Count and check the tokens that are computed."""
+
+        def complete(computed: Feature) -> Feature:
+            self.stats.count_refreshed(unit.name, some.fraction, unit.share, self._number, self._name)
+            with self.memory.changing(self._branch, unit):
+                result = some.complete(computed)
+                if _on_host(computed) and not finite(computed):
+                    history.clear()
+                    self.stats.fall_back(NON_FINITE_OUTPUT)
+            return result
+
+        return replace(some, complete=complete)
+
+    def _record(self, decision: str, demand: float | None) -> None:
+        self.stats.trace.append(Trace(self._number, self._step, self._name, decision, demand))
+
+
+def _on_host(feature: Feature) -> bool:
+    """A finite check costs a stall on an accelerator, and next to nothing on the host."""
+    return feature[0].device.type == "cpu"
