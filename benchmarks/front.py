@@ -19,13 +19,14 @@ from typing import Any
 import torch
 from diffusers import DiffusionPipeline
 from rich.console import Console
-from rich.progress import Progress, track
+from rich.progress import track
 
 from cachesmith.calibrate.bench import Contestant, bench, cells, markdown, play
 from cachesmith.calibrate.metrics import psnr
 from cachesmith.calibrate.prompts import Request
 from cachesmith.calibrate.render import Renderer
 from cachesmith.policies import Policy, load, preset
+from cachesmith.progress import bars
 from cachesmith.runtime import apply
 
 STEPS, GUIDANCE = 50, 1.5
@@ -114,7 +115,7 @@ def main() -> None:
     policy = load(args.policy)
     requests = held_out(policy, args.samples)
     entered = contestants(renderer, policy, requests)
-    with Progress(console=Console(stderr=True)) as progress:
+    with bars() as progress:
         rows = bench(renderer, entered, requests, args.repeats, progress=progress)
     versions = {"torch": torch.__version__, "python": platform.python_version(), "cpu": platform.processor()}
     args.out.mkdir(parents=True, exist_ok=True)

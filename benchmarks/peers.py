@@ -32,11 +32,11 @@ from diffusers import DiffusionPipeline
 from diffusers.utils import logging as diffusers_logging
 from rich.console import Console
 
-from cachesmith.calibrate.progress import stage
 from cachesmith.calibrate.prompts import digest, read_prompts, requests
 from cachesmith.calibrate.render import Renderer
 from cachesmith.calibrate.timing import machine
 from cachesmith.policies import Policy, load
+from cachesmith.progress import stage
 
 FAMILIES = ("samplers", "ours", "of_diffusers", "of_cache_dit")
 TUNING = 8

@@ -66,7 +66,7 @@ def bench(
     """Sample all `requests` once per contestant for quality (and warm-up), then `repeats` times for speed, in turns."""
     entered = with_uncached(contestants)
     progress = progress or Progress(disable=True)
-    task = progress.add_task("bench", total=len(entered) * (1 + repeats))
+    task = progress.add_task("bench", total=len(entered) * (1 + repeats), note="")
     scored: dict[str, tuple[Quality, Stats | None]] = {}
     reference: Pictures | None = None
     for name, contestant in entered.items():

@@ -15,7 +15,6 @@ from cachesmith.calibrate.evaluate import Evaluator
 from cachesmith.calibrate.lpips import load_lpips
 from cachesmith.calibrate.memo import digest_of
 from cachesmith.calibrate.metrics import compare, summarise
-from cachesmith.calibrate.progress import stage
 from cachesmith.calibrate.prompts import Prompt, Split, digest, split
 from cachesmith.calibrate.recording import Recording, record
 from cachesmith.calibrate.render import Renderer
@@ -33,6 +32,7 @@ from cachesmith.policies import (
     Stack,
     TrialRecord,
 )
+from cachesmith.progress import stage
 from cachesmith.runtime.fingerprint import model_key, sampler_key
 
 

@@ -13,7 +13,6 @@ from cachesmith.calibrate.cost import EFFICIENCY, CostModel
 from cachesmith.calibrate.evaluate import Evaluator
 from cachesmith.calibrate.memo import Memo, digest_of
 from cachesmith.calibrate.metrics import bootstrap
-from cachesmith.calibrate.progress import stage
 from cachesmith.calibrate.prompts import Request
 from cachesmith.calibrate.recording import Recording
 from cachesmith.calibrate.refine import from_steps, refine, resize
@@ -27,6 +26,7 @@ from cachesmith.policies import (
     Stack,
 )
 from cachesmith.policies.base import Arrays
+from cachesmith.progress import stage
 
 PROBE = 8
 """Samples on which a move is tried before it is run on more."""

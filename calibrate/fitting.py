@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from typing import Any
 
 from cachesmith.calibrate.methods import METHODS
-from cachesmith.calibrate.progress import stage
 from cachesmith.calibrate.prompts import Request
 from cachesmith.calibrate.record import watch
 from cachesmith.calibrate.render import Renderer
 from cachesmith.policies import Policy, PolicyError, SamplerKey, Stack
+from cachesmith.progress import stage
 from cachesmith.runtime import Tick, Unit
 from cachesmith.runtime.fingerprint import model_key, sampler_key
 from cachesmith.runtime.history import Feature

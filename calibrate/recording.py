@@ -11,7 +11,6 @@ from cachesmith.calibrate.channel_tape import runs
 from cachesmith.calibrate.channels import FEWEST, cluster_all, joined, temporal_gram
 from cachesmith.calibrate.config import CalibrationConfig
 from cachesmith.calibrate.fit import ScaleFit, fit_correction, fit_scale, forecast_costs, plan_schedules
-from cachesmith.calibrate.progress import stage
 from cachesmith.calibrate.prompts import Request
 from cachesmith.calibrate.record import Recorder, lane_names, watch
 from cachesmith.calibrate.render import Renderer
@@ -19,6 +18,7 @@ from cachesmith.calibrate.space import Recorded, segments
 from cachesmith.calibrate.subspace import bases, second_moment
 from cachesmith.policies import Modules, PolicyError, Stack, UnitFit, Units
 from cachesmith.policies.base import Arrays
+from cachesmith.progress import stage
 from cachesmith.runtime.adapters import adapter_for
 from cachesmith.runtime.units import block_lists
 

@@ -10,12 +10,12 @@ from torch import Tensor
 from cachesmith.calibrate.clusters import analyse
 from cachesmith.calibrate.config import CalibrationConfig
 from cachesmith.calibrate.evaluate import Evaluator
-from cachesmith.calibrate.progress import stage
 from cachesmith.calibrate.prompts import Request
 from cachesmith.calibrate.recording import Recording
 from cachesmith.calibrate.render import Renderer
 from cachesmith.calibrate.sheet import sheet
 from cachesmith.policies import Policy
+from cachesmith.progress import stage
 from cachesmith.runtime import apply
 from cachesmith.runtime.patch import patched
 

@@ -17,12 +17,12 @@ from cachesmith.calibrate.channels import record_grams
 from cachesmith.calibrate.clusters import HycaFit, analyse, closed_loop
 from cachesmith.calibrate.evaluate import Evaluator, as_policy
 from cachesmith.calibrate.methods import follow
-from cachesmith.calibrate.progress import stage
 from cachesmith.calibrate.prompts import Request
 from cachesmith.calibrate.render import Renderer
 from cachesmith.calibrate.space import granularity
 from cachesmith.policies import Fixed, Forecaster, Policy, PolicyError, Profile, mask
 from cachesmith.policies.errors import refusing
+from cachesmith.progress import stage
 from cachesmith.runtime.adapters import adapter_for
 from cachesmith.runtime.units import block_lists
 

@@ -7,9 +7,10 @@ import typer
 
 from cachesmith.commands import options
 from cachesmith.commands.heldout import heldout
-from cachesmith.commands.output import check_picture, print_json, progress, results, write_picture, write_text
+from cachesmith.commands.output import check_picture, print_json, results, write_picture, write_text
 from cachesmith.commands.pipeline import check_requests, engines, open_pipeline, sampling
 from cachesmith.policies import CachesmithError, Policy, load, parse_preset, preset
+from cachesmith.progress import bars
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -84,8 +85,8 @@ def bench(
     def keep(name: str, sampled: "Pictures") -> None:
         pictures[name] = sampled.images[:COLUMNS]
 
-    with progress() as bars:
-        rows = library.bench(renderer, entered, made, repeats, progress=bars, keep=keep, lpips=perceptual)
+    with bars() as progress:
+        rows = library.bench(renderer, entered, made, repeats, progress=progress, keep=keep, lpips=perceptual)
     if markdown is not None:
         write_text(markdown, library.markdown(rows))
     if sheet is not None:

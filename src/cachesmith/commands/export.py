@@ -11,10 +11,11 @@ import typer
 from rich.table import Table
 
 from cachesmith.commands import options
-from cachesmith.commands.output import print_json, progress, results
+from cachesmith.commands.output import print_json, results
 from cachesmith.commands.pipeline import check_requests, open_pipeline, sampling
 from cachesmith.policies import Policy, load
 from cachesmith.policies.bundle import Range, bundle_id
+from cachesmith.progress import bars
 
 if TYPE_CHECKING:
     from cachesmith.calibrate.prompts import Request
@@ -228,8 +229,8 @@ def parity_table(done: "Exported") -> Table:
 @contextmanager
 def _reporting() -> Iterator[Callable[[str, int, int], None]]:
     """One bar that follows whatever is being done."""
-    with progress() as bars:
-        task = bars.add_task("preparing", total=None)
-        yield lambda phase, done, total: bars.update(
+    with bars() as display:
+        task = display.add_task("preparing", total=None, note="")
+        yield lambda phase, done, total: display.update(
             task, description=phase, completed=done, total=total or None
         )

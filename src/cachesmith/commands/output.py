@@ -1,21 +1,11 @@
 """Where commands print: results on stdout, everything else on stderr."""
 
 import json
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import typer
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
 
 from cachesmith.policies import PolicyError
 
@@ -30,28 +20,8 @@ def results() -> Console:
 
 
 def errors() -> Console:
-    """Return the console for errors, warnings and progress."""
+    """Return the console for errors and warnings."""
     return Console(stderr=True)
-
-
-def progress() -> Progress:
-    """Return a progress display with time left, on stderr."""
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-        console=errors(),
-    )
-
-
-@contextmanager
-def advancing(description: str, total: int) -> Iterator[Callable[[int], None]]:
-    """Show one bar and yield the function that moves it."""
-    with progress() as bars:
-        task = bars.add_task(description, total=total)
-        yield lambda count: bars.advance(task, count)
 
 
 def print_json(value: Any) -> None:

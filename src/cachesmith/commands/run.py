@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from cachesmith.commands import options
-from cachesmith.commands.output import advancing, check_picture, print_json, results, write_picture
+from cachesmith.commands.output import check_picture, print_json, results, write_picture
 from cachesmith.commands.pipeline import check_requests, class_label, engines, open_pipeline, sampling
 from cachesmith.policies import CachesmithError, Policy, load, preset
+from cachesmith.progress import stage
 
 if TYPE_CHECKING:
     from cachesmith.calibrate.prompts import Request
@@ -113,7 +114,7 @@ def _sample(
 
     made: list[Pictures] = []
     applied = nullcontext() if policy is None else apply(renderer.pipe, policy, profile, **settings)
-    with advancing("sampling", len(requests)) as advance, applied as session:
+    with stage("sampling", len(requests)) as advance, applied as session:
         call = partial(renderer, requests, advance)
         seconds = elapsed(lambda: made.append(call()), renderer.pipe.device)
     return made[0], None if session is None else session.stats, seconds

@@ -9,9 +9,10 @@ from rich.table import Table
 from cachesmith.commands import options
 from cachesmith.commands.failure import BELOW
 from cachesmith.commands.heldout import heldout
-from cachesmith.commands.output import advancing, print_json, results
+from cachesmith.commands.output import print_json, results
 from cachesmith.commands.pipeline import check_requests, open_pipeline, sampling
 from cachesmith.policies import Policy, Quality, load
+from cachesmith.progress import stage
 
 if TYPE_CHECKING:
     from cachesmith.calibrate.prompts import Request
@@ -81,7 +82,7 @@ def judge(
     min_psnr: float | None,
 ) -> list[Verdict]:
     """Sample uncached and under every profile, and judge each."""
-    with advancing("sampling", len(requests) * (1 + len(names))) as advance:
+    with stage("sampling", len(requests) * (1 + len(names))) as advance:
         reference = renderer(requests, advance)
         return [_judge_one(renderer, policy, name, requests, reference, min_psnr, advance) for name in names]
 
