@@ -7,9 +7,9 @@
 One process, the same pipeline, prompts, seeds and batches for all; pictures are compared with the uncached ones of the
 pipeline's own sampler. Work is counted alike for all: multiply-adds of the blocks' linear layers divided by those of
 one uncached step, which is block executions / blocks where whole blocks are skipped. NFC is the same, but for this
-project's runtime, which counts block executions / blocks itself. Thresholds are set to the budget by
-bisection on the first batch. Writes `peers.json`, `peers.md` and `peers.png`; `peers.jsonl` keeps what is done, so that
-the same command goes on after an interruption.
+project's runtime, which counts block executions / blocks itself. Thresholds are set to the budget by bisection on the
+first batch. Every setting is screened on a few samples; each method's best are measured on all. Writes `peers.json`,
+`peers.md` and `peers.png`; `peers.jsonl` keeps what is done, so that the same command goes on after an interruption.
 """
 
 import argparse
@@ -18,6 +18,7 @@ import json
 import warnings
 from collections.abc import Iterator
 from dataclasses import asdict
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -69,6 +70,7 @@ def course(args: argparse.Namespace) -> Course:
         requests(prompts, TUNING, first + 500_000),
         tuple(args.budgets),
         policy,
+        args.screen,
     )
 
 
@@ -86,6 +88,7 @@ def conditions(args: argparse.Namespace, run: Course) -> dict[str, Any]:
         "policy": None if run.policy is None else run.policy.id,
         "steps": run.steps,
         "samples": len(run.requests),
+        "screened": len(run.screen),
         "seeds": [run.requests[0].seed, run.requests[-1].seed],
         "prompts": digest(run.requests),
         "batch": run.renderer.batch,
@@ -103,9 +106,10 @@ def said(facts: dict[str, Any]) -> str:
     place, tools = facts["machine"], facts["versions"]
     return (
         f"{facts['pipeline']} `{facts['model']}`, {facts['steps']} steps of {facts['sampler']}, arguments "
-        f"`{json.dumps(facts['arguments'])}`, {facts['samples']} samples, {facts['dtype']}, on {place['device']} "
-        f"({place['threads']} threads), torch {place['torch']}, diffusers {tools['diffusers']}, cache-dit "
-        f"{tools['cache-dit']}. A setting counts for a budget if its NFC exceeds it by at most 0.3.\n"
+        f"`{json.dumps(facts['arguments'])}`, {facts['dtype']}, on {place['device']} ({place['threads']} threads), torch "
+        f"{place['torch']}, diffusers {tools['diffusers']}, cache-dit {tools['cache-dit']}. {facts['samples']} samples; "
+        f"{facts['screened']} for settings that are no method's best, and for the times. A setting counts for a budget "
+        "if its NFC exceeds it by at most 0.3.\n"
     )
 
 
@@ -135,6 +139,9 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--guidance-scale", type=float)
     parser.add_argument("--call", type=_pair, action="append", default=[], metavar="KEY=JSON")
     parser.add_argument("--samples", type=int, default=64)
+    parser.add_argument(
+        "--screen", type=int, default=16, help="samples for every setting; the best ones are measured on all"
+    )
     parser.add_argument("--steps", type=int, default=50)
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--budgets", type=int, nargs="+", default=[8, 10, 14])
@@ -173,6 +180,8 @@ def main() -> None:
     listed = list(entries(run, tuple(args.families), args.only))
     with stage("quality", len(listed)) as advance:
         results = race.run(listed, lambda name: advance(note=name))
+    with stage("best settings", len(shown(results, run.budgets))) as advance:
+        results = race.confirm(results, partial(shown, budgets=run.budgets), lambda name: advance(note=name))
     write(args.out, facts, results)
     if not args.quality_only:
         names = shown(results, run.budgets)

@@ -23,13 +23,22 @@ Enter = Callable[[Renderer], AbstractContextManager[Gauge]]
 
 @dataclass(frozen=True)
 class Course:
-    """What everybody runs: the same requests; `tuning` is for fitting, `policy` is ours, or None."""
+    """What everybody runs: the same requests; `tuning` is for fitting, `policy` is ours, or None.
+
+    Settings are screened, and timed, on the first `screened` requests.
+    """
 
     renderer: Renderer
     requests: tuple[Request, ...]
     tuning: tuple[Request, ...]
     budgets: tuple[int, ...]
     policy: Policy | None = None
+    screened: int | None = None
+
+    @property
+    def screen(self) -> tuple[Request, ...]:
+        """The requests on which every setting is measured."""
+        return self.requests[: self.screened]
 
     @property
     def steps(self) -> int:

@@ -1,4 +1,4 @@
-"""Run everybody: quality and work of every setting, then the time of those that the tables show."""
+"""Run everybody: every setting on a few requests; those that the tables show on all, and against the clock."""
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
@@ -6,6 +6,7 @@ from functools import partial
 from typing import Any
 
 from cachesmith.calibrate.metrics import Perceptual, compare, summarise
+from cachesmith.calibrate.prompts import Request
 from cachesmith.calibrate.render import Pictures
 from cachesmith.calibrate.timing import elapsed, medians
 from contest.contestant import Contestant, Course, Dial, Entry, nothing
@@ -18,6 +19,7 @@ PROBES = 9
 UNCACHED = Contestant("uncached", "uncached", "uncached", nothing)
 
 Note = Callable[[str], None]
+Pick = Callable[[list["Result"]], set[str]]
 
 
 @dataclass(frozen=True)
@@ -25,7 +27,7 @@ class Result:
     """One row: full computations a picture, quality against the uncached picture, or why there is none.
 
     `work`: multiply-adds of the blocks' linear layers, in full steps; `nfc`: the tool's own count of block executions /
-    blocks if it has one, else the same.
+    blocks if it has one, else the same. `samples`: requests it was measured on.
     """
 
     name: str
@@ -40,6 +42,7 @@ class Result:
     latent_error: float = 0.0
     lpips: float | None = None
     cache_bytes: int = 0
+    samples: int = 0
     seconds: float | None = None
     error: str | None = None
 
@@ -59,38 +62,49 @@ class Race:
 
     def run(self, entries: Iterable[Entry], note: Note) -> list[Result]:
         """Measure every entry, a dial at each budget; `note(name)` is called before each."""
-        results = [self._result(UNCACHED)]
+        results = [self._result(UNCACHED, self.course.screen)]
         for entry in entries:
             note(entry.method)
             chosen = self._settings(entry) if isinstance(entry, Dial) else [entry]
             for contestant in chosen:
                 if contestant.name not in self.entered:
                     self.entered[contestant.name] = contestant
-                    results.append(self._result(contestant))
+                    results.append(self._result(contestant, self.course.screen))
         return results
 
-    def _result(self, contestant: Contestant) -> Result:
-        record = self.journal.get("quality", contestant.name) or self._measure(contestant)
+    def confirm(self, results: list[Result], pick: Pick, note: Note) -> list[Result]:
+        """Measure what `pick(results)` names on all requests, until it names nothing else; return all results."""
+        full = len(self.course.requests)
+        found = {result.name: result for result in results}
+        while waiting := [name for name in pick([*found.values()]) if found[name].samples < full]:
+            for name in sorted(waiting):
+                note(name)
+                found[name] = self._result(self.entered[name], self.course.requests)
+        return [*found.values()]
+
+    def _result(self, contestant: Contestant, requests: tuple[Request, ...]) -> Result:
+        known = self.journal.get(f"quality of {len(requests)}", contestant.name)
+        record = known or self._measure(contestant, requests)
         values = {k: v for k, v in record.items() if k not in ("kind", "name")}
         return Result(contestant.name, contestant.family, contestant.method, **values)
 
-    def _measure(self, contestant: Contestant) -> Record:
+    def _measure(self, contestant: Contestant, requests: tuple[Request, ...]) -> Record:
+        count = len(requests)
         try:
-            pictures, meter = play(self.course.renderer, contestant, self.course.requests)
-            values = self._scores(pictures) | {
-                **self._spent(meter, len(self.course.requests)),
-                "cache_bytes": meter.peak,
-            }
+            pictures, meter = play(self.course.renderer, contestant, requests)
+            values = self._scores(pictures) | {**self._spent(meter, count), "cache_bytes": meter.peak}
         except Exception as error:  # another tool's failure is a result
             values = {"error": first_sentence(error)}
-        return self.journal.add("quality", contestant.name, **values)
+        return self.journal.add(f"quality of {count}", contestant.name, samples=count, **values)
 
     def _spent(self, meter: Meter, samples: int) -> dict[str, float]:
         work = meter.work / samples / self.step
         return {"work": work, "nfc": work if meter.nfc is None else meter.nfc}
 
     def _scores(self, pictures: Pictures) -> dict[str, Any]:
-        quality = summarise(compare(self.reference, pictures, self.lpips), seed=0)
+        count = len(pictures.images)
+        reference = Pictures(self.reference.images[:count], self.reference.latents[:count])
+        quality = summarise(compare(reference, pictures, self.lpips), seed=0)
         return quality.model_dump(exclude={"samples"})
 
     def _settings(self, dial: Dial) -> list[Contestant]:
@@ -129,7 +143,7 @@ class Race:
         return nfc
 
     def time(self, results: list[Result], names: set[str], repeats: int, note: Note) -> list[Result]:
-        """Time the named contestants in turns, and return all results with the medians."""
+        """Time the named contestants in turns on the screened requests, and return all results with the medians."""
         seconds: dict[str, tuple[float, ...]] = {name: () for name in self.entered if name in names}
         for turn in range(repeats):
             for name in seconds:
@@ -145,7 +159,7 @@ class Race:
     def _seconds(self, name: str) -> float:
         renderer = self.course.renderer
         with undone(renderer.pipe), self.entered[name].enter(renderer):
-            return elapsed(partial(renderer, self.course.requests), renderer.pipe.device)
+            return elapsed(partial(renderer, self.course.screen), renderer.pipe.device)
 
 
 def first_sentence(error: Exception) -> str:

@@ -2,6 +2,8 @@
 
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -23,7 +25,7 @@ sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 from contest import of_cache_dit, of_diffusers, ours, samplers
 from contest.contestant import Contestant, Course, Dial, Enter, Entry, nothing
 from contest.journal import Journal
-from contest.race import Race, first_sentence
+from contest.race import Race, Result, first_sentence
 from contest.tables import best, report
 from contest.yardstick import play, tensor_bytes
 
@@ -182,6 +184,27 @@ def test_times_are_taken_in_turns_for_what_the_tables_show(tmp_path: Path) -> No
     timed = run.time(results, {"uncached", *(r.name for r in best(results, 6))}, 2, told.append)
     assert told == ["1: uncached", "1: fora 4", "2: uncached", "2: fora 4"]
     assert all(result.seconds for result in timed)
+
+
+def test_the_best_are_measured_on_all_requests(tmp_path: Path) -> None:
+    course = replace(dit_course(open_tiny(save_tiny(tmp_path))), screened=1)
+    made = {n: ours.applied(partial(preset, "fora", interval=n)) for n in (3, 4, 6)}
+    entered = [Contestant(f"fora {n}", ours.FAMILY, "fora", enter) for n, enter in made.items()]
+    run = race(course, tmp_path)
+    screened = run.run(entered, lambda _: None)
+    assert {r.samples for r in screened} == {1}
+
+    def pick(results: list[Result]) -> set[str]:
+        """As a table whose best setting changes once the first was measured again."""
+        return {"fora 3"} if all(r.samples == 1 for r in results) else {"fora 3", "fora 4"}
+
+    confirmed = {r.name: r for r in run.confirm(screened, pick, lambda _: None)}
+    full = len(course.requests)
+    assert full > 1 and [confirmed[f"fora {n}"].samples for n in (3, 4, 6)] == [full, full, 1]
+    alone = Race(replace(course, screened=None), Journal(tmp_path / "alone.jsonl", {})).run(
+        entered, lambda _: None
+    )
+    assert confirmed["fora 3"] == next(r for r in alone if r.name == "fora 3")
 
 
 def test_other_conditions_are_refused(tmp_path: Path) -> None:
