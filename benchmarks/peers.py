@@ -104,10 +104,11 @@ def conditions(args: argparse.Namespace, run: Course) -> dict[str, Any]:
 def said(facts: dict[str, Any]) -> str:
     """Return the conditions as a paragraph."""
     place, tools = facts["machine"], facts["versions"]
+    given = json.dumps(facts["arguments"])
     return (
         f"{facts['pipeline']} `{facts['model']}`, {facts['steps']} steps of {facts['sampler']}, arguments "
-        f"`{json.dumps(facts['arguments'])}`, {facts['dtype']}, on {place['device']} ({place['threads']} threads), torch "
-        f"{place['torch']}, diffusers {tools['diffusers']}, cache-dit {tools['cache-dit']}. {facts['samples']} samples; "
+        f"`{given}`, {facts['dtype']}, on {place['device']} ({place['threads']} threads), torch {place['torch']}, "
+        f"diffusers {tools['diffusers']}, cache-dit {tools['cache-dit']}. {facts['samples']} samples; "
         f"{facts['screened']} for settings that are no method's best, and for the times. A setting counts for a budget "
         "if its NFC exceeds it by at most 0.3.\n"
     )
