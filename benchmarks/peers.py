@@ -33,7 +33,7 @@ from diffusers import DiffusionPipeline
 from diffusers.utils import logging as diffusers_logging
 from rich.console import Console
 
-from cachesmith.calibrate.prompts import digest, read_prompts, requests
+from cachesmith.calibrate.prompts import digest, heldout_part, read_prompts, requests
 from cachesmith.calibrate.render import Renderer
 from cachesmith.calibrate.timing import machine
 from cachesmith.policies import Policy, load
@@ -54,7 +54,7 @@ def entries(course: Course, families: tuple[str, ...], only: str | None) -> Iter
 
 
 def course(args: argparse.Namespace) -> Course:
-    """Load the pipeline and settle what is sampled; the policy's own seeds are never used."""
+    """Load the pipeline and settle what is sampled; the policy's own prompts and seeds are not used."""
     pipe: Any = DiffusionPipeline.from_pretrained(args.model, dtype=getattr(torch, args.dtype)).to(
         args.device
     )
@@ -64,10 +64,12 @@ def course(args: argparse.Namespace) -> Course:
     if args.guidance_scale is not None:
         common["guidance_scale"] = args.guidance_scale
     prompts, first = read_prompts(args.prompts), _first_seed(policy)
+    heldout = heldout_part(prompts, policy.document.calibration if policy else None)
+    others = [prompt for prompt in prompts if prompt not in heldout]
     return Course(
         Renderer(pipe, args.steps, args.batch, **common),
-        requests(prompts, args.samples, first),
-        requests(prompts, TUNING, first + 500_000),
+        requests(heldout, args.samples, first),
+        requests(others or prompts, TUNING, first + 500_000),
         tuple(args.budgets),
         policy,
         args.screen,

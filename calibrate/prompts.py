@@ -2,16 +2,20 @@
 
 import hashlib
 import json
+import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from cachesmith.policies import PolicyError
+from cachesmith.policies import Calibration, PolicyError
 
 Prompt = str | dict[str, Any]
 """A text prompt, or the pipeline's keyword arguments for one sample, such as `{"class_labels": 3}`."""
+
+DISTINCT = 15
+"""Prompts from which on every part of a split has its own."""
 
 
 @dataclass(frozen=True)
@@ -54,20 +58,39 @@ def requests(prompts: Sequence[Prompt], count: int, first_seed: int) -> tuple[Re
 def split(prompts: Sequence[Prompt], fitting: int, validation: int, heldout: int, seed: int) -> Split:
     """Split prompts and seeds into three disjoint parts of the given sizes.
 
-    With enough prompts every part has its own; with few (class labels, say) prompts recur but seeds never do.
+    Every part has prompts of its own, in turn with other seeds where they are fewer than its samples. With less than
+    `DISTINCT` prompts (class labels, say) the parts share them; seeds never recur.
     """
     sizes = (fitting, validation, heldout)
-    wanted = sum(sizes)
-    if len(prompts) >= 3:
-        borders = [0, *(round(len(prompts) * sum(sizes[: i + 1]) / wanted) for i in range(3))]
-        parts = [prompts[a:b] or prompts for a, b in pairwise(borders)]
-    else:
-        parts = [prompts] * 3
-    if len(prompts) < wanted:
-        parts = [prompts] * 3
+    parts = _parts(prompts, *sizes)
     first = [seed * 1_000_000 + offset for offset in (0, 100_000, 200_000)]
     made = [requests(part, size, start) for part, size, start in zip(parts, sizes, first, strict=True)]
     return Split(*made)
+
+
+def _parts(prompts: Sequence[Prompt], fitting: int, validation: int, heldout: int) -> list[Sequence[Prompt]]:
+    """Shuffle and cut in proportion to the sizes, but leave no part less than a fifth where prompts are scarce."""
+    if len(prompts) < DISTINCT:
+        return [prompts] * 3
+    shuffled, wanted = [*prompts], fitting + validation + heldout
+    random.Random(0).shuffle(shuffled)  # files are often sorted by topic
+    least = len(prompts) // 5 if len(prompts) < wanted else 0
+    last = max(least, round(len(prompts) * heldout / wanted))
+    middle = max(least, round(len(prompts) * validation / wanted)) if validation else 0
+    borders = (0, len(prompts) - last - middle, len(prompts) - last, len(prompts))
+    return [shuffled[a:b] for a, b in pairwise(borders)]
+
+
+def heldout_part(prompts: Sequence[Prompt], record: Calibration | None) -> Sequence[Prompt]:
+    """Return the prompts that a calibration with this list held out; another list is returned whole.
+
+    The list is split as the calibration did, and the digest tells whether it is the same.
+    """
+    if record is None:
+        return prompts
+    part = _parts(prompts, record.fitting_size, 0, record.heldout_size)[-1]
+    same = digest(requests(part, record.heldout_size, 0)) == record.heldout_prompts
+    return part if same else prompts
 
 
 def digest(items: Sequence[Request]) -> str:

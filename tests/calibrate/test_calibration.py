@@ -111,7 +111,19 @@ def test_an_interrupted_calibration_ends_as_an_uninterrupted_one(
     assert run(tmp_path / "parts").id == whole.id
 
 
-def test_many_prompts_are_split_without_overlap() -> None:
-    parts = split([f"prompt {i}" for i in range(40)], 8, 8, 16, 0)
+@pytest.mark.parametrize("count", [15, 30, 100, 160, 1000])
+def test_parts_have_prompts_of_their_own(count: int) -> None:
+    parts = split([f"prompt {i}" for i in range(count)], 64, 32, 64, 0)
     texts = [{str(r.arguments) for r in part} for part in (parts.fitting, parts.validation, parts.heldout)]
     assert not texts[0] & texts[1] and not texts[0] & texts[2] and not texts[1] & texts[2]
+    assert [len(part) for part in (parts.fitting, parts.validation, parts.heldout)] == [64, 32, 64]
+    assert min(map(len, texts)) >= 3 and len(texts[0]) >= min(64, count * 2 // 5)
+
+
+def test_labels_recur_and_seeds_do_not() -> None:
+    parts = split([{"class_labels": label} for label in range(10)], 20, 10, 30, 0)
+    seeds = [r.seed for part in (parts.fitting, parts.validation, parts.heldout) for r in part]
+    assert len(set(seeds)) == 60
+    assert all(
+        len({r.arguments["class_labels"] for r in part}) == 10 for part in (parts.fitting, parts.heldout)
+    )

@@ -90,3 +90,9 @@ def test_heldout_samples_are_those_of_the_calibration(shop: Shop, tmp_path: Path
         Request({"class_labels": 99}, r.seed) for r in parts.heldout[:2]
     )
     assert [r.seed for r in heldout(policy, same, 2, 40)] == [40, 41]
+
+
+def test_what_was_fitted_by_hand_is_measured_on_other_seeds(shop: Shop, tmp_path: Path) -> None:
+    prompts = tmp_path / "prompts.txt"
+    prompts.write_text('{"class_labels": 3}')
+    assert min(r.seed for r in heldout(None, prompts, None, None)) >= 1_000_000

@@ -71,7 +71,7 @@ HeldoutSeed = Annotated[
     typer.Option(
         "--seed",
         help="Seed of the first picture; the next ones count up.",
-        show_default="the policy's held-out seeds, else 0",
+        show_default="the policy's held-out seeds, else from 1000000",
     ),
 ]
 Batch = Annotated[int, typer.Option("--batch", min=1, help="Largest number of pictures sampled at once.")]
