@@ -8,12 +8,13 @@ from typing import Any
 
 import torch
 
+from cachesmith import __version__
 from cachesmith.calibrate.candidates import Makers, fastest, merge
 from cachesmith.calibrate.config import CalibrationConfig, CalibrationResult
 from cachesmith.calibrate.cost import CostModel, measure_costs
 from cachesmith.calibrate.evaluate import Evaluator
 from cachesmith.calibrate.lpips import load_lpips
-from cachesmith.calibrate.memo import digest_of
+from cachesmith.calibrate.memo import Memo, digest_of
 from cachesmith.calibrate.metrics import compare, summarise
 from cachesmith.calibrate.prompts import Prompt, Split, digest, split
 from cachesmith.calibrate.recording import Recording, record
@@ -27,6 +28,7 @@ from cachesmith.policies import (
     ModelKey,
     Modules,
     Policy,
+    PolicyError,
     Profile,
     SamplerKey,
     Stack,
@@ -42,8 +44,9 @@ def calibrate(
     """Find the policy of `pipe` that stays closest to the uncached pictures at every asked speed.
 
     prompts: text prompts, or dicts of pipeline arguments. The pipeline runs as it is (device, dtype, scheduler).
-    Interrupting loses nothing: the same call with the same `config.work` resumes. The same seed gives the same policy.
-    Raises `PolicyError` when there is no adapter for the transformer.
+    Interrupting loses nothing: the same call with the same `config.work` resumes. The same seed gives the same policy,
+    unless forecast times, measured anew in another work folder, rule out another candidate. Raises `PolicyError` when
+    there is no adapter for the transformer, or when its sampler takes another number of steps than it is asked for.
     """
     config = config or CalibrationConfig()
     return _Calibration(pipe, prompts, config).run()
@@ -62,12 +65,13 @@ class _Calibration:
         self.model: ModelKey = model_key(pipe.transformer, pipe)
         self.key = digest_of(
             self.model, type(pipe.scheduler).__name__, dict(pipe.scheduler.config), self.parts, common,
-            config.steps, config.seed, str(pipe.transformer.dtype), config.taps,
+            config.steps, config.seed, str(pipe.transformer.dtype), config.taps, __version__,
         )  # fmt: skip
 
     def run(self) -> CalibrationResult:
         """Do everything."""
         fitting = self._evaluator("uncached, fitting", self.parts.fitting)
+        self._check_steps()
         validation = self._evaluator("uncached, validation", self.parts.validation)
         recording = record(self.renderer, self.parts.fitting, self.config)
         sampler = self._sampler(recording)
@@ -91,14 +95,24 @@ class _Calibration:
         with stage(title, len(requests)) as advance:
             return Evaluator(self.renderer, requests, advance)
 
+    def _check_steps(self) -> None:
+        visited = len(self.pipe.scheduler.timesteps)
+        if visited != self.config.steps:
+            raise PolicyError(
+                f"{type(self.pipe.scheduler).__name__} visits {visited} timesteps in {self.config.steps} steps; "
+                "calibrate with a sampler that calls the model once a step"
+            )
+
     def _sampler(self, recording: Recording) -> SamplerKey:
         key, scale = sampler_key(self.pipe.scheduler, recording.guidance), self.config.guidance_scale
         return key if scale is None else key.model_copy(update={"guidance_range": (scale, scale)})
 
     def _costs(self) -> CostModel:
         granularities = (Stack(), Modules(), segments(self.model.blocks, 2))
+        memo = Memo(self.config.work / f"costs-{self.key}.jsonl")
         with stage("forecast times", 1) as advance:
-            costs = measure_costs(self.renderer, self.parts.fitting[: self.config.batch], granularities)
+            some = self.parts.fitting[: self.config.batch]
+            costs = measure_costs(self.renderer, some, granularities, memo)
             advance()
         return costs
 
@@ -140,8 +154,9 @@ class _Calibration:
     ) -> Calibration:
         parts = self.parts
         records = [
-            TrialRecord(number=i, psnr=c.psnr, nfc=c.nfc, source=c.source)
-            for i, c in enumerate([*found, *chosen.values()])
+            TrialRecord(number=c.trial, psnr=c.psnr, nfc=c.nfc, source=c.source)
+            for c in found
+            if c.trial is not None
         ]
         return Calibration(
             fitting_prompts=digest([*parts.fitting, *parts.validation]),

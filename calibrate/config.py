@@ -9,6 +9,11 @@ from cachesmith.policies import Policy, PolicyError
 PROFILE_SPEEDUPS = {"quality": 3.5, "balanced": 5.0, "fast": 7.0}
 """Steps divided by full computations of the profiles every policy has."""
 
+LEAST = {
+    "steps": 8, "trials": 1, "fitting": 1, "validation": 1, "heldout": 1, "batch": 1, "tune_batch": 1, "taps": 1,
+    "moves": 0, "iterations": 0, "learning_rate": 0.0,
+}  # fmt: skip
+
 
 @dataclass(frozen=True)
 class CalibrationConfig:
@@ -46,13 +51,13 @@ class CalibrationConfig:
     storage: str | None = None
 
     def __post_init__(self) -> None:
-        for name in ("steps", "fitting", "validation", "heldout", "batch", "tune_batch", "taps"):
-            if getattr(self, name) < 1:
-                raise PolicyError(f"{name} is {getattr(self, name)}; it must be at least 1")
+        for name, least in LEAST.items():
+            if not getattr(self, name) >= least:
+                raise PolicyError(f"{name} is {getattr(self, name)}; it must be at least {least}")
         for speedup in self.speedups:
-            if not 1 < speedup <= self.steps / 2:
+            if not 2 <= speedup <= self.steps / 2:
                 raise PolicyError(
-                    f"speed-up {speedup} is out of reach; with {self.steps} steps use 1 < S <= {self.steps / 2:g}"
+                    f"speed-up {speedup} is out of reach; with {self.steps} steps use 2 <= S <= {self.steps / 2:g}"
                 )
 
     @property

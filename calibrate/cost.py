@@ -6,6 +6,7 @@ from functools import partial
 from statistics import median
 
 from cachesmith.calibrate.evaluate import as_policy
+from cachesmith.calibrate.memo import Memo
 from cachesmith.calibrate.prompts import Request
 from cachesmith.calibrate.render import Renderer
 from cachesmith.calibrate.timing import elapsed, interleaved
@@ -32,9 +33,12 @@ class CostModel:
 
 
 def measure_costs(
-    renderer: Renderer, requests: Sequence[Request], granularities: Sequence[Units]
+    renderer: Renderer, requests: Sequence[Request], granularities: Sequence[Units], memo: Memo
 ) -> CostModel:
-    """Time short runs of every granularity against uncached ones, in turns, so that a busy machine slows both."""
+    """Time short runs of every granularity against uncached ones, in turns, so that a busy machine slows both.
+
+    What `memo` holds is not measured again: a resumed calibration judges as it did before.
+    """
     short = Renderer(renderer.pipe, len(MASK), renderer.batch, **renderer.common)
     kinds = [(units, magnitude) for units in granularities for magnitude in (None, Observed())]
     calls = {"uncached": partial(_seconds, short, requests, None)}
@@ -45,7 +49,10 @@ def measure_costs(
             forecaster=Forecaster(rows=Taylor(order=1), magnitude=magnitude),
         )
         calls[_name(profile)] = partial(_seconds, short, requests, profile)
-    seconds = {name: median(values) for name, values in interleaved(calls, REPEATS).items()}
+    if any(memo.get(name) is None for name in calls):
+        for name, values in interleaved(calls, REPEATS).items():
+            memo.put(name, list(values))
+    seconds = {name: median(memo.get(name) or []) for name in calls}
     step = seconds["uncached"] / len(MASK)
     saved = {
         name: (seconds["uncached"] - value) / (MASK.count("F") * step) for name, value in seconds.items()

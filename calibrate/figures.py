@@ -8,7 +8,6 @@ from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 
 from cachesmith.calibrate.fit import ScaleFit
-from cachesmith.policies import Fixed, Interval, Policy, Profile, mask
 
 Point = tuple[float, float]
 """Full computations, PSNR in dB."""
@@ -35,14 +34,13 @@ def front_figure(trials: Mapping[str, Sequence[Point]], profiles: Mapping[str, P
     return figure
 
 
-def timeline_figure(policy: Policy, steps: int) -> Figure:
-    """Which steps every profile computes; profiles with a dynamic gate show none."""
-    rows = {name: _letters(profile, steps) for name, profile in policy.document.profiles.items()}
-    figure, axes = plt.subplots(figsize=(8, 0.5 + 0.35 * len(rows)), layout="constrained")
-    image = np.array([[letter == "C" for letter in letters] for letters in rows.values()], dtype=float)
+def timeline_figure(masks: Mapping[str, str]) -> Figure:
+    """Which steps every profile computes."""
+    figure, axes = plt.subplots(figsize=(8, 0.5 + 0.35 * len(masks)), layout="constrained")
+    image = np.array([[letter == "C" for letter in letters] for letters in masks.values()], dtype=float)
     axes.imshow(image, aspect="auto", cmap="Greys", vmin=0, vmax=1.3, interpolation="nearest")
     axes.set_yticks(
-        range(len(rows)), [f"{name} ({letters.count('C')})" for name, letters in rows.items()], fontsize=8
+        range(len(masks)), [f"{name} ({letters.count('C')})" for name, letters in masks.items()], fontsize=8
     )
     axes.set_xlabel("step (dark: computed)")
     return figure
@@ -75,11 +73,3 @@ def save(figure: Figure, path: Path) -> None:
     """Write a figure and free it."""
     figure.savefig(path, dpi=130)
     plt.close(figure)
-
-
-def _letters(profile: Profile, steps: int) -> str:
-    match profile.gate:
-        case Fixed() | Interval() as gate:
-            return mask(gate, steps)
-        case _:
-            return "F" * steps

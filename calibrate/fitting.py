@@ -10,6 +10,7 @@ from cachesmith.calibrate.prompts import Request
 from cachesmith.calibrate.record import watch
 from cachesmith.calibrate.render import Renderer
 from cachesmith.policies import Policy, PolicyError, SamplerKey, Stack
+from cachesmith.policies.errors import refusing
 from cachesmith.progress import stage
 from cachesmith.runtime import Tick, Unit
 from cachesmith.runtime.fingerprint import model_key, sampler_key
@@ -62,11 +63,14 @@ def fit_method(
         sampler = _sampler(pipe, requests[0], steps, common)
         advance()
         try:
-            fitted = METHODS[method](Renderer(pipe, steps, batch, **common), requests, **options)
-        except TypeError as error:
+            with refusing(f"method {method}"):
+                fitted = METHODS[method](Renderer(pipe, steps, batch, **common), requests, **options)
+        except (TypeError, ValueError, AttributeError, LookupError, AssertionError) as error:
             if not options:
                 raise
-            raise PolicyError(f"method {method} cannot use {options}: {error}; change --set") from error
+            raise PolicyError(
+                f"method {method} cannot use {options}: {error or type(error).__name__}; change --set"
+            ) from error
         advance()
     update = {"model": model_key(pipe.transformer, pipe), "sampler": sampler, "name": method}
     return Policy(fitted.document.model_copy(update=update), fitted.arrays)

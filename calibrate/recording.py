@@ -76,7 +76,7 @@ def record(renderer: Renderer, requests: tuple[Request, ...], config: Calibratio
     fits = tuple(
         UnitFit(lane=n, scale=float(f.scales.mean()), spread=f.spread, r2=f.r2) for n, f in scales.items()
     )
-    guidance = _guidance(recorders[0], len(chosen))
+    guidance = _guidance(recorders[0], min(len(chosen), renderer.batch))
     space = Recorded(schedules, arrays, blocks)
     return Recording(space, _stack_shape(recorders[0]), fits, scales, guidance, grams[Stack()])
 

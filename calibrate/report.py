@@ -16,7 +16,7 @@ from cachesmith.calibrate.render import Renderer
 from cachesmith.calibrate.sheet import sheet
 from cachesmith.policies import Policy
 from cachesmith.progress import stage
-from cachesmith.runtime import apply
+from cachesmith.runtime import apply, distill
 from cachesmith.runtime.patch import patched
 
 SHOWN = 8
@@ -39,10 +39,10 @@ def write_report(
     points = {name: (p.nfc or 0.0, p.quality.psnr) for name, p in profiles.items() if p.quality is not None}
     shown = heldout.requests[:SHOWN]
     with stage("report", 2 + len(distinct(policy))) as advance:
-        errors, pictures = step_errors(heldout, policy, shown, advance)
+        errors, pictures, masks = step_errors(heldout, policy, shown, advance)
         drawn = {
             "front.png": figures.front_figure(_trials(study), points),
-            "timeline.png": figures.timeline_figure(policy, config.steps),
+            "timeline.png": figures.timeline_figure(masks),
             "scales.png": figures.scale_figure(recording.scales),
             "errors.png": figures.error_figure(errors),
         }
@@ -100,25 +100,28 @@ def summary(policy: Policy, config: CalibrationConfig) -> str:
 
 def step_errors(
     heldout: Evaluator, policy: Policy, shown: Sequence[Request], advance: Any
-) -> tuple[dict[str, list[float]], dict[str, Tensor]]:
-    """Relative error of the sampler's state after every step, and the pictures, for every profile."""
+) -> tuple[dict[str, list[float]], dict[str, Tensor], dict[str, str]]:
+    """Relative error of the sampler's state after every step, pictures, and computed steps, for every profile."""
     reference, _ = trajectory(heldout.renderer, shown)
     advance()
     errors: dict[str, list[float]] = {}
     pictures: dict[str, Tensor] = {}
+    masks: dict[str, str] = {}
     for name in distinct(policy):
-        with apply(heldout.renderer.pipe, policy, name):
+        with apply(heldout.renderer.pipe, policy, name) as session:
             states, pictures[name] = trajectory(heldout.renderer, shown)
         errors[name] = [float((a - b).norm() / b.norm()) for a, b in zip(states, reference, strict=True)]
+        masks[name] = distill(session.stats.trace, len(reference)).mask
         advance()
-    return errors, pictures
+    return errors, pictures, masks
 
 
 def distinct(policy: Policy) -> list[str]:
     """Names of the profiles, without those that only repeat another one under a different name."""
     seen: dict[str, str] = {}
     for name, profile in policy.document.profiles.items():
-        seen.setdefault(f"{profile.gate!r} {profile.forecaster!r}", name)
+        key = repr((profile.units, profile.axis, profile.gate, profile.forecaster, profile.overrides))
+        seen.setdefault(key, name)
     return list(seen.values())
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import optuna
+from optuna.trial import TrialState
 
 from cachesmith.calibrate.config import CalibrationConfig
 from cachesmith.calibrate.evaluate import Evaluator, as_policy
@@ -19,18 +20,19 @@ SEARCH_SAMPLES = 16
 
 @dataclass(frozen=True)
 class Candidate:
-    """A profile with the policy that holds its arrays, and where it came from."""
+    """A profile with the policy that holds its arrays, and where it came from: a trial's number, if from one."""
 
     policy: Policy
     profile: Profile
     source: str
     nfc: float
     psnr: float
+    trial: int | None = None
 
 
 def open_study(config: CalibrationConfig, key: str) -> optuna.Study:
     """Open or resume the study of this calibration: a journal file in the work folder, or the given storage."""
-    optuna.logging.set_verbosity(logging.WARNING)
+    optuna.logging.set_verbosity(logging.ERROR)  # an interrupted trial is not worth a traceback
     config.work.mkdir(parents=True, exist_ok=True)
     storage: Any = config.storage
     if storage is None:
@@ -53,12 +55,11 @@ def search(
 ) -> None:
     """Run trials until the study has `config.trials` finished ones.
 
-    Every trial gets a sampler seeded with its number, so an interrupted study ends as an uninterrupted one would.
+    Every trial gets a sampler seeded with the number of those before it, and starting points are handed out one at a
+    time, so an interrupted study ends as an uninterrupted one would.
     """
-    if not study.trials:
-        for point in starting_points(sorted(set(config.budgets.values())), config.steps):
-            study.enqueue_trial(point)
-    done = len(study.get_trials(states=(optuna.trial.TrialState.COMPLETE,)))
+    points = starting_points(sorted(set(config.budgets.values())), config.steps)
+    done = len(study.get_trials(states=(TrialState.COMPLETE,)))
     advance(done)
 
     def objective(trial: optuna.Trial) -> tuple[float, float]:
@@ -67,6 +68,8 @@ def search(
         return outcome.psnr, outcome.nfc
 
     for number in range(done, config.trials):
+        if number < len(points) and not study.get_trials(states=(TrialState.WAITING,)):
+            study.enqueue_trial(points[number])
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
             study.sampler = optuna.samplers.TPESampler(
@@ -77,12 +80,14 @@ def search(
 
 
 def front(study: optuna.Study, recorded: Recorded) -> list[Candidate]:
-    """The study's Pareto front as candidates, cheapest first."""
+    """The study's Pareto front as candidates, cheapest first; interrupted trials do not count in their numbers."""
+    finished = [t.number for t in study.get_trials(states=(TrialState.COMPLETE,))]
     candidates = []
     for trial in sorted(study.best_trials, key=lambda t: t.values[1]):
         profile = suggest(optuna.trial.FixedTrial(trial.params), recorded)
         policy = as_policy(profile, arrays_of(profile, recorded))
+        number = finished.index(trial.number)
         candidates.append(
-            Candidate(policy, profile, f"trial {trial.number}", trial.values[1], trial.values[0])
+            Candidate(policy, profile, f"trial {number}", trial.values[1], trial.values[0], number)
         )
     return candidates

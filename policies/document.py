@@ -92,7 +92,7 @@ class UnitFit(Frozen):
 
 
 class TrialRecord(Frozen):
-    """One trial on the front of the search: validation error (dB) and modelled cost (full computations)."""
+    """One trial on the front of the search: PSNR in dB on some fitting samples, and full computations."""
 
     number: Annotated[int, Field(ge=0)]
     psnr: float

@@ -10,7 +10,7 @@ from torch import nn
 from cachesmith.policies import Policy, PolicyError
 from cachesmith.runtime.attach import attach, clock_for
 from cachesmith.runtime.engines import Engines, bind_engines
-from cachesmith.runtime.match import check_model, check_scheduler, fit_profile
+from cachesmith.runtime.match import check_model, check_scale, check_scheduler, fit_profile
 from cachesmith.runtime.plan import Plan
 from cachesmith.runtime.planner import compile_plan
 from cachesmith.runtime.sampler import axis_values, is_flow, noise_levels
@@ -51,7 +51,7 @@ def apply(
             raise PolicyError(
                 "the pipeline's scheduler was replaced under a policy; leave the context and apply again"
             )
-        if not enabled:
+        if not enabled or not check_scale(policy, getattr(pipe, "guidance_scale", None)):
             return None
         sigmas = noise_levels(followed)
         fitted = fit_profile(policy, chosen, sigmas)

@@ -1,4 +1,7 @@
-"""Does a policy fit the pipeline at hand? Every key is compared; every difference has an action."""
+"""Does a policy fit the model and sampler at hand? Every difference has an action.
+
+The pipeline's class is not compared: an img2img pipeline may run the same model.
+"""
 
 import warnings
 from collections.abc import Sequence
@@ -13,6 +16,9 @@ from cachesmith.runtime.plan import has_fitted
 
 FEW_STEPS = 8
 """Below this many steps there is nothing worth forecasting."""
+
+SLACK = 1e-6
+"""Guidance scales are typed, not computed."""
 
 
 def check_model(policy: Policy, transformer: nn.Module) -> bool:
@@ -49,6 +55,15 @@ def check_guidance(policy: Policy, branches: int) -> bool:
         return True
     present = "sequential" if branches > 1 else "batched or none"
     return _act(policy.document.mismatch, "guidance", "guidance", expected.guidance, present)
+
+
+def check_scale(policy: Policy, scale: float | None) -> bool:
+    """Compare the guidance scale, where the pipeline tells it; return False to disable the policy."""
+    fitted = None if policy.document.sampler is None else policy.document.sampler.guidance_range
+    if fitted is None or scale is None or fitted[0] - SLACK <= scale <= fitted[1] + SLACK:
+        return True
+    expected = " to ".join(f"{bound:g}" for bound in dict.fromkeys(fitted))
+    return _act(policy.document.mismatch, "guidance", "a guidance scale of", expected, f"{scale:g}")
 
 
 def fit_profile(policy: Policy, profile: Profile, sigmas: Sequence[float]) -> Profile | None:

@@ -29,7 +29,8 @@ class Session:
 
     @property
     def plan(self) -> Plan | None:
-        """The plan of the current or last run; None before the first, and where the policy is not used."""
+        """The plan of the current or last run. None before the first transformer call, which settles the number of
+        steps, and where the policy is not used."""
         return None if self._run is None else self._run.plan
 
     @property

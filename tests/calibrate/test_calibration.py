@@ -1,51 +1,14 @@
 """Calibration end to end on a tiny random model: disjoint parts, reproducible, resumable, a report to look at."""
 
 from pathlib import Path
-from typing import Any
 
-import diffusers
 import pytest
-import torch
-from tests.tiny import sample_dit, tiny_dit
+from tests.calibrate.small import pipeline, run, settings
+from tests.tiny import sample_dit
 
-from cachesmith.calibrate import CalibrationConfig, calibrate
-from cachesmith.calibrate import candidates as candidates_module
 from cachesmith.calibrate.prompts import split
-from cachesmith.calibrate.weights import Rows
 from cachesmith.policies import Policy, load, save
 from cachesmith.runtime import apply
-
-LABELS: list[Any] = [{"class_labels": i} for i in range(10)]
-
-
-def settings(work: Path, **changes: Any) -> CalibrationConfig:
-    quick: dict[str, Any] = {
-        "steps": 16,
-        "trials": 3,
-        "fitting": 2,
-        "validation": 2,
-        "heldout": 2,
-        "moves": 2,
-        "iterations": 2,
-        "tune_batch": 2,
-        "guidance_scale": 1.5,
-    }
-    return CalibrationConfig(work=work, **(quick | changes))
-
-
-def pipeline() -> Any:
-    """SSIM needs pictures of 11 pixels or more: the decoder doubles the size."""
-    pipe = tiny_dit()
-    torch.manual_seed(1)
-    pipe.vae = diffusers.AutoencoderKL(
-        down_block_types=("DownEncoderBlock2D",) * 2, up_block_types=("UpDecoderBlock2D",) * 2,
-        block_out_channels=(4, 4), norm_num_groups=2, latent_channels=4, layers_per_block=1, sample_size=16,
-    ).eval()  # fmt: skip
-    return pipe
-
-
-def run(work: Path, **changes: Any) -> Policy:
-    return calibrate(pipeline(), LABELS, settings(work, **changes)).policy
 
 
 @pytest.fixture(scope="module")
@@ -89,26 +52,6 @@ def test_report_has_its_parts(calibrated: tuple[Policy, Path]) -> None:
     text = (folder / "report.md").read_text()
     for name in ("front.png", "timeline.png", "scales.png", "errors.png", "sheet.png", "clusters.png"):
         assert (folder / name).stat().st_size > 1000 and name in text
-
-
-def test_an_interrupted_calibration_ends_as_an_uninterrupted_one(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    whole = run(tmp_path / "whole")
-    real = candidates_module.tuned
-    calls: list[int] = []
-
-    def interrupting(*args: Any) -> Rows:
-        calls.append(1)
-        if len(calls) == 2:
-            raise KeyboardInterrupt
-        return real(*args)
-
-    monkeypatch.setattr(candidates_module, "tuned", interrupting)
-    with pytest.raises(KeyboardInterrupt):
-        run(tmp_path / "parts")
-    monkeypatch.undo()
-    assert run(tmp_path / "parts").id == whole.id
 
 
 @pytest.mark.parametrize("count", [15, 30, 100, 160, 1000])

@@ -209,3 +209,19 @@ def test_weights_hash() -> None:
     model.transformer_blocks[0] = torch.compile(model.transformer_blocks[0], backend="eager")
     assert weights_hash(model) == original
     assert weights_hash(nn.Linear(2, 2, device="meta")) is None
+
+
+@pytest.mark.parametrize("action", ["error", "warn", "disable"])
+def test_a_guidance_scale_out_of_range(flux: Pipeline, action: Any) -> None:
+    model, sampler = flux_keys(flux)
+    sampler = sampler.model_copy(update={"guidance_range": (3.5, 4.0)})
+    chosen = policy(model=model, sampler=sampler, mismatch=Mismatch(guidance=action))
+    assert outcome(flux, chosen, sample_flux, guidance_scale=3.7) == "used"
+    expected = {"error": "error", "warn": "used, 1 warning", "disable": "disabled, 1 warning"}
+    assert outcome(flux, chosen, sample_flux, guidance_scale=5.0) == expected[action]
+
+
+def flux_keys(pipe: Pipeline) -> tuple[ModelKey, SamplerKey]:
+    """A FLUX pipeline sets its own noise levels, so it has to sample once."""
+    sample_flux(pipe)
+    return model_key(pipe.transformer, pipe), sampler_key(pipe.scheduler, "none")

@@ -135,7 +135,7 @@ def _profiles(document: Document) -> Table:
     table = Table(box=None, pad_edge=False)
     for heading in ("profile", "units", "forecaster"):
         table.add_column(heading)
-    for heading in ("NFC", "PSNR dB (95 %)", "SSIM", "latent error", "speed-up model", "measured"):
+    for heading in ("NFC", "PSNR dB (95 %)", "SSIM", "latent error", "steps / NFC"):
         table.add_column(heading, justify="right")
     for name, profile in document.profiles.items():
         table.add_row(name, _units(profile), _forecasters(profile), *_figures(profile))
@@ -153,7 +153,6 @@ def _figures(profile: Profile) -> tuple[str, ...]:
         _number(profile.nfc),
         *measured,
         _number(profile.speedup, "x"),
-        _number(profile.measured_speedup, "x"),
     )
 
 

@@ -1,0 +1,43 @@
+"""Calibrations of a tiny random DiT that take seconds."""
+
+from pathlib import Path
+from typing import Any
+
+import diffusers
+import torch
+from tests.tiny import tiny_dit
+
+from cachesmith.calibrate import CalibrationConfig, calibrate
+from cachesmith.policies import Policy
+
+LABELS: list[Any] = [{"class_labels": i} for i in range(10)]
+
+
+def settings(work: Path, **changes: Any) -> CalibrationConfig:
+    quick: dict[str, Any] = {
+        "steps": 16,
+        "trials": 3,
+        "fitting": 2,
+        "validation": 2,
+        "heldout": 2,
+        "moves": 2,
+        "iterations": 2,
+        "tune_batch": 2,
+        "guidance_scale": 1.5,
+    }
+    return CalibrationConfig(work=work, **(quick | changes))
+
+
+def pipeline() -> Any:
+    """SSIM needs pictures of 11 pixels or more: the decoder doubles the size."""
+    pipe = tiny_dit()
+    torch.manual_seed(1)
+    pipe.vae = diffusers.AutoencoderKL(
+        down_block_types=("DownEncoderBlock2D",) * 2, up_block_types=("UpDecoderBlock2D",) * 2,
+        block_out_channels=(4, 4), norm_num_groups=2, latent_channels=4, layers_per_block=1, sample_size=16,
+    ).eval()  # fmt: skip
+    return pipe
+
+
+def run(work: Path, **changes: Any) -> Policy:
+    return calibrate(pipeline(), LABELS, settings(work, **changes)).policy

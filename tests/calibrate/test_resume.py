@@ -1,0 +1,100 @@
+"""What an interruption leaves, what a second run takes up, and what is refused before or after the first run."""
+
+from pathlib import Path
+from typing import Any
+
+import diffusers
+import pytest
+from tests.calibrate.small import LABELS, pipeline, run, settings
+
+from cachesmith.calibrate import CalibrationConfig, calibrate, calibration, candidates, evaluate
+from cachesmith.calibrate.cost import CostModel
+from cachesmith.policies import Fixed, PolicyError
+
+
+@pytest.fixture(autouse=True)
+def steady(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Times differ from run to run, and may rule out a candidate."""
+    free = CostModel({(k, m): 0.0 for k in ("stack", "segment", "module") for m in (False, True)})
+    monkeypatch.setattr(calibration, "measure_costs", lambda *_: free)
+
+
+def interrupt(monkeypatch: pytest.MonkeyPatch, owner: Any, name: str, call: int) -> None:
+    """Ctrl-C at the `call`-th call of `owner.name`."""
+    real, calls = getattr(owner, name), [0]
+
+    def interrupting(*args: Any) -> Any:
+        calls[0] += 1
+        if calls[0] == call:
+            raise KeyboardInterrupt
+        return real(*args)
+
+    monkeypatch.setattr(owner, name, interrupting)
+
+
+@pytest.mark.parametrize(
+    ("owner", "name", "call"), [(candidates, "tuned", 2), (evaluate.Evaluator, "__call__", 2)]
+)
+def test_an_interrupted_calibration_ends_as_an_uninterrupted_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, owner: Any, name: str, call: int
+) -> None:
+    """While weights are tuned, and in the second trial of the search."""
+    whole = calibrate(pipeline(), LABELS, settings(tmp_path / "whole"))
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        interrupt(patch, owner, name, call)
+        run(tmp_path / "parts")
+    resumed = calibrate(pipeline(), LABELS, settings(tmp_path / "parts"))
+    assert resumed.policy.id == whole.policy.id
+    tried = [[t.params for t in r.study.trials if t.values] for r in (whole, resumed)]
+    assert tried[0] == tried[1] and len(tried[0]) == 3
+
+
+def test_the_fastest_profile_that_holds_a_quality(tmp_path: Path) -> None:
+    policy = run(tmp_path, min_psnr=5.0)
+    profile = policy.profile("min-psnr")
+    assert profile.quality is not None and profile.quality.psnr_low >= 5.0
+    assert profile.nfc is not None and profile.nfc <= (policy.profile("fast").nfc or 0)
+    with pytest.raises(PolicyError, match="ask for less with --min-psnr"):
+        run(tmp_path, min_psnr=99.5)
+
+
+def test_an_earlier_policys_schedules_are_tried(tmp_path: Path) -> None:
+    first = run(tmp_path / "first")
+    again = run(tmp_path / "again", earlier=first, moves=0)
+    masks = {
+        p.profile(name).gate.mask  # type: ignore[union-attr]
+        for p in (first, again)
+        for name in ("fast",)
+        if isinstance(p.profile(name).gate, Fixed)
+    }
+    budget = settings(Path()).budgets["fast"]
+    assert {mask.count("C") for mask in masks} == {budget}
+    assert candidates.earlier_schedules(settings(Path(), earlier=first), budget)
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ({"speedups": (1.5,)}, "use 2 <= S <= 25"),
+        ({"steps": 6}, "steps is 6; it must be at least 8"),
+        ({"trials": 0}, "trials is 0"),
+        ({"moves": -1}, "moves is -1"),
+        ({"learning_rate": float("nan")}, "learning_rate is nan"),
+    ],
+)
+def test_settings_that_make_no_sense(values: Any, said: str) -> None:
+    with pytest.raises(PolicyError, match=said):
+        CalibrationConfig(**values)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_a_sampler_that_calls_twice_a_step_is_refused(tmp_path: Path) -> None:
+    pipe = pipeline()
+    pipe.scheduler = diffusers.HeunDiscreteScheduler.from_config(pipe.scheduler.config)
+    with pytest.raises(PolicyError, match="visits 31 timesteps in 16 steps"):
+        calibrate(pipe, LABELS, settings(tmp_path))
+
+
+def test_guidance_is_told_from_small_batches(tmp_path: Path) -> None:
+    sampler = run(tmp_path, batch=1).document.sampler
+    assert sampler is not None and sampler.guidance == "batched"
