@@ -118,11 +118,18 @@ def silhouettes(grams: Tensor, seed: int = 0) -> dict[int, float]:
     }
 
 
-def cluster_all(grams: Tensor, count: int | None, seed: int = 0) -> tuple[Labels, dict[int, float]]:
-    """Labels [lanes, C] of every lane, and the silhouettes that chose their number unless `count` is given."""
+def cluster_all(
+    grams: Tensor, count: int | None, seed: int = 0, *, shared: bool = False
+) -> tuple[Labels, dict[int, float]]:
+    """Labels [lanes, C] of every lane, and the silhouettes that chose their number unless `count` is given.
+
+    shared: cluster the channels once, by their mean over the lanes.
+    """
     scores = silhouettes(grams, seed)
     count = count or max(scores, key=scores.__getitem__)
-    return np.stack([cluster(gram, count, seed) for gram in grams]), scores
+    each = grams.mean(0, keepdim=True) if shared else grams
+    labels = [cluster(gram, count, seed) for gram in each]
+    return np.stack(labels * len(grams) if shared else labels), scores
 
 
 def silhouette(gram: Tensor, labels: Labels) -> float:

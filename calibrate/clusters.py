@@ -68,20 +68,21 @@ def analyse(
     ridge: float | None = None,
     taps: int = 2,
     probe_steps: int | None = None,
+    shared: bool = False,
     seed: int = 0,
 ) -> HycaFit:
     """Cluster the channels of every lane and choose each cluster's solver by its error on the recorded runs.
 
     grams: lane -> [requests, channels, steps, steps], see `record_grams`. The published pool is tried, and rows of
     `taps` weights fitted by ridge regression if `ridge` is given. `probe_steps`: describe channels by the first few
-    steps only, as the paper does.
+    steps only, as the paper does. `shared`: one clustering for all lanes; their solvers still differ.
 
     Raises `PolicyError` where the schedule is for another number of steps or forecasts nothing.
     """
     mean = joined(grams)
     _check(mask, mean.shape[-1])
     seen = mean[..., :probe_steps, :probe_steps]
-    ids, scores = cluster_all(seen, clusters, seed)
+    ids, scores = cluster_all(seen, clusters, seed, shared=shared)
     count = int(ids.max()) + 1
     reduced = torch.stack([grouped(g, torch.from_numpy(i), count) for g, i in zip(mean, ids, strict=True)])
     tables = _tables(reduced, mask, ridge, taps)

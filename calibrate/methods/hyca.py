@@ -43,18 +43,21 @@ def fit(
     ridge: float | None = None,
     taps: int = 2,
     probe_steps: int | None = None,
+    shared: bool = False,
     select: Literal["probe", "closed-loop"] = "probe",
     seed: int = 0,
 ) -> Policy:
     """Sample `requests` uncached and return a policy with a solver for every cluster of channels.
 
     interval and warmup, or budget (steps spread evenly), or schedule (letters C and F): which steps are computed.
-    units: `stack`, `segment` or `module`.
-    clusters: how many; by default, as many as the silhouette asks for, 2 to 6. ridge: also offer rows of `taps`
-    weights, fitted with this much pull towards a line. probe_steps: describe channels by the first few steps only.
+    units: `stack`, `segment` or `module`. clusters: how many; by default, as many as the silhouette asks for, 2 to 6.
+    ridge: also offer rows of `taps` weights, fitted with this much pull towards a line. probe_steps: describe channels
+    by the first few steps only. shared: one clustering for all units.
 
     Raises `PolicyError` where the schedule does not fit the number of steps.
     """
+    if (clusters is not None and clusters < 1) or taps < 1:
+        raise PolicyError(f"got {clusters} clusters and {taps} taps; give at least 1 of each")
     if select not in ("probe", "closed-loop"):
         raise PolicyError(f"there is no selection {select!r}; choose `probe` or `closed-loop`")
     transformer = renderer.pipe.transformer
@@ -62,7 +65,7 @@ def fit(
     gate = Fixed(mask=schedule) if schedule else follow.gate(renderer.steps, interval, budget, warmup)
     found = analyse(
         record_grams(renderer, requests, chosen), mask(gate, renderer.steps),
-        clusters=clusters, ridge=ridge, taps=taps, probe_steps=probe_steps, seed=seed,
+        clusters=clusters, ridge=ridge, taps=taps, probe_steps=probe_steps, shared=shared, seed=seed,
     )  # fmt: skip
 
     def policy(candidate: HycaFit) -> Policy:

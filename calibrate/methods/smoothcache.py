@@ -10,7 +10,7 @@ from cachesmith.calibrate.methods.follow import Follower, Past
 from cachesmith.calibrate.prompts import Request
 from cachesmith.calibrate.record import watch
 from cachesmith.calibrate.render import Renderer
-from cachesmith.policies import Fixed, Forecaster, Modules, Policy, Profile, Reuse
+from cachesmith.policies import Fixed, Forecaster, Modules, Policy, PolicyError, Profile, Reuse
 from cachesmith.policies.budget import threshold_within
 from cachesmith.runtime import Unit, resolve_units
 
@@ -29,6 +29,8 @@ def fit(
     (full computations, which may be a fraction) the smallest alpha that keeps it replaces `alpha`. Raises `PolicyError`
     when the budget cannot be kept.
     """
+    if not 1 <= lookahead < renderer.steps:
+        raise PolicyError(f"lookahead is {lookahead}; it must be from 1 to {renderer.steps - 1}")
     changes = Changes(renderer.steps, lookahead)
     with watch(renderer.pipe, Modules(), Follower(changes.note, taps=lookahead)):
         renderer(requests)

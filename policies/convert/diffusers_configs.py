@@ -19,6 +19,7 @@ from cachesmith.policies.document import Profile
 from cachesmith.policies.errors import PolicyError
 from cachesmith.policies.forecaster import Forecaster
 from cachesmith.policies.gate import Fixed
+from cachesmith.policies.magcache import resample_ratios
 from cachesmith.policies.presets import preset
 from cachesmith.policies.units import Modules, Stack
 
@@ -101,9 +102,7 @@ def from_magcache(raw: object, steps: int | None) -> Converted:
     if fields.calibrate:
         raise PolicyError("the MagCacheConfig asks for calibration; run it, and give the ratios it prints")
     count = steps or fields.num_inference_steps
-    stretch = (len(fields.mag_ratios) - 1) / max(1, count - 1)
-    # the nearest ratio by place in the run, as diffusers does
-    ratios = [fields.mag_ratios[round(step * stretch)] for step in range(count)]
+    ratios = resample_ratios(fields.mag_ratios, count)
     return Converted(
         preset(
             "magcache",

@@ -11,7 +11,7 @@ from torch import Tensor
 from cachesmith.calibrate.channels import agreement, cluster, descriptors, record_grams, temporal_gram
 from cachesmith.calibrate.cluster_report import FIGURE, cluster_report
 from cachesmith.calibrate.clusters import RIDGE, HycaFit, analyse, closed_loop
-from cachesmith.calibrate.evaluate import as_policy
+from cachesmith.calibrate.evaluate import Evaluator, as_policy
 from cachesmith.calibrate.methods import METHODS
 from cachesmith.calibrate.prompts import requests
 from cachesmith.calibrate.render import Renderer
@@ -22,6 +22,7 @@ from cachesmith.policies import (
     Fixed,
     Forecaster,
     Interval,
+    Modules,
     PolicyError,
     Profile,
     Stack,
@@ -150,8 +151,21 @@ def test_fitted_policies_run_and_ignore_the_rest_of_the_batch(
 
 
 def test_closed_loop_is_no_worse_than_the_probe(renderer: Renderer) -> None:
-    policy = METHODS["hyca"](renderer, ASKED, schedule=MASK, clusters=2, select="closed-loop")
-    assert policy.profile().gate == Fixed(mask=MASK)
+    evaluator = Evaluator(renderer, ASKED)
+    by_probe, by_runs = (
+        METHODS["hyca"](renderer, ASKED, schedule=MASK, clusters=2, select=how)
+        for how in ("probe", "closed-loop")
+    )
+    assert by_runs.profile().gate == Fixed(mask=MASK)
+    assert evaluator(by_runs).psnr >= evaluator(by_probe).psnr - 1e-6
+
+
+def test_a_shared_clustering_is_the_same_for_all_units(renderer: Renderer) -> None:
+    grams = record_grams(renderer, ASKED, Modules())
+    shared, own = (analyse(grams, MASK, clusters=2, shared=shared).ids for shared in (True, False))
+    assert len(shared) > 1 and (shared == shared[0]).all() and set(shared[0].tolist()) == {0, 1}
+    assert not (own == own[0]).all()
+    assert METHODS["hyca"](renderer, ASKED, schedule=MASK, units="module", shared=True).arrays
 
 
 @pytest.mark.parametrize(
@@ -162,6 +176,7 @@ def test_closed_loop_is_no_worse_than_the_probe(renderer: Renderer) -> None:
         ({"units": "head"}, "choose from stack"),
         ({"select": "best"}, "choose `probe`"),
         ({"ridge": 0.0}, "above 0"),
+        ({"clusters": 0}, "give at least 1"),
     ],
 )
 def test_wrong_options_are_refused(renderer: Renderer, options: dict[str, object], message: str) -> None:
