@@ -13,7 +13,7 @@ from cachesmith.runtime.units import Unit
 
 @runtime_checkable
 class Runner(Protocol):
-    """Whoever watches or replaces unit calls: `Session`, `Recorder`, `Stopwatch`."""
+    """Whoever watches or replaces unit calls: `Session`, `Recorder`."""
 
     def begin(self, tick: Tick) -> None:
         """The transformer is called for `tick`."""

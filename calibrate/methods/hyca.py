@@ -3,11 +3,7 @@
 Beyond the paper: rows fitted by ridge regression as one more solver (`ridge`), and solvers chosen by real sampling runs
 (`select="closed-loop"`), since errors on recorded runs do not see how forecast errors add up.
 
-Measured on examples/fashion_dit (stack, every 5th step, 11 of 50 computed, 4 samples), PSNR in dB: reuse 37.4,
-`taylor-2` for all channels 48.7; two clusters with published solvers chosen on the probe 45.7, in closed loop 49.2 (the
-probe prefers taylor-1 and heun, real runs adams-bashforth-3 in both); two-tap ridge rows in 1, 2 and 6 clusters 50.3,
-51.8 and 52.3. Heun and taylor-2 are one and the same row on cached values, so the published pool is smaller than it
-looks. With units `module`: taylor-2 50.0, two clusters on the probe 47.6, two-tap ridge rows in two clusters 50.6.
+Heun's rule on cached values is Taylor of order 2, so the published pool is smaller than it looks.
 """
 
 from collections.abc import Sequence
