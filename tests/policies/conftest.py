@@ -1,4 +1,4 @@
-"""A policy that uses every kind of value. Run as a script, it writes the current format's golden file."""
+"""A policy that uses every kind of value. Run as a script, it writes the current format's golden files."""
 
 from pathlib import Path
 
@@ -13,9 +13,12 @@ from cachesmith.policies import (
     Bdf,
     Calibrated,
     Calibration,
+    Clustered,
     Clusters,
     Correction,
+    Distance,
     Document,
+    Ema,
     Fitted,
     Fixed,
     Foca,
@@ -30,11 +33,13 @@ from cachesmith.policies import (
     Modules,
     Observed,
     Policy,
+    Probe,
     Profile,
     Quality,
     Relational,
     Reuse,
     SamplerKey,
+    Scored,
     Segments,
     Stack,
     Subspace,
@@ -152,20 +157,40 @@ def rich() -> Policy:
 
 @pytest.fixture(scope="session")
 def grown() -> Policy:
-    """The rich policy with a profile of everything that was added to the format since the golden file."""
-    offsets = {"later/offsets": np.linspace(-1, 1, 2 * 8 * 6, dtype=np.float32).reshape(2, 8, 6)}
+    return grown_policy()
+
+
+def grown_policy() -> Policy:
+    """The rich policy with profiles of everything that was added to the format since the first golden file."""
+    arrays: Arrays = {
+        "later/offsets": np.linspace(-1, 1, 2 * 8 * 6, dtype=np.float32).reshape(2, 8, 6),
+        "grouped/weights": (np.arange(4 * 8 * 3 * 5, dtype=np.float32) / 13).reshape(4, 8, 3, 5),
+        "grouped/ids": (np.arange(4 * 6, dtype=np.int32) % 5).reshape(4, 6),
+    }
     document = rich_document()
-    profiles = {**document.profiles, "later": later()}
-    return Policy(document.model_copy(update={"profiles": profiles}), rich_arrays() | offsets)
+    profiles = {**document.profiles, **later()}
+    return Policy(document.model_copy(update={"profiles": profiles}), rich_arrays() | arrays)
 
 
-def later() -> Profile:
-    return Profile(
-        gate=Fixed(mask="CCFFCFFC"),
-        forecaster=Forecaster(
-            rows=Foca(), band=Band(cutoff=0.25, grid=(4, 6)), correction=Correction(offsets="later/offsets")
-        ),
+def later() -> dict[str, Profile]:
+    corrected = Forecaster(
+        rows=Foca(), band=Band(cutoff=0.25, grid=(4, 6)), correction=Correction(offsets="later/offsets")
     )
+    grouped = Forecaster(rows=Fitted(weights="grouped/weights", ids="grouped/ids"))
+    moving = Forecaster(rows=Ema(beta=0.5, taps=4), refresh=Scored(ratio=0.25, importance="moved"))
+    distance = Distance(signal="input", per="output", polynomial=(2.0, -1.0), threshold=0.3)
+    probe = Probe(place="last", against="forecast", norm="l2", threshold=0.2, decay=0.5, floor=0.1)
+    return {
+        "later": Profile(gate=Fixed(mask="CCFFCFFC"), forecaster=corrected),
+        "grouped": Profile(gate=Fixed(mask="CCFFCFFC"), forecaster=grouped),
+        "tokens": Profile(
+            units=Modules(),
+            gate=distance,
+            forecaster=moving,
+            overrides={"attn": Forecaster(rows=Taylor(order=1), refresh=Clustered(clusters=4))},
+        ),
+        "probe": Profile(gate=probe, forecaster=Forecaster(rows=Taylor(order=2))),
+    }
 
 
 @pytest.fixture(scope="session")
@@ -175,3 +200,4 @@ def golden() -> Path:
 
 if __name__ == "__main__":
     save(rich_policy(), GOLDEN / f"v{FORMAT}.policy.safetensors")
+    save(grown_policy(), GOLDEN / f"v{FORMAT}-grown.policy.safetensors")

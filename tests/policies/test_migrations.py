@@ -52,3 +52,8 @@ def test_golden_file_of_format_1(golden: Path, rich: Policy) -> None:
     assert policy.id == "4c7b9bbf85828858"
     assert policy == rich
     assert encode(policy) == golden.read_bytes()
+
+
+def test_golden_file_of_what_was_added_to_format_1(golden: Path, grown: Policy) -> None:
+    later = golden.with_name("v1-grown.policy.safetensors")
+    assert load(later) == grown and encode(grown) == later.read_bytes()
