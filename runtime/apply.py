@@ -66,6 +66,7 @@ def apply(
         stack.enter_context(clock.follow(followed))
         stack.enter_context(attach(transformer, units, session, clock, engines))
         yield session
+    session.close()
 
 
 def _parts(pipe: Any, scheduler: Any) -> tuple[nn.Module, Any]:

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 
+import torch
 from torch import Tensor
 
 from cachesmith.runtime.estimate import Estimator
@@ -34,6 +35,7 @@ class Run:
         self._compute_all = False
         self._undecided = False
         self._modulated: Callable[[], Tensor] | None = None
+        self._sums: dict[torch.device, Tensor] = {}
 
     @property
     def _branch(self) -> Branch:
@@ -75,7 +77,7 @@ class Run:
         inputs = tuple(t.contiguous() for t in inputs)
         if unit.residual:
             outputs = tuple(new - old for new, old in zip(outputs, inputs, strict=True))
-        if _on_host(outputs) and not finite(outputs):
+        if not self._finite(outputs):
             self._reject(unit, NON_FINITE_OUTPUT)
             return
         branch = self._branch
@@ -135,7 +137,7 @@ class Run:
             return None
         inputs = tuple(t.contiguous() for t in inputs)
         result = self._estimator(unit, decision, history, inputs)
-        if _on_host(result) and not finite(result):
+        if not self._finite(result):
             self.stats.fall_back(NON_FINITE)
             return None
         self.stats.forecast[unit.name] += 1
@@ -152,7 +154,7 @@ class Run:
             self.stats.count_refreshed(unit.name, some.fraction, unit.share, self._number, self._name)
             with self.memory.changing(self._branch, unit):
                 result = some.complete(computed)
-                if _on_host(computed) and not finite(computed):
+                if not self._finite(computed):
                     history.clear()
                     self.stats.fall_back(NON_FINITE_OUTPUT)
             return result
@@ -162,7 +164,21 @@ class Run:
     def _record(self, decision: str, demand: float | None) -> None:
         self.stats.trace.append(Trace(self._number, self._step, self._name, decision, demand))
 
+    def _finite(self, feature: Feature) -> bool:
+        """Whether every value is finite. To look on an accelerator would stall it: sums are kept there for `close`."""
+        if _on_host(feature):
+            return finite(feature)
+        for tensor in feature:
+            total = tensor.sum(dtype=torch.float32)
+            self._sums[tensor.device] = self._sums.get(tensor.device, 0) + total
+        return True
+
+    def close(self) -> None:
+        """After the run: look at what was not looked at."""
+        sums, self._sums = self._sums, {}
+        if not all(bool(torch.isfinite(total)) for total in sums.values()):
+            self.stats.distrust()
+
 
 def _on_host(feature: Feature) -> bool:
-    """A finite check costs a stall on an accelerator, and next to nothing on the host."""
     return feature[0].device.type == "cpu"

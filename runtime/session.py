@@ -68,7 +68,13 @@ class Session:
         if self._current is not None:
             self._current.observe(unit, inputs, outputs)
 
+    def close(self) -> None:
+        """The last run is over."""
+        if self._run is not None:
+            self._run.close()
+
     def _start_run(self, tick: Tick) -> None:
+        self.close()
         self._run = None  # frees what the last run holds before anything new is made
         self._start = tick.step or 0
         self._seen = set()

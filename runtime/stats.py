@@ -10,6 +10,7 @@ CHANGED_SHAPE = "the batch, shape, dtype or device changed during a run"
 UNEXPECTED = "a module returned another number of tensors than its adapter says"
 NON_FINITE = "a forecast was not finite"
 NON_FINITE_OUTPUT = "a computed output was not finite, so nothing can be forecast from it"
+NON_FINITE_RUN = "values of a finished run were not finite"
 
 
 class Trace(NamedTuple):
@@ -59,3 +60,12 @@ class Stats:
                 stacklevel=2,
             )
         self.fallbacks[reason] += 1
+
+    def distrust(self) -> None:
+        """What was noticed too late to compute instead."""
+        warnings.warn(
+            "cachesmith found, after a run, that some of its values were not finite; do not trust its pictures",
+            RuntimeWarning,
+            stacklevel=2,
+        )
+        self.fallbacks[NON_FINITE_RUN] += 1

@@ -22,8 +22,8 @@ from cachesmith.policies import (
     Taylor,
     preset,
 )
-from cachesmith.runtime import apply
-from cachesmith.runtime.stats import CHANGED_SHAPE, NON_FINITE, NON_FINITE_OUTPUT, UNEXPECTED
+from cachesmith.runtime import apply, run
+from cachesmith.runtime.stats import CHANGED_SHAPE, NON_FINITE, NON_FINITE_OUTPUT, NON_FINITE_RUN, UNEXPECTED
 
 UNITS = [Stack(), Segments(starts=(0, 2)), Modules()]
 
@@ -76,6 +76,27 @@ def test_a_forecast_that_overflows_is_computed(dit: Pipeline, units: Any, lanes:
         assert np.array_equal(sample_dit(dit, steps=10), expected)
     assert len(warned) == 1 and not session.stats.forecast
     assert session.stats.fallbacks == {NON_FINITE: 7 * lanes}
+
+
+def test_on_an_accelerator_the_finished_run_is_distrusted(
+    dit: Pipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where looking would stall the stream, it is made up for when the next run begins, or the context is left."""
+    monkeypatch.setattr(run, "_on_host", lambda _: False)
+    weights = {"w": np.full((1, 10, 2), 3e38, np.float32)}
+    wild = policy(Stack(), Fixed(mask="CCFFFFCFFF"), Fitted(weights="w"), weights)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        with apply(dit, wild) as session:
+            sample_dit(dit, steps=10)
+            assert not session.stats.fallbacks
+            sample_dit(dit, steps=10)
+            assert session.stats.fallbacks == {NON_FINITE_RUN: 1}
+        assert session.stats.fallbacks == {NON_FINITE_RUN: 2} and session.stats.forecast["stack"] == 14
+    assert [w for w in caught if "do not trust its pictures" in str(w.message)]
+    with apply(dit, preset("taylorseer")) as session:
+        sample_dit(dit, steps=10)
+    assert not session.stats.fallbacks
 
 
 def test_nan_input_passes_through(dit: Pipeline) -> None:
