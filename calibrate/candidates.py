@@ -1,24 +1,17 @@
 """Candidates for one budget of full computations: the search's best, a refined schedule, and tuned weights."""
 
-import random
 from collections.abc import Callable, Sequence
-from pathlib import Path
-from typing import NamedTuple
-
-import torch
-from torch import Tensor
 
 from cachesmith.calibrate.config import CalibrationConfig
 from cachesmith.calibrate.cost import EFFICIENCY, CostModel
 from cachesmith.calibrate.evaluate import Evaluator
+from cachesmith.calibrate.improve import Plan, refined, tuned
 from cachesmith.calibrate.memo import Memo, digest_of
 from cachesmith.calibrate.metrics import bootstrap
-from cachesmith.calibrate.prompts import Request
 from cachesmith.calibrate.recording import Recording
-from cachesmith.calibrate.refine import from_steps, refine, resize
+from cachesmith.calibrate.refine import from_steps, resize
 from cachesmith.calibrate.search import Candidate
-from cachesmith.calibrate.tune import tune
-from cachesmith.calibrate.weights import RIDGES, Rows, line, starting_rows
+from cachesmith.calibrate.weights import RIDGES, Rows, fitted_rows, line, starting_rows
 from cachesmith.policies import (
     Fixed,
     Policy,
@@ -27,88 +20,6 @@ from cachesmith.policies import (
 )
 from cachesmith.policies.base import Arrays
 from cachesmith.progress import stage
-
-PROBE = 8
-"""Samples on which a move is tried before it is run on more."""
-
-MOVED = 32
-"""Samples that decide about a move."""
-
-FASTEST = 0.03
-"""Largest step of a weight in one iteration: weights are of order one."""
-
-Untuned = Callable[[str, float | None], Policy]
-"""Makes the policy of a schedule whose weights follow recorded runs with this ridge (None: a line)."""
-
-
-class Plan(NamedTuple):
-    """A schedule, and the ridge of the weights it starts from."""
-
-    mask: str
-    ridge: float | None
-
-
-def refined(
-    evaluator: Evaluator,
-    memo: Memo,
-    starts: Sequence[Plan],
-    untuned: Untuned,
-    config: CalibrationConfig,
-    advance: Callable[..., None],
-) -> Plan:
-    """Move the computed steps of the best of `starts` in closed loop."""
-
-    def score(plan: Plan, count: int) -> float:
-        key = f"{plan.mask} {plan.ridge} {count}"
-        known = memo.get(key)
-        if known is None:
-            known = evaluator(untuned(*plan), count).samples.tolist()
-            memo.put(key, known)
-        return sum(known) / len(known)
-
-    best = max(dict.fromkeys(starts), key=lambda plan: score(plan, MOVED))
-    mask = refine(
-        best.mask,
-        lambda moved, count: score(Plan(moved, best.ridge), count or MOVED),
-        PROBE,
-        config.moves,
-        config.seed,
-        advance,
-    )
-    return Plan(mask, best.ridge)
-
-
-def tuned(
-    evaluator: Evaluator,
-    mask: str,
-    start: Rows,
-    saved: Path,
-    config: CalibrationConfig,
-    advance: Callable[..., None],
-) -> Rows:
-    """Fit the weights of `mask` by gradient through the closed loop; `saved` keeps them for a resumed run."""
-    if saved.exists():
-        advance(config.iterations)
-        return Rows(*torch.load(saved, weights_only=True))
-    # the closer the start comes, the finer the weights must be set
-    error = 10 ** (-evaluator(start.policy(mask, "start"), MOVED).psnr / 20)
-    rows = tune(
-        evaluator.renderer, _batches(evaluator, config), mask, start, min(FASTEST, config.learning_rate * error),
-        lambda loss: advance(1, note=f"{-10 / 2.302585 * loss:.2f} dB"),
-    )  # fmt: skip
-    torch.save(tuple(rows), saved.with_suffix(".tmp"))
-    saved.with_suffix(".tmp").replace(saved)
-    return rows
-
-
-def _batches(evaluator: Evaluator, config: CalibrationConfig) -> list[tuple[list[Request], Tensor]]:
-    chooser = random.Random(config.seed)
-    size = min(config.tune_batch, len(evaluator.requests))
-    batches = []
-    for _ in range(config.iterations):
-        picked = chooser.sample(range(len(evaluator.requests)), size)
-        batches.append(([evaluator.requests[i] for i in picked], evaluator.reference.images[picked]))
-    return batches
 
 
 def uniform(budget: int, steps: int) -> str:
@@ -172,14 +83,26 @@ class Makers:
             *earlier_schedules(self.config, budget),
         ]
         ridges = RIDGES if self.recording.grams else (None,)
-        return [Plan(mask, ridge) for mask in masks for ridge in ridges]
+        starts = [Plan(mask, ridge) for mask in masks for ridge in ridges]
+        if self.config.earlier is not None:
+            starts += [Plan(mask, self.config.earlier.id) for mask in masks if self._fitted(mask)]
+        return starts
+
+    def _fitted(self, mask: str) -> Rows | None:
+        """The earlier policy's weights, where they have the shape of this model's."""
+        rows = None if self.config.earlier is None else fitted_rows(self.config.earlier, mask)
+        lanes, channels = self.recording.stack
+        shape = (lanes, self.config.steps, self.config.taps, channels)
+        return rows if rows is not None and rows.outputs.shape == shape else None
 
     def _rows(self, plan: Plan) -> Rows:
+        rows = self._fitted(plan.mask) if isinstance(plan.start, str) else None
+        ridge = None if isinstance(plan.start, str) else plan.start
         recording = self.recording
-        return starting_rows(plan.mask, self.config.taps, recording.stack, recording.grams, plan.ridge)
+        return rows or starting_rows(plan.mask, self.config.taps, recording.stack, recording.grams, ridge)
 
-    def _untuned(self, mask: str, ridge: float | None) -> Policy:
-        return line(mask) if ridge is None else self._rows(Plan(mask, ridge)).policy(mask, "start")
+    def _untuned(self, plan: Plan) -> Policy:
+        return line(plan.mask) if plan.start is None else self._rows(plan).policy(plan.mask, "start")
 
     def _searched(self, budget: int) -> list[Candidate]:
         """The search's best two within the budget whose forecasts do not eat up what skipping saves."""

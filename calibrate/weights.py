@@ -42,6 +42,27 @@ class Rows(NamedTuple):
         return as_policy(fixed_profile(mask, Forecaster(rows=rows)), arrays)
 
 
+def fitted_rows(policy: Policy, mask: str) -> Rows | None:
+    """The weights that a policy has for the whole stack on the schedule `mask`, one per channel; None without."""
+    for profile in policy.document.profiles.values():
+        rows = profile.forecaster.rows
+        on_mask = isinstance(profile.units, Stack) and profile.gate == Fixed(mask=mask)
+        if not on_mask or not isinstance(rows, Fitted) or rows.ids is None:
+            continue
+        outputs = torch.from_numpy(policy.arrays[rows.weights])
+        index = torch.from_numpy(policy.arrays[rows.ids]).long()
+        if rows.input_weights is None:
+            inputs = outputs.new_zeros(*outputs.shape[:2], outputs.shape[2] + 1, outputs.shape[3])
+        else:
+            inputs = torch.from_numpy(policy.arrays[rows.input_weights])
+        each = [
+            torch.stack([part[lane][..., index[lane]] for lane in range(len(index))])
+            for part in (outputs, inputs)
+        ]
+        return Rows(*each)
+    return None
+
+
 def line(mask: str) -> Policy:
     """The whole stack on a fixed schedule, every output forecast by the line through the last two computed ones."""
     return as_policy(fixed_profile(mask, Forecaster(rows=Lagrange(order=1))))

@@ -28,7 +28,6 @@ TRIED: dict[str, dict[str, tuple[Any, ...]]] = {
     "toca": {"interval": (5, 7, 9, 12)},
     "duca": {"interval": (5, 7, 9, 12)},
     "dpcache (fitted)": {"order": (1, 2)},
-    "hyca (fitted)": {"ridge": (None, 0.1)},
     "svd-cache (fitted)": {"row": ("ema", "taylor-2")},
 }
 """Values of options that names do not tell, or that a method restricts: one line a method."""

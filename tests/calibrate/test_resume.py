@@ -4,12 +4,14 @@ from pathlib import Path
 from typing import Any
 
 import diffusers
+import numpy as np
 import pytest
 from tests.calibrate.small import LABELS, pipeline, run, settings
 
 from cachesmith.calibrate import CalibrationConfig, calibrate, calibration, candidates, evaluate
 from cachesmith.calibrate.cost import CostModel
-from cachesmith.policies import Fixed, PolicyError
+from cachesmith.calibrate.weights import fitted_rows, fixed_profile
+from cachesmith.policies import Fitted, Forecaster, PolicyError
 
 
 @pytest.fixture(autouse=True)
@@ -58,18 +60,29 @@ def test_the_fastest_profile_that_holds_a_quality(tmp_path: Path) -> None:
         run(tmp_path, min_psnr=99.5)
 
 
-def test_an_earlier_policys_schedules_are_tried(tmp_path: Path) -> None:
-    first = run(tmp_path / "first")
-    again = run(tmp_path / "again", earlier=first, moves=0)
-    masks = {
-        p.profile(name).gate.mask  # type: ignore[union-attr]
-        for p in (first, again)
-        for name in ("fast",)
-        if isinstance(p.profile(name).gate, Fixed)
-    }
+def test_an_earlier_policy_is_taken_up(tmp_path: Path) -> None:
+    """Its weights are where tuning starts; with no iterations they come out as they went in."""
+    first = run(tmp_path / "first", iterations=6)
+    again = calibrate(
+        pipeline(), LABELS, settings(tmp_path / "again", earlier=first, moves=0, iterations=0)
+    ).policy
+    for name, profile in first.document.profiles.items():
+        quality, before = again.profile(name).quality, profile.quality
+        assert quality is not None and before is not None and quality.psnr >= before.psnr - 1e-3
     budget = settings(Path()).budgets["fast"]
-    assert {mask.count("C") for mask in masks} == {budget}
-    assert candidates.earlier_schedules(settings(Path(), earlier=first), budget)
+    schedules = candidates.earlier_schedules(settings(Path(), earlier=first), budget)
+    assert schedules and {mask.count("C") for mask in schedules} == {budget}
+
+
+def test_weights_by_group_are_spread_over_channels() -> None:
+    ids = np.array([[0, 1, 0]], np.int32)
+    weights = np.arange(1 * 4 * 2 * 2, dtype=np.float32).reshape(1, 4, 2, 2)
+    row = Fitted(weights="w", ids="i")
+    made = evaluate.as_policy(fixed_profile("CCFC", Forecaster(rows=row)), {"w": weights, "i": ids})
+    rows = fitted_rows(made, "CCFC")
+    assert rows is not None and np.array_equal(rows.outputs.numpy(), weights[..., ids[0]])
+    assert rows.inputs.shape == (1, 4, 3, 3) and not rows.inputs.any()
+    assert fitted_rows(made, "CFFC") is None
 
 
 @pytest.mark.parametrize(

@@ -69,7 +69,9 @@ def calibrate(
     ] = None,
     earlier: Annotated[
         Path | None,
-        typer.Option("--from", metavar="POLICY", help="Start from the schedules of an earlier policy."),
+        typer.Option(
+            "--from", metavar="POLICY", help="Start from the schedules and weights of an earlier policy."
+        ),
     ] = None,
     report: Annotated[
         Path | None, typer.Option("--report", metavar="DIR", help="Write a report with figures there.")
