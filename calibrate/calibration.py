@@ -49,7 +49,12 @@ def calibrate(
     there is no adapter for the transformer, or when its sampler takes another number of steps than it is asked for.
     """
     config = config or CalibrationConfig()
-    return _Calibration(pipe, prompts, config).run()
+    shown = getattr(pipe, "_progress_bar_config", {})
+    pipe.set_progress_bar_config(**{**shown, "disable": True})
+    try:
+        return _Calibration(pipe, prompts, config).run()
+    finally:
+        pipe.set_progress_bar_config(**shown)
 
 
 class _Calibration:
@@ -60,7 +65,6 @@ class _Calibration:
         self.perceptual = None if config.lpips is None else load_lpips(config.lpips)
         self.parts: Split = split(prompts, config.fitting, config.validation, config.heldout, config.seed)
         common = {} if config.guidance_scale is None else {"guidance_scale": config.guidance_scale}
-        pipe.set_progress_bar_config(disable=True)
         self.renderer = Renderer(pipe, config.steps, config.batch, **common)
         self.model: ModelKey = model_key(pipe.transformer, pipe)
         self.key = digest_of(

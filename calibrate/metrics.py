@@ -119,4 +119,5 @@ def _paired(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
     if len(a) == 0:
         raise ValueError("there are no pictures to compare; sample at least one")
     first, second = (torch.nan_to_num(t.double(), nan=0.0, posinf=0.0, neginf=0.0) for t in (a, b))
-    return first, second
+    # what is not finite is as wrong as a pixel can be
+    return first, torch.where(torch.isfinite(b), second, (first < 0.5).double())

@@ -18,6 +18,8 @@ from cachesmith.runtime.combine import relative_l1
 from cachesmith.runtime.history import Feature
 
 THRESHOLD = 0.25
+DEGREES = 8
+"""Highest degree of a polynomial: what the gate `distance` holds."""
 
 
 class Changes:
@@ -78,6 +80,8 @@ def fit(
 
     Raises `PolicyError` for a model whose modulated input is not described, or too few steps for the degree.
     """
+    if not 1 <= degree <= DEGREES:
+        raise PolicyError(f"the polynomial's degree is {degree}; give 1 to {DEGREES}")
     changes = Changes()
     with watch(renderer.pipe, Stack(), changes):
         renderer(requests)
