@@ -1,0 +1,47 @@
+"""The committed models run under their committed policies, close to what they draw without."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from diffusers import DiffusionPipeline
+
+from cachesmith.calibrate.metrics import psnr
+from cachesmith.calibrate.prompts import read_prompts, requests
+from cachesmith.calibrate.render import Renderer
+from cachesmith.policies import load
+from cachesmith.runtime import apply
+
+EXAMPLES = Path(__file__).parents[1] / "examples"
+SEED = 400_000
+MODELS: dict[str, tuple[str, dict[str, Any]]] = {
+    "fashion_dit": ("fashion", {"guidance_scale": 1.5}),
+    "fashion_flux": ("fashion-flux", {}),
+}
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
+@pytest.mark.parametrize("name", MODELS)
+def test_the_fast_profile_is_fast_and_close(name: str) -> None:
+    folder, (stem, common) = EXAMPLES / name, MODELS[name]
+    policy = load(folder / f"{stem}.policy.safetensors")
+    pipe: Any = DiffusionPipeline.from_pretrained(folder / "model", dtype=torch.float32)
+    pipe.set_progress_bar_config(disable=True)
+    renderer = Renderer(pipe, 50, batch=2, **common)
+    asked = requests(read_prompts(folder / "prompts.jsonl"), 2, SEED)
+    with apply(pipe, policy, "fast") as session:
+        cached = renderer(asked)
+    assert session.stats.nfc == 7 and not session.stats.fallbacks
+    assert float(psnr(renderer(asked).images, cached.images).min()) > 28
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_a_model_folder_is_a_plain_pipeline(name: str) -> None:
+    folder = EXAMPLES / name / "model"
+    index = json.loads((folder / "model_index.json").read_text())
+    assert all(
+        value[0] in ("diffusers", "transformers", None) for value in index.values() if isinstance(value, list)
+    )
+    assert sum(file.stat().st_size for file in folder.rglob("*") if file.is_file()) < 25 * 2**20
