@@ -23,11 +23,14 @@ ORDERS = (1, 2, 3)
 """Orders that are tried where a method has one."""
 TRIED: dict[str, dict[str, tuple[Any, ...]]] = {
     "rfc": {"order": (1, 2)},
+    "ab-cache": {"order": (2, 3)},
     "dbcache": {"order": (1, 2), "warmup": (1, 3)},
     "easycache": {"warmup": (2, 5)},
     "toca": {"interval": (5, 7, 9, 12)},
     "duca": {"interval": (5, 7, 9, 12)},
     "dpcache (fitted)": {"order": (1, 2)},
+    "magcache (fitted)": {"max_skips": (5, 9)},
+    "smoothcache (fitted)": {"lookahead": (3, 7)},
     "svd-cache (fitted)": {"row": ("ema", "taylor-2")},
 }
 """Values of options that names do not tell, or that a method restricts: one line a method."""
