@@ -7,7 +7,7 @@ OUT ?= out
 PROMPTS := --prompts examples/fashion_dit/prompts.jsonl
 FLUX := examples/fashion_flux/model --prompts examples/fashion_flux/prompts.jsonl
 EFFORT ?= --trials 24 --fitting 24 --validation 16 --heldout 32 --moves 40 --iterations 24
-FULL := --moves 40 --iterations 90
+FULL := --fitting 320 --moves 12 --iterations 100
 MEASURE ?= --samples 32 --repeats 1
 
 .PHONY: install demo test check slow gpu bench peers clean
@@ -46,8 +46,8 @@ gpu: install                       ## needs an NVIDIA GPU: table of engines and 
 	$(BIN)/python benchmarks/gpu.py
 
 bench: install                     ## the committed policies and the README's table (about two hours on 2 cores)
-	$(BIN)/cachesmith calibrate $(MODEL) $(PROMPTS) --guidance-scale 1.5 --trials 24 $(FULL) \
-	  --speedup 7.14 --speedup 6.25 --speedup 5 --speedup 4.54 --speedup 3.57 \
+	$(BIN)/cachesmith calibrate $(MODEL) $(PROMPTS) --guidance-scale 1.5 --trials 16 $(FULL) \
+	  --speedup 7.14 --speedup 6.25 --speedup 5 --speedup 3.57 \
 	  --from examples/fashion_dit/fashion.policy.safetensors \
 	  --out examples/fashion_dit/fashion.policy.safetensors --report benchmarks/fashion_dit/report
 	$(BIN)/cachesmith calibrate $(FLUX) --trials 16 $(FULL) --speedup 6.25 \

@@ -28,10 +28,20 @@ def uniform(budget: int, steps: int) -> str:
 
 
 def earlier_schedules(config: CalibrationConfig, budget: int) -> list[str]:
-    """The stack schedules of the earlier policy, brought to `budget` computed steps."""
-    profiles = config.earlier.document.profiles.values() if config.earlier else ()
+    """The stack schedules of the earlier policy, brought to `budget` computed steps.
+
+    Raises `PolicyError` for a policy without any for as many steps.
+    """
+    if config.earlier is None:
+        return []
+    profiles = config.earlier.document.profiles.values()
     masks = [p.gate.mask for p in profiles if isinstance(p.units, Stack) and isinstance(p.gate, Fixed)]
-    return [resize(mask, budget) for mask in masks if len(mask) == config.steps]
+    fitting = [mask for mask in masks if len(mask) == config.steps]
+    if not fitting:
+        raise PolicyError(
+            f"the earlier policy has no fixed schedule of the whole stack for {config.steps} steps; leave it out"
+        )
+    return [resize(mask, budget) for mask in fitting]
 
 
 class Makers:

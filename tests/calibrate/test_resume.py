@@ -72,6 +72,8 @@ def test_an_earlier_policy_is_taken_up(tmp_path: Path) -> None:
     budget = settings(Path()).budgets["fast"]
     schedules = candidates.earlier_schedules(settings(Path(), earlier=first), budget)
     assert schedules and {mask.count("C") for mask in schedules} == {budget}
+    with pytest.raises(PolicyError, match="no fixed schedule of the whole stack for 20 steps"):
+        run(tmp_path / "other", earlier=first, steps=20)
 
 
 def test_weights_by_group_are_spread_over_channels() -> None:
