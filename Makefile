@@ -6,7 +6,7 @@ MODEL := examples/fashion_dit/model
 OUT ?= out
 PROMPTS := --prompts examples/fashion_dit/prompts.jsonl
 FLUX := examples/fashion_flux/model --prompts examples/fashion_flux/prompts.jsonl
-EFFORT ?= --trials 24 --fitting 24 --validation 16 --heldout 32 --moves 40 --iterations 24
+EFFORT ?= --trials 24 --fitting 24 --validation 16 --heldout 32 --moves 24 --iterations 24
 FULL := --fitting 320 --moves 12 --iterations 100
 MEASURE ?= --samples 32 --repeats 1
 
