@@ -13,6 +13,7 @@ from torch import Tensor
 from cachesmith.policies import EngineError
 from cachesmith.policies.bundle import Manifest, SegmentEntry
 from cachesmith.runtime.segment_call import LoadOptions, SegmentCall, new_outputs
+from cachesmith.runtime.side_stream import aside
 
 ELEMENT_TYPES = {
     torch.float32: 1, torch.int32: 6, torch.int64: 7, torch.bool: 9, torch.float16: 10, torch.float64: 11,
@@ -129,9 +130,5 @@ class OnnxSegment:
             return
         options = onnxruntime_module().RunOptions()
         options.add_run_config_entry("disable_synchronize_execution_providers", "1")
-        current = torch.cuda.current_stream(self.device)
-        self.stream.wait_stream(current)
-        self.session.run_with_iobinding(binding, options)
-        for value in tensors:
-            value.record_stream(self.stream)
-        current.wait_stream(self.stream)
+        with aside(self.stream, tensors):
+            self.session.run_with_iobinding(binding, options)
