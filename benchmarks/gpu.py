@@ -38,7 +38,7 @@ from cachesmith.policies.bundle import Range
 from cachesmith.runtime import apply, open_bundle
 
 ENGINES = ("torch", "compile", "onnxruntime", "onnxruntime-tensorrt", "tensorrt", "tensorrt-rtx")
-SIZES = {
+SIZES: dict[tuple[str, bool], dict[str, Any]] = {
     ("dit", False): {"num_attention_heads": 16, "attention_head_dim": 72, "num_layers": 28, "out_channels": 8},
     ("dit", True): {"num_attention_heads": 2, "attention_head_dim": 16, "num_layers": 3, "norm_num_groups": 2},
     ("flux", False): {"num_layers": 19, "num_single_layers": 38, "guidance_embeds": True},
@@ -67,7 +67,7 @@ class Loop:
         with _default(dtype, device):
             options = SIZES[kind, tiny]
             made = DiTTransformer2DModel(**options) if kind == "dit" else FluxTransformer2DModel(**options)
-        self.transformer: nn.Module = made.eval()
+        self.transformer: Any = made.eval()
         self.scheduler = DDIMScheduler() if kind == "dit" else FlowMatchEulerDiscreteScheduler()
         self.seconds: list[float] = []
 
@@ -97,7 +97,8 @@ class Loop:
 
     def _conditions(self, latents: Tensor) -> dict[str, Any]:
         """What every call of a run is given beside the latents and the step."""
-        n, place = len(latents), {"device": self.device, "dtype": self.dtype}
+        n = len(latents)
+        place: dict[str, Any] = {"device": self.device, "dtype": self.dtype}
         if self.kind == "dit":
             return {"class_labels": torch.tensor([1] * n + [1000] * n, device=self.device)}
         config, tokens = self.transformer.config, latents.shape[1]
@@ -114,13 +115,18 @@ class Loop:
 
     def _dit(self, latents: Tensor, step: Tensor, given: dict[str, Any]) -> Tensor:
         both = torch.cat([latents, latents])
-        result = self.transformer(both, timestep=step.to(self.device).expand(len(both)), **given).sample
+        result: Tensor = self.transformer(
+            both, timestep=step.to(self.device).expand(len(both)), **given
+        ).sample
         with_label, without = result[:, :4].chunk(2)
         return without + 4 * (with_label - without)
 
     def _flux(self, latents: Tensor, step: Tensor, given: dict[str, Any]) -> Tensor:
         times = (step / 1000).to(latents).expand(len(latents))
-        return self.transformer(hidden_states=latents, timestep=times, return_dict=False, **given)[0]
+        result: Tensor = self.transformer(hidden_states=latents, timestep=times, return_dict=False, **given)[
+            0
+        ]
+        return result
 
     def _wait(self) -> None:
         if self.device.type == "cuda":
@@ -304,7 +310,8 @@ def main() -> None:
     """Print the table, and write it."""
     args = parse()
     if args.row:
-        print(json.dumps(measure(*args.row, args)))
+        kind, engine = args.row
+        print(json.dumps(measure(kind, engine, args)))
         return
     if args.device != "cpu" and not torch.cuda.is_available():
         sys.exit("this benchmark needs an NVIDIA GPU; --device cpu --tiny only exercises its code")
