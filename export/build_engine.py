@@ -1,5 +1,6 @@
 """ONNX to engine, by TensorRT or TensorRT for RTX: two products with one API, and moving flag numbers."""
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -21,33 +22,43 @@ def plan_build(target: str, config: BuildConfig) -> Build:
     trt = tensorrt_module(target)
     for flag in config.flags:
         _member(trt, "BuilderFlag", flag)
+    _member(trt, "HardwareCompatibilityLevel", config.hardware)
     if target == "tensorrt-rtx" and config.timing_cache is not None:
         raise EngineError("tensorrt-rtx takes no timings at build time; leave --timing-cache out")
-    cuda = torch.cuda.is_available()
-    capabilities = config.capabilities or (RTX_CAPABILITIES if target == "tensorrt-rtx" else ())
-    if target == "tensorrt":
-        if not cuda:
-            raise EngineError(
-                "tensorrt builds engines on the GPU they are for, and there is none here; export there, or use "
-                "--target tensorrt-rtx or onnxruntime"
-            )
-        if capabilities:
-            raise EngineError(
-                "--compute-capability is for tensorrt-rtx; tensorrt builds for the GPU it runs on"
-            )
-        capabilities = (".".join(map(str, torch.cuda.get_device_capability())),)
-    for capability in capabilities if target == "tensorrt-rtx" else ():
-        _member(trt, "ComputeCapability", _sm(capability))
     return Build(
         version=trt.__version__,
         cuda=torch.version.cuda,
+        capabilities=_portable(trt, config) if target == "tensorrt-rtx" else _here(config),
         gpu=torch.cuda.get_device_name() if target == "tensorrt" else None,
-        capabilities=tuple(capabilities),
         level=config.level,
         flags=tuple(sorted(config.flags)),
         hardware=config.hardware,
         workspace_gib=config.workspace_gib,
     )
+
+
+def _portable(trt: Any, config: BuildConfig) -> tuple[str, ...]:
+    """The compute capabilities that tensorrt-rtx is to build for."""
+    found = tuple(dict.fromkeys(text.strip() for text in config.capabilities or RTX_CAPABILITIES))
+    for capability in found:
+        if not re.fullmatch(r"\d{1,2}\.\d", capability):
+            raise EngineError(
+                f"{capability[:40]!r} is no compute capability; write numbers such as 8.9, and commas between them"
+            )
+        _member(trt, "ComputeCapability", _sm(capability))
+    return found
+
+
+def _here(config: BuildConfig) -> tuple[str, ...]:
+    """The compute capability of this GPU, the one that tensorrt builds for."""
+    if not torch.cuda.is_available():
+        raise EngineError(
+            "tensorrt builds engines on the GPU they are for, and there is none here; export there, or use "
+            "--target tensorrt-rtx or onnxruntime"
+        )
+    if config.capabilities:
+        raise EngineError("--compute-capability is for tensorrt-rtx; tensorrt builds for the GPU it runs on")
+    return (".".join(map(str, torch.cuda.get_device_capability())),)
 
 
 def build_engine(
@@ -62,8 +73,11 @@ def build_engine(
     builder = trt.Builder(log.logger)
     network, _parser = parse(trt, builder, onnx, log)
     settings = builder.create_builder_config()
-    _configure(trt, settings, target, build)
-    settings.add_optimization_profile(_profile(builder, network, entry))
+    configure(trt, settings, target, build)
+    if settings.add_optimization_profile(_profile(builder, network, entry)) < 0:
+        raise EngineError(
+            f"{trt.__name__} refuses the shapes of {entry.name} ({log.last}); change --pictures or --tokens"
+        )
     cache = _timing_cache(settings, config.timing_cache)
     monitor = _monitor(trt, report)
     settings.progress_monitor = monitor
@@ -101,8 +115,11 @@ def _network_flags(trt: Any) -> int:
     return 0 if flag is None else 1 << int(flag)
 
 
-def _configure(trt: Any, settings: Any, target: str, build: Build) -> None:
+def configure(trt: Any, settings: Any, target: str, build: Build) -> None:
+    """Apply `build` to a builder configuration. TF32, on by default, is off unless it is among the flags."""
     settings.builder_optimization_level = build.level
+    if "TF32" in trt.BuilderFlag.__members__:
+        settings.clear_flag(trt.BuilderFlag.TF32)
     for flag in build.flags:
         settings.set_flag(_member(trt, "BuilderFlag", flag))
     if build.hardware != "NONE":

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from cachesmith import __version__
 from cachesmith.policies.bundle import Build, Range
 
-FORMAT = 1
-"""Raise it when the way graphs are written changes."""
+FORMAT = 2
+"""Raise it when the way engines are built changes."""
 
 
 def versions() -> dict[str, str]:

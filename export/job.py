@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import nn
 
 from cachesmith.export.build_engine import plan_build
@@ -92,7 +93,9 @@ def record_parts(job: Job, parts: tuple[Part, ...], report: Report) -> dict[str,
     def sample() -> None:
         for place, request in enumerate(requests):
             report("recording inputs", place, len(requests))
-            job.pipe(**{"output_type": "pt", "num_inference_steps": steps, **request})
+            # with noise of its own, so that the same export proves the same figures
+            noise = torch.Generator().manual_seed(place)
+            job.pipe(**{"output_type": "pt", "num_inference_steps": steps, "generator": noise, **request})
 
     return record(job.transformer, job.pipe.scheduler, parts, sample)
 

@@ -84,25 +84,31 @@ def describe(parts: tuple[Part, ...]) -> str:
 
 
 def _cut(borders: list[int], sizes: list[int], segments: int | None, limit: float) -> list[tuple[int, int]]:
-    """Fewest runs under `limit` bytes; with `segments`, cut the heaviest run until there are so many."""
-    if segments is not None and not len(borders) - 1 <= segments <= len(sizes):
+    """Fewest runs under `limit` bytes; with `segments`, halve the heaviest run until there are so many."""
+    runs = list(pairwise(borders))
+    if segments is None:
+        return [part for run in runs for part in _packed(*run, sizes, limit)]
+    if not len(runs) <= segments <= len(sizes):
         raise EngineError(
-            f"--segments {segments} is not possible: the policy's units need at least {len(borders) - 1} and there are "
+            f"--segments {segments} is not possible: the policy's units need at least {len(runs)} and there are "
             f"{len(sizes)} blocks"
         )
-    runs = list(pairwise(borders))
-    while True:
+    while len(runs) < segments:
         divisible = [r for r in runs if r[1] - r[0] > 1]
-        heavy = max(divisible, key=lambda r: (sum(sizes[r[0] : r[1]]), -r[0]), default=None)
-        enough = (
-            len(runs) >= segments
-            if segments is not None
-            else heavy is None or sum(sizes[slice(*heavy)]) <= limit
-        )
-        if enough or heavy is None:
-            return runs
+        heavy = max(divisible, key=lambda r: (sum(sizes[r[0] : r[1]]), -r[0]))
         at, middle = runs.index(heavy), (heavy[0] + heavy[1] + 1) // 2
         runs[at : at + 1] = [(heavy[0], middle), (middle, heavy[1])]
+    return runs
+
+
+def _packed(start: int, stop: int, sizes: list[int], limit: float) -> list[tuple[int, int]]:
+    """Every run as long as the limit allows, which makes them the fewest. A block that is heavier is one by itself."""
+    runs, begun = [], start
+    for block in range(start + 1, stop):
+        if sum(sizes[begun : block + 1]) > limit:
+            runs.append((begun, block))
+            begun = block
+    return [*runs, (begun, stop)]
 
 
 def _module_parts(transformer: nn.Module) -> tuple[Part, ...]:

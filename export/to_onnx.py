@@ -34,7 +34,7 @@ def write_onnx(
     example: recorded inputs by name; `axes` names their variable extents.
     Raises `EngineError` when torch cannot export the part or onnx finds the graph invalid.
     """
-    onnx = require_onnx()
+    require_onnx()
     names = module.interface.inputs
     device = next(module.parameters()).device
     inputs = tuple(value.to(device) for value in _widened(example, axes, names))
@@ -50,7 +50,19 @@ def write_onnx(
             program.save(str(path), external_data=True)
     except torch.onnx.errors.OnnxExporterError as error:
         raise EngineError(f"torch cannot export {path.stem}: {str(error)[:500]}") from error
-    onnx.checker.check_model(str(path))
+    check(path)
+
+
+def check(path: Path) -> None:
+    """Raise `EngineError` when onnx finds the graph at `path` invalid."""
+    onnx = require_onnx()
+    try:
+        onnx.checker.check_model(str(path))
+    except onnx.checker.ValidationError as error:
+        said = " ".join(str(error).split())[:300]
+        raise EngineError(
+            f"torch exported {path.stem} as an invalid graph: {said}; try another --opset"
+        ) from None
 
 
 def describe_model(source: Path, target: Path, about: Mapping[str, str]) -> None:

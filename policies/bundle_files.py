@@ -4,19 +4,24 @@ import hashlib
 from pathlib import Path
 from typing import BinaryIO
 
-from cachesmith.policies.bundle import FileEntry, Manifest
+from cachesmith.policies.bundle import FileEntry, Manifest, SegmentEntry
 from cachesmith.policies.errors import EngineError
+from cachesmith.policies.external_data import locations
 
 CHUNK = 1 << 22
 REMEDY = "copy the whole bundle again or export it anew"
 
 
 def verify(folder: Path, manifest: Manifest) -> None:
-    """Check size and hash of every file; raise `EngineError` naming the first that differs."""
+    """Check size and hash of every file, and that graphs read no other; raise `EngineError` naming the first fault."""
     for segment in manifest.segments:
         for entry in segment.files:
             with _opened(folder, entry) as file:
                 _compare(entry, _digest(file))
+        _check_weights(folder, segment)
+    named = {entry.name for segment in manifest.segments for entry in segment.files}
+    for stray in sorted(path.name for path in folder.glob("*.data") if path.name not in named):
+        raise EngineError(f"{stray[:200]!r} in {folder} is not in the manifest; delete it, or {REMEDY}")
 
 
 def read_verified(folder: Path, entry: FileEntry) -> bytes:
@@ -31,6 +36,16 @@ def describe_file(path: Path) -> FileEntry:
     """Return name, size and sha256 of a file."""
     with path.open("rb") as file:
         return FileEntry(name=path.name, size=path.stat().st_size, sha256=_digest(file))
+
+
+def _check_weights(folder: Path, segment: SegmentEntry) -> None:
+    """A runtime follows the names inside a graph, whatever the manifest lists."""
+    listed = set() if segment.data is None else {segment.data.name}
+    for other in sorted(locations(read_verified(folder, segment.onnx)) - listed):
+        raise EngineError(
+            f"{segment.onnx.name} reads its weights from {other[:200]!r}, which the manifest does not list for it; "
+            f"{REMEDY}"
+        )
 
 
 def _opened(folder: Path, entry: FileEntry) -> BinaryIO:

@@ -9,6 +9,7 @@ from torch import nn
 
 from cachesmith.policies import Policy, PolicyError
 from cachesmith.runtime.attach import attach, clock_for
+from cachesmith.runtime.drop import check_droppable
 from cachesmith.runtime.engines import Engines, bind_engines
 from cachesmith.runtime.match import check_model, check_scale, check_scheduler, fit_profile
 from cachesmith.runtime.plan import Plan
@@ -60,8 +61,12 @@ def apply(
         times = axis_values(fitted.axis, sigmas, is_flow(followed))
         return compile_plan(policy, fitted, times, units, start)
 
-    engines = None if bundle is None else bind_engines(bundle, transformer, pipe, units, drop_torch_weights)
     session = Session(planner, memory_budget)
+    engines = None
+    if bundle is not None:
+        if drop_torch_weights:
+            check_droppable(chosen, units)
+        engines = bind_engines(bundle, transformer, pipe, units, drop_torch_weights, session.stats)
     with ExitStack() as stack:
         stack.enter_context(clock.follow(followed))
         stack.enter_context(attach(transformer, units, session, clock, engines))

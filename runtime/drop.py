@@ -7,11 +7,30 @@ from typing import Any
 import torch
 from torch import nn
 
-from cachesmith.policies import EngineError, ModelKey
+from cachesmith.policies import Distance, EngineError, ModelKey, Profile
 from cachesmith.runtime.fingerprint import model_key
 from cachesmith.runtime.flat import ports_for
+from cachesmith.runtime.units import Unit
 
 _DROPPED = "_cachesmith_dropped"
+
+
+def check_droppable(profile: Profile, units: tuple[Unit, ...]) -> None:
+    """Raise `EngineError` when `profile` has torch compute some of what engines compute."""
+    why = None
+    if any(f.refresh is not None for f in (profile.forecaster, *profile.overrides.values())):
+        why = "computes single tokens of a unit"
+    elif (
+        isinstance(profile.gate, Distance)
+        and profile.gate.signal == "modulated"
+        and units[0].entry is not None
+    ):
+        why = "looks at the modulated input of the first block"
+    if why is not None:
+        raise EngineError(
+            f"this profile {why}, which takes the torch weights; leave drop_torch_weights out, or choose another "
+            "profile"
+        )
 
 
 def drop_weights(transformer: nn.Module, members: Iterable[nn.Module], present: ModelKey) -> int:

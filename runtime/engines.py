@@ -19,6 +19,7 @@ from cachesmith.runtime.drop import drop_weights, present_key
 from cachesmith.runtime.fingerprint import lora_names
 from cachesmith.runtime.flat import Condition, flatten, ports_for
 from cachesmith.runtime.segment_call import LoadOptions, SegmentCall, mismatch
+from cachesmith.runtime.stats import Stats
 from cachesmith.runtime.units import Unit, block_lists
 
 Feature = tuple[Tensor, ...]
@@ -36,8 +37,11 @@ class Engines:
     device: torch.device
     outside: Outside = "error"
 
-    def bind(self, transformer: nn.Module, present: ModelKey, units: tuple[Unit, ...]) -> "BoundEngines":
+    def bind(
+        self, transformer: nn.Module, present: ModelKey, units: tuple[Unit, ...], stats: Stats
+    ) -> "BoundEngines":
         """Check that the engines compute this transformer's units; raise `EngineError` when they do not."""
+        _check_dtype(self.manifest, transformer)
         check_model(self.manifest, present)
         chains = {u.name: c for u in units if (c := _chain(self.manifest, transformer, u)) is not None}
         residual = [unit for unit in units if unit.residual]
@@ -47,18 +51,21 @@ class Engines:
                 f"the bundle {self.folder} has segments {held}{'…' * (len(self.manifest.segments) > 4)}, whose borders "
                 f"do not make up the units {', '.join(u.name for u in units[:4])} of this profile; export this policy"
             )
-        return BoundEngines(self, transformer, chains)
+        return BoundEngines(self, transformer, chains, stats)
 
 
 class BoundEngines:
-    """Engines for the units of one transformer."""
+    """Engines for the units of one transformer. What torch has to compute instead is counted in `stats.fallbacks`."""
 
     def __init__(
-        self, engines: Engines, transformer: nn.Module, chains: Mapping[str, tuple[SegmentEntry, ...]]
+        self,
+        engines: Engines,
+        transformer: nn.Module,
+        chains: Mapping[str, tuple[SegmentEntry, ...]],
+        stats: Stats,
     ):
-        self.engines, self.transformer, self.chains = engines, transformer, chains
+        self.engines, self.transformer, self.chains, self.stats = engines, transformer, chains, stats
         self.conditions = ports_for(transformer).conditions
-        self.refused: set[str] = set()
 
     def compute(self, unit: Unit, arguments: Mapping[str, Any]) -> Feature | None:
         """Compute `unit` from the named arguments of its first member; None when torch is to do it."""
@@ -93,9 +100,10 @@ class BoundEngines:
             raise EngineError(
                 f"{reason}; export with a wider range, or let torch compute it: outside='torch'"
             )
-        if reason not in self.refused:
-            self.refused.add(reason)
-            warnings.warn(f"torch computes what the engines cannot: {reason}", RuntimeWarning, stacklevel=2)
+        told = f"torch computes what the engines cannot: {reason}"
+        if not self.stats.fallbacks[told]:
+            warnings.warn(told, RuntimeWarning, stacklevel=2)
+        self.stats.fallbacks[told] += 1
 
 
 def open_bundle(
@@ -115,7 +123,10 @@ def open_bundle(
     if place.type == "cuda":
         place = _this_gpu(place)
     manifest = read_manifest(path)
-    load = opener(backend or manifest.target, manifest)
+    name = backend or manifest.target
+    load = opener(name, manifest)
+    if cuda_graphs and name != "tensorrt":
+        raise EngineError(f"CUDA graphs are for backend tensorrt, this is {name}; leave them out")
     verify(path, manifest)
     return Engines(path, manifest, load(path, manifest, LoadOptions(place, cuda_graphs)), place, outside)
 
@@ -126,12 +137,13 @@ def bind_engines(
     pipe: Any,
     units: tuple[Unit, ...],
     drop: bool,
+    stats: Stats,
 ) -> BoundEngines:
     """Load the bundle unless it is loaded, check that it fits, and free the modules' weights if asked to."""
     place = next(transformer.parameters()).device
     engines = bundle if isinstance(bundle, Engines) else open_bundle(bundle, place)
     present = present_key(transformer, pipe)
-    bound = engines.bind(transformer, present, units)
+    bound = engines.bind(transformer, present, units, stats)
     if drop:
         if engines.outside == "torch":
             raise EngineError(
@@ -154,6 +166,15 @@ def check_model(manifest: Manifest, present: ModelKey) -> None:
         raise EngineError(
             f"the weights differ from those in the engines ({str(present.weights_hash)[:12]}… is not "
             f"{str(made.weights_hash)[:12]}…), as after fuse_lora(); export this model, or run without the bundle"
+        )
+
+
+def _check_dtype(manifest: Manifest, transformer: nn.Module) -> None:
+    found = str(next(transformer.parameters()).dtype).removeprefix("torch.")
+    if found != manifest.dtype:
+        raise EngineError(
+            f"the engines compute in {manifest.dtype}, the transformer's parameters are {found}; load the pipeline in "
+            f"{manifest.dtype}, or export it in {found}"
         )
 
 

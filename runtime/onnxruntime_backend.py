@@ -13,6 +13,7 @@ from torch import Tensor
 from cachesmith.policies import EngineError
 from cachesmith.policies.bundle import Manifest, SegmentEntry
 from cachesmith.runtime.segment_call import LoadOptions, SegmentCall, new_outputs
+from cachesmith.runtime.side_stream import aside
 
 ELEMENT_TYPES = {
     torch.float32: 1, torch.int32: 6, torch.int64: 7, torch.bool: 9, torch.float16: 10, torch.float64: 11,
@@ -24,7 +25,12 @@ ELEMENT_TYPES = {
 def open_onnxruntime(
     folder: Path, manifest: Manifest, options: LoadOptions, tensorrt: bool = False
 ) -> dict[str, SegmentCall]:
-    """Load every segment's ONNX graph. `tensorrt`: prefer the TensorRT execution provider on a GPU."""
+    """Load every segment's ONNX graph. `tensorrt`: prefer the TensorRT execution provider, which needs a GPU."""
+    if tensorrt and options.device.type != "cuda":
+        raise EngineError(
+            f"backend onnxruntime-tensorrt needs an NVIDIA GPU and the model is on {options.device}; move the pipeline "
+            "to cuda, or choose backend onnxruntime"
+        )
     return {entry.name: open_segment(folder, entry, options, tensorrt) for entry in manifest.segments}
 
 
@@ -36,15 +42,17 @@ def open_segment(
     wanted: list[tuple[str, dict[str, str]]] = [("CPUExecutionProvider", {})]
     stream = None
     if options.device.type == "cuda":
+        if hasattr(ort, "preload_dlls"):
+            ort.preload_dlls()  # finds the CUDA libraries that pip installed
         stream = torch.cuda.Stream(options.device)  # type: ignore[no-untyped-call]
         wanted = [*_gpu_providers(entry, options.device, stream, tensorrt), *wanted]
-    _require(ort, wanted[0][0])
     settings = ort.SessionOptions()
     settings.log_severity_level = 3
     try:
         session = ort.InferenceSession(str(folder / entry.onnx.name), settings, providers=wanted)
     except Exception as error:  # its error types have no common base
         raise EngineError(f"ONNX Runtime cannot run {entry.onnx.name}: {str(error)[:300]}") from None
+    _require(session, [name for name, _ in wanted])
     return OnnxSegment(session, entry, options.device, stream)
 
 
@@ -57,20 +65,23 @@ def onnxruntime_module() -> Any:
     return onnxruntime
 
 
-def _require(ort: Any, provider: str) -> None:
-    present = ort.get_available_providers()
-    if provider not in present:
-        raise EngineError(
-            f"this ONNX Runtime has no {provider} (it has {', '.join(present)}); install onnxruntime-gpu with the "
-            "CUDA libraries it names, or run on the CPU"
-        )
+def _require(session: Any, wanted: list[str]) -> None:
+    """Refuse what ONNX Runtime does silently: go on without a provider whose libraries do not load."""
+    present = session.get_providers()
+    for provider in wanted:
+        if provider not in present:
+            raise EngineError(
+                f"ONNX Runtime could not start {provider} (it started {', '.join(present)}); install onnxruntime-gpu "
+                "with the CUDA, cuDNN or TensorRT libraries it names, or choose another backend or the CPU"
+            )
 
 
 def _gpu_providers(
     entry: SegmentEntry, device: torch.device, stream: torch.cuda.Stream, tensorrt: bool
 ) -> list[tuple[str, dict[str, str]]]:
     common = {"device_id": str(device.index or 0), "user_compute_stream": str(stream.cuda_stream)}
-    providers = [("CUDAExecutionProvider", common)]
+    # float32 is to be float32; the provider's default is TF32
+    providers = [("CUDAExecutionProvider", {**common, "use_tf32": "0"})]
     if tensorrt:
         shapes = {f"trt_profile_{end}_shapes": _profile(entry, end) for end in ("min", "opt", "max")}
         providers.insert(0, ("TensorrtExecutionProvider", {**common, **shapes}))
@@ -119,9 +130,5 @@ class OnnxSegment:
             return
         options = onnxruntime_module().RunOptions()
         options.add_run_config_entry("disable_synchronize_execution_providers", "1")
-        current = torch.cuda.current_stream(self.device)
-        self.stream.wait_stream(current)
-        self.session.run_with_iobinding(binding, options)
-        for value in tensors:
-            value.record_stream(self.stream)
-        current.wait_stream(self.stream)
+        with aside(self.stream, tensors):
+            self.session.run_with_iobinding(binding, options)

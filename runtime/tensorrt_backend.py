@@ -1,10 +1,11 @@
 """Segments as TensorRT engines, for `tensorrt` and `tensorrt_rtx`, which have the same API.
 
-Written against the documented API. Without a GPU nothing beyond the checks before deserialisation can run, and so far
-nothing else has; see docs/export.md.
+Written against the documented API. The tests run its binding code against a stand-in; execution takes a GPU, where
+nothing of it has run yet; see docs/export.md.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +17,19 @@ from cachesmith.policies.bundle import Build, Manifest, SegmentEntry
 from cachesmith.policies.bundle_files import read_verified
 from cachesmith.runtime.machine import check_machine, tensorrt_module, this_machine
 from cachesmith.runtime.segment_call import LoadOptions, SegmentCall, new_outputs
+from cachesmith.runtime.side_stream import aside
+
+KINDS = {
+    "float32": "FLOAT", "float16": "HALF", "bfloat16": "BF16", "int64": "INT64", "int32": "INT32", "bool": "BOOL",
+}  # fmt: skip
+"""Names of `trt.DataType`."""
+
+GRAPHS = 4
+"""CUDA graphs a segment keeps, one a combination of shapes; the one unused for longest goes first."""
 
 
 def open_tensorrt(folder: Path, manifest: Manifest, options: LoadOptions) -> dict[str, SegmentCall]:
-    """Load every segment's engine; they share one activation arena, since they run one after another."""
+    """Load every segment's engine; they share a stream and an activation arena, since they run one after another."""
     assert manifest.build is not None
     trt = tensorrt_module(manifest.target)
     check_machine(manifest.build, manifest.target, this_machine(trt, options.device))
@@ -27,13 +37,29 @@ def open_tensorrt(folder: Path, manifest: Manifest, options: LoadOptions) -> dic
         engines = {
             entry.name: _deserialise(trt, folder, entry, manifest.build) for entry in manifest.segments
         }
-        size = max(engine.device_memory_size_v2 for engine in engines.values())
-        arena = torch.empty(max(size, 1), dtype=torch.uint8, device=options.device)
+        place = Place.of(engines.values(), options.device)
         calls: dict[str, SegmentCall] = {}
         for entry in manifest.segments:
-            segment = TensorRTSegment(trt, engines[entry.name], entry, arena)
+            segment = TensorRTSegment(trt, engines[entry.name], entry, place)
             calls[entry.name] = Graphed(segment) if options.cuda_graphs else segment
     return calls
+
+
+@dataclass(frozen=True)
+class Place:
+    """What all segments share. `arena`: bytes for the activations of whichever segment runs."""
+
+    arena: Tensor
+    stream: torch.cuda.Stream
+
+    @staticmethod
+    def of(engines: Iterable[Any], device: torch.device) -> "Place":
+        """Make the stream, and an arena for the largest engine."""
+        size = max(engine.device_memory_size_v2 for engine in engines)
+        stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+        arena = torch.empty(max(size, 1), dtype=torch.uint8, device=device)
+        with aside(stream, (arena,)):
+            return Place(arena, stream)
 
 
 def _deserialise(trt: Any, folder: Path, entry: SegmentEntry, build: Build) -> Any:
@@ -48,7 +74,25 @@ def _deserialise(trt: Any, folder: Path, entry: SegmentEntry, build: Build) -> A
         raise EngineError(f"{trt.__name__} refused {entry.engine.name}; export again on this machine")
     if "STRIP_PLAN" in build.flags:
         _refit(trt, logger, engine, folder, entry)
+    _check_tensors(engine, entry)
     return engine
+
+
+def _check_tensors(engine: Any, entry: SegmentEntry) -> None:
+    """The engine's tensors are those of the manifest. An input that nothing uses may be missing."""
+    names = [engine.get_tensor_name(i) for i in range(engine.num_io_tensors)]
+    found = {n: (engine.get_tensor_mode(n).name, engine.get_tensor_dtype(n).name) for n in names}
+    listed = [("INPUT", s) for s in entry.inputs] + [("OUTPUT", s) for s in entry.outputs]
+    for mode, spec in listed:
+        has = found.pop(spec.name, None)
+        if has != (mode, KINDS.get(spec.dtype)) and not (has is None and mode == "INPUT"):
+            raise EngineError(
+                f"{entry.name}: the engine has {has} for {spec.name}, the manifest {mode} {spec.dtype}; export again"
+            )
+    if found:
+        raise EngineError(
+            f"{entry.name}: the engine has tensors the manifest does not list ({', '.join(found)}); export again"
+        )
 
 
 def _refit(trt: Any, logger: Any, engine: Any, folder: Path, entry: SegmentEntry) -> None:
@@ -60,33 +104,48 @@ def _refit(trt: Any, logger: Any, engine: Any, folder: Path, entry: SegmentEntry
 
 
 class TensorRTSegment:
-    """One engine with one execution context. Runs on the caller's stream; not for two threads at once."""
+    """One engine. Runs on the shared stream, in order with the caller's; not for two threads at once."""
 
-    def __init__(self, trt: Any, engine: Any, entry: SegmentEntry, arena: Tensor):
-        self.entry, self.arena, self.engine = entry, arena, engine
-        self.context = engine.create_execution_context(trt.ExecutionContextAllocationStrategy.USER_MANAGED)
-        if self.context is None:
+    def __init__(self, trt: Any, engine: Any, entry: SegmentEntry, place: Place):
+        self.trt, self.engine, self.entry, self.place = trt, engine, entry, place
+        names = {engine.get_tensor_name(i) for i in range(engine.num_io_tensors)}
+        self.used = [spec.name for spec in entry.inputs if spec.name in names]
+        self.context = self.new_context()
+
+    def new_context(self) -> Any:
+        """Return an execution context in the shared arena; raise `EngineError` when there is no memory for it."""
+        strategy = self.trt.ExecutionContextAllocationStrategy.USER_MANAGED
+        context = self.engine.create_execution_context(strategy)
+        if context is None:
             raise EngineError(
-                f"{entry.name}: no memory for an execution context; free some or use a smaller profile"
+                f"{self.entry.name}: no memory for an execution context; free some or use a smaller profile"
             )
-        self.context.set_device_memory(arena.data_ptr(), arena.numel())
+        context.set_device_memory(self.place.arena.data_ptr(), self.place.arena.numel())
+        return context
 
     def __call__(self, inputs: Mapping[str, Tensor]) -> tuple[Tensor, ...]:
         """Compute the segment into new tensors."""
         held = {spec.name: inputs[spec.name].contiguous() for spec in self.entry.inputs}
-        outputs = new_outputs(self.entry, held, self.arena.device)
-        self.enqueue(held, outputs)
+        outputs = new_outputs(self.entry, held, self.place.arena.device)
+        with aside(self.place.stream, (*held.values(), *outputs)):
+            self.enqueue(self.context, held, outputs)
         return outputs
 
-    def enqueue(self, inputs: Mapping[str, Tensor], outputs: tuple[Tensor, ...]) -> None:
+    def enqueue(self, context: Any, inputs: Mapping[str, Tensor], outputs: tuple[Tensor, ...]) -> None:
         """Compute the segment into `outputs`, whose addresses and those of `inputs` are bound as they are."""
-        for name, value in inputs.items():
-            self.context.set_input_shape(name, tuple(value.shape))
-            self.context.set_tensor_address(name, value.data_ptr())
-        for spec, value in zip(self.entry.outputs, outputs, strict=True):
-            self.context.set_tensor_address(spec.name, value.data_ptr())
-        if not self.context.execute_async_v3(torch.cuda.current_stream(self.arena.device).cuda_stream):
-            raise EngineError(f"TensorRT failed to run {self.entry.name}; its log above says why")
+        addresses = {name: inputs[name] for name in self.used}
+        for name, value in addresses.items():
+            self._succeed(
+                context.set_input_shape(name, tuple(value.shape)), f"take {tuple(value.shape)} as {name}"
+            )
+        addresses |= {spec.name: value for spec, value in zip(self.entry.outputs, outputs, strict=True)}
+        for name, value in addresses.items():
+            self._succeed(context.set_tensor_address(name, value.data_ptr()), f"bind {name}")
+        self._succeed(context.execute_async_v3(self.place.stream.cuda_stream), "run")
+
+    def _succeed(self, done: bool, what: str) -> None:
+        if not done:
+            raise EngineError(f"TensorRT failed to {what} in {self.entry.name}; its log above says why")
 
 
 class Graphed:
@@ -94,32 +153,48 @@ class Graphed:
 
     def __init__(self, segment: TensorRTSegment):
         self.segment = segment
-        self.captured: dict[tuple[tuple[int, ...], ...], _Capture] = {}
+        self.captured: dict[tuple[tuple[int, ...], ...], Capture] = {}
 
     def __call__(self, inputs: Mapping[str, Tensor]) -> tuple[Tensor, ...]:
         """Replay the graph of these shapes, capturing it the first time."""
         shapes = tuple(tuple(inputs[spec.name].shape) for spec in self.segment.entry.inputs)
-        if shapes not in self.captured:
-            self.captured[shapes] = _Capture(self.segment, inputs)
-        return self.captured[shapes].replay(inputs)
+        capture = self.captured.pop(shapes, None)
+        if capture is None:
+            self._make_room()
+            capture = Capture(self.segment, inputs)
+        self.captured[shapes] = capture
+        return capture.replay(inputs)
+
+    def _make_room(self) -> None:
+        if len(self.captured) >= GRAPHS:
+            self.segment.place.stream.synchronize()  # it may be running
+            del self.captured[next(iter(self.captured))]
 
 
-class _Capture:
+class Capture:
+    """One CUDA graph, with an execution context of its own: what a graph holds must never be bound anew."""
+
     def __init__(self, segment: TensorRTSegment, inputs: Mapping[str, Tensor]):
+        self.stream, self.context = segment.place.stream, segment.new_context()
         self.inputs = {
             s.name: inputs[s.name].clone(memory_format=torch.contiguous_format) for s in segment.entry.inputs
         }
-        self.outputs = new_outputs(segment.entry, self.inputs, segment.arena.device)
-        segment.enqueue(
-            self.inputs, self.outputs
-        )  # the first run after a change of shape may not be captured
-        torch.cuda.synchronize(segment.arena.device)
+        self.outputs = new_outputs(segment.entry, self.inputs, segment.place.arena.device)
+        with aside(self.stream, (*self.inputs.values(), *self.outputs)):
+            # the first run after a change of shape may not be captured
+            segment.enqueue(self.context, self.inputs, self.outputs)
+        self.stream.synchronize()
         self.graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(self.graph):
-            segment.enqueue(self.inputs, self.outputs)
+        with torch.cuda.graph(self.graph, stream=self.stream):
+            segment.enqueue(self.context, self.inputs, self.outputs)
 
     def replay(self, inputs: Mapping[str, Tensor]) -> tuple[Tensor, ...]:
-        for name, fixed in self.inputs.items():
-            fixed.copy_(inputs[name])
-        self.graph.replay()
-        return tuple(o.clone() for o in self.outputs)
+        """Copy the inputs in, run the graph, and return copies of its outputs."""
+        results = tuple(torch.empty_like(value) for value in self.outputs)
+        with aside(self.stream, (*inputs.values(), *results)), torch.cuda.stream(self.stream):
+            for name, fixed in self.inputs.items():
+                fixed.copy_(inputs[name])
+            self.graph.replay()
+            for result, fixed in zip(results, self.outputs, strict=True):
+                result.copy_(fixed)
+        return results

@@ -55,6 +55,25 @@ def test_export_inspect_run(shop: Shop, stacked: Path, cli: Cli, tmp_path: Path)
     too_many = cli(*run, "--count", 9)
     assert too_many.exit_code == 1 and "outside the exported range" in too_many.stderr
 
+    by_torch = cli(*run, "--count", 9, "--outside", "torch")
+    assert by_torch.exit_code == 0 and "torch computes what the engines cannot" in by_torch.stderr, (
+        by_torch.output
+    )
+    assert [*json.loads(by_torch.stdout)["fallbacks"].values()] == [8]
+    graphs = cli(*run, "--cuda-graphs")
+    assert graphs.exit_code == 1 and "CUDA graphs are for backend tensorrt" in graphs.stderr
+
+    compared = cli(
+        "bench", shop.model, "--policy", stacked, "--bundle", bundle, "--prompts", shop.prompts, "--steps", 8,
+        "--samples", 5, "--repeats", 1, "--json",
+    )  # fmt: skip
+    assert compared.exit_code == 0, compared.output
+    facts = json.loads(compared.stdout)
+    assert facts["batch"] == 4, "guidance doubles what was exported for up to 8"
+    rows = {row["name"]: row for row in facts["rows"]}
+    assert [*rows] == ["uncached", "default", "uncached, engines", "default, engines"]
+    assert rows["default"]["nfc"] == rows["default, engines"]["nfc"] < 8
+
     next(bundle.glob("*.data")).write_bytes(b"")
     assert "copy the whole bundle again" in cli("inspect", bundle).stderr
 

@@ -1,10 +1,19 @@
+import hashlib
 import json
 from pathlib import Path
 
 import pytest
 from tests.commands.shop import GOLDEN, Cli, Shop, fails, succeeds
 
-from cachesmith.policies import Document, Policy, load, save
+from cachesmith.policies import Document, ModelKey, Policy, load, save
+from cachesmith.policies.bundle import (
+    MANIFEST,
+    FileEntry,
+    Manifest,
+    SegmentEntry,
+    TensorSpec,
+    encode_manifest,
+)
 
 
 def test_inspect_shows_everything(cli: Cli) -> None:
@@ -54,3 +63,21 @@ def test_a_warning_is_no_result(cli: Cli, tmp_path: Path) -> None:
     result = cli("inspect", tmp_path / "none.policy.safetensors")
     fails(result, "No such file")
     assert result.stdout == ""
+
+
+def test_inspect_prints_no_codes_from_a_bundle(cli: Cli, tmp_path: Path) -> None:
+    graph, digest = b"\x12\x01a", hashlib.sha256(b"\x12\x01a").hexdigest()
+    (tmp_path / "a.onnx").write_bytes(graph)
+    stream = TensorSpec(name="hidden_states", dtype="float32", axes=(8,))
+    entry = SegmentEntry(
+        name="a", start=0, stop=1, inputs=(stream,), outputs=(stream.model_copy(update={"name": "out"}),),
+        ranges={}, key="a" * 64, onnx=FileEntry(name="a.onnx", size=len(graph), sha256=digest),
+    )  # fmt: skip
+    model = ModelKey(pipeline="P", transformer="[/nope]\x1b[31m", config_hash="c" * 64, blocks=1)
+    manifest = Manifest(
+        target="onnxruntime", policy_id="0" * 16, policy_name="test", model=model, dtype="float32", opset=20,
+        versions={"torch": "2.13.0+cpu"}, segments=(entry,),
+    )  # fmt: skip
+    (tmp_path / MANIFEST).write_bytes(encode_manifest(manifest))
+    said = succeeds(cli("inspect", tmp_path))
+    assert "[/nope]?[31m, 1 blocks" in said and "\x1b" not in said and "hidden_states" in said

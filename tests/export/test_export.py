@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from tests.export.conftest import DIT_CONFIG, Shipped, dit_policy
-from tests.tiny import tiny_dit
+from tests.tiny import policy, tiny_dit
 
 from cachesmith.export import export_bundle
 from cachesmith.policies import EngineError, Interval
@@ -55,6 +55,14 @@ def test_only_changed_weights_are_exported_again(dit_bundle: Shipped, copy: Path
     assert old[0] == new[0] and old[1].key != new[1].key
     assert len(files(copy)) == 5  # the old segment's files are gone
     verify(copy, read_manifest(copy))
+
+
+def test_the_same_export_proves_the_same_figures(tmp_path: Path) -> None:
+    pipe = tiny_dit()
+    del pipe.transformer.transformer_blocks[1:]
+    short = replace(DIT_CONFIG, steps=2)
+    one, two = (export_bundle(pipe, policy(), tmp_path / name, short).manifest for name in "ab")
+    assert one == two and one.segments[0].parity is not None
 
 
 def test_a_damaged_bundle_is_not_reused(

@@ -15,7 +15,7 @@ from cachesmith.export.parts import part_unit, plan_parts
 from cachesmith.export.prove import prove
 from cachesmith.export.record import interface_of, record
 from cachesmith.export.shapes import axis_ranges, pictures_of, specs
-from cachesmith.export.to_onnx import write_onnx
+from cachesmith.export.to_onnx import check, write_onnx
 from cachesmith.policies import EngineError
 from cachesmith.policies.bundle import SegmentEntry
 from cachesmith.policies.bundle_files import describe_file
@@ -75,6 +75,15 @@ def test_a_failure_names_the_segment_and_the_first_bad_step() -> None:
         judge("blocks-000-004", rows, 1e-4)
     with pytest.raises(EngineError, match="at step 0"):
         judge("blocks-000-004", [Row(0, math.nan, math.nan)], 1e-4)
+
+
+def test_an_invalid_graph_is_one_sentence(tmp_path: Path) -> None:
+    ports = [onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [1]) for name in "xy"]
+    node = onnx.helper.make_node("NoSuchOperator", ["x"], ["y"])
+    path = tmp_path / "odd.onnx"
+    onnx.save(onnx.helper.make_model(onnx.helper.make_graph([node], "odd", ports[:1], ports[1:])), path)
+    with pytest.raises(EngineError, match=r"torch exported odd as an invalid graph: .*; try another --opset"):
+        check(path)
 
 
 def test_other_weights_fail_the_proof(dit_bundle: Shipped) -> None:

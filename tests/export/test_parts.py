@@ -1,9 +1,11 @@
 """Where a policy's units and the architecture put the borders."""
 
+from itertools import combinations, pairwise
+
 import pytest
 from tests.tiny import Pipeline, policy
 
-from cachesmith.export.parts import natural_borders, part_unit, plan_parts
+from cachesmith.export.parts import _cut, natural_borders, part_unit, plan_parts
 from cachesmith.policies import (
     Document,
     EngineError,
@@ -57,7 +59,16 @@ def test_the_number_of_segments_can_be_asked_for(dit: Pipeline) -> None:
 def test_an_engine_too_heavy_to_build_is_cut(dit: Pipeline) -> None:
     block = plan_parts(policy(), dit.transformer)[0].weights // 4
     assert runs(policy(), dit, limit=2.5 * block) == [(0, 2), (2, 4)]
+    assert runs(policy(), dit, limit=3 * block) == [(0, 3), (3, 4)], "the fewest, not the most even"
     assert len(runs(policy(), dit, limit=1)) == 4
+
+
+@pytest.mark.parametrize("limit", range(1, 12))
+def test_no_cut_under_the_limit_has_fewer_runs(limit: int) -> None:
+    sizes = [3, 1, 4, 1, 5, 2, 2, 1]
+    cuts = [[0, *c, 8] for n in range(8) for c in combinations(range(1, 8), n)]
+    valid = [c for c in cuts if all(b - a == 1 or sum(sizes[a:b]) <= limit for a, b in pairwise(c))]
+    assert len(_cut([0, 8], sizes, None, limit)) == min(len(c) - 1 for c in valid)
 
 
 def test_modules_are_refused_with_their_cost(dit: Pipeline) -> None:

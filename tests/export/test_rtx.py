@@ -9,12 +9,12 @@ from tests.export.conftest import DIT_CONFIG, Shipped
 from tests.tiny import tiny_dit
 
 from cachesmith.export import BuildConfig, export_bundle
-from cachesmith.export.build_engine import build_engine, plan_build
+from cachesmith.export.build_engine import build_engine, configure, plan_build
 from cachesmith.policies import EngineError
 from cachesmith.policies.bundle import read_manifest
 from cachesmith.runtime import open_bundle
 
-pytest.importorskip("tensorrt_rtx")
+trt = pytest.importorskip("tensorrt_rtx")
 
 RTX = replace(DIT_CONFIG, target="tensorrt-rtx", build=BuildConfig(capabilities=("8.9", "12.0")))
 
@@ -69,12 +69,30 @@ def test_an_interrupted_build_leaves_the_bundle_as_it_was(dit_bundle: Shipped, t
             BuildConfig(timing_cache=Path("timings")),
             "takes no timings at build time; leave --timing-cache out",
         ),
+        (BuildConfig(capabilities=("89",)), "'89' is no compute capability; write numbers such as 8.9"),
+        (BuildConfig(hardware="HOPPER"), r"has no HardwareCompatibilityLevel\.HOPPER; it has NONE"),
         (BuildConfig(capabilities=("9.0",)), r"has no ComputeCapability\.SM90; it has .*SM89"),
     ],
 )
 def test_what_this_version_lacks(config: BuildConfig, message: str) -> None:
     with pytest.raises(EngineError, match=message):
         plan_build("tensorrt-rtx", config)
+
+
+def test_capabilities_are_read_with_a_light_hand() -> None:
+    assert plan_build("tensorrt-rtx", BuildConfig(capabilities=("8.9", " 12.0", "8.9"))).capabilities == (
+        "8.9",
+        "12.0",
+    )
+
+
+@pytest.mark.parametrize("flags", [(), ("TF32",)])
+def test_float32_is_float32_unless_asked(flags: tuple[str, ...]) -> None:
+    settings = trt.Builder(trt.Logger(trt.Logger.ERROR)).create_builder_config()
+    assert settings.get_flag(trt.BuilderFlag.TF32), "the default of TensorRT"
+    build = plan_build("tensorrt-rtx", replace(RTX.build, flags=flags))
+    configure(trt, settings, "tensorrt-rtx", build)
+    assert settings.get_flag(trt.BuilderFlag.TF32) == bool(flags)
 
 
 def test_a_graph_that_cannot_be_read(dit_bundle: Shipped, tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ import pytest
 
 from cachesmith.policies import EngineError
 from cachesmith.policies.bundle import (
+    LARGEST,
     MANIFEST,
     Build,
     FileEntry,
@@ -23,6 +24,7 @@ from cachesmith.policies.bundle import (
 )
 from cachesmith.policies.bundle_files import read_verified, verify
 from cachesmith.policies.document import ModelKey
+from cachesmith.policies.external_data import locations
 
 
 def entry_of(name: str, data: bytes) -> FileEntry:
@@ -46,11 +48,20 @@ def segment(start: int, stop: int, files: dict[str, bytes]) -> SegmentEntry:
     )
 
 
-FILES = {
-    f"blocks-{a:03d}-{a + 2:03d}.{kind}": f"{a} {kind}".encode() * 9
-    for a in (0, 2)
-    for kind in ("onnx", "engine")
-}
+def field(number: int, content: bytes) -> bytes:
+    """A protobuf field of fewer than 16384 bytes."""
+    low, high = len(content) & 127, len(content) >> 7
+    return bytes([number << 3 | 2, *((low | 128, high) if high else (low,))]) + content
+
+
+def graph(producer: bytes, location: bytes | None = None) -> bytes:
+    """An ONNX model: a producer, and perhaps one initializer whose data lies elsewhere."""
+    external = b"" if location is None else field(13, field(1, b"location") + field(2, location))
+    return field(2, producer) + field(7, field(5, external))
+
+
+FILES = {f"blocks-{a:03d}-{a + 2:03d}.engine": f"{a} engine".encode() * 9 for a in (0, 2)}
+FILES |= {f"blocks-{a:03d}-{a + 2:03d}.onnx": graph(f"{a} onnx".encode()) for a in (0, 2)}
 
 
 @pytest.fixture
@@ -153,7 +164,7 @@ def test_names_stay_inside_the_folder(folder: Path, name: str) -> None:
         (lambda raw: raw.update(extra=1), "extra"),
         (lambda raw: raw.update(target="elsewhere"), "target"),
         (lambda raw: raw.update(build=None), "needs build facts"),
-        (lambda raw: raw["segments"][0].update(engine=None), "an engine for every segment"),
+        (lambda raw: raw["segments"][0].update(engine=None, engine_key=None), "an engine for every segment"),
         (lambda raw: raw["segments"][0].update(start=2), "blocks 2 to 2 are no range"),
         (
             lambda raw: raw["segments"][0]["ranges"].pop("tokens"),
@@ -167,6 +178,30 @@ def test_names_stay_inside_the_folder(folder: Path, name: str) -> None:
         (lambda raw: raw["segments"][0]["onnx"].update(sha256="0"), "sha256"),
         (lambda raw: raw["segments"][0]["onnx"].update(size="12"), "size"),
         (lambda raw: raw["build"].update(flags=[3]), "flags"),
+        (lambda raw: raw["build"].update(version="abc"), "build.version"),
+        (lambda raw: raw["build"].update(gpu="\x1b[31mL4"), "build.gpu"),
+        (lambda raw: raw["versions"].update(torch="2.1\n"), "versions.torch"),
+        (lambda raw: raw["segments"][0]["inputs"][0].update(name="x[/nope]"), "segments.0.inputs.0.name"),
+        (lambda raw: raw["segments"][0]["inputs"][0].update(axes=["\x1b[2J", 8]), "segments.0.inputs.0.axes"),
+        (lambda raw: raw["segments"][0].update(module="a\x07"), "segments.0.module"),
+        (
+            lambda raw: raw["segments"][1].update(name="blocks-000-002"),
+            "two segments are called blocks-000-002",
+        ),
+        (lambda raw: raw["segments"][1].update(start=1), "blocks-000-002 and blocks-002-004 overlap"),
+        (lambda raw: raw["segments"][1].update(stop=5), "ends at block 5, the model has 4"),
+        (
+            lambda raw: [s.update(module="ff", start=0, stop=1) for s in raw["segments"]],
+            "two segments are ff of block 0",
+        ),
+        (
+            lambda raw: raw["segments"][0].update(engine_key=None),
+            "an engine and its engine_key belong together",
+        ),
+        (
+            lambda raw: raw["segments"][0]["outputs"][0].update(name="hidden_states"),
+            "two tensors are called hidden_states",
+        ),
     ],
 )
 def test_a_manifest_is_read_strictly(folder: Path, change: Any, message: str) -> None:
@@ -185,3 +220,59 @@ def test_what_is_no_manifest(folder: Path, text: str) -> None:
 def test_no_bundle_at_all(tmp_path: Path) -> None:
     with pytest.raises(EngineError, match=r"cannot read .*: No such file or directory; give the folder"):
         read_manifest(tmp_path)
+
+
+def test_a_manifest_is_a_plain_file_of_some_size(
+    folder: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    path, outside = folder / MANIFEST, tmp_path_factory.mktemp("outside") / MANIFEST
+    path.rename(outside)
+    path.symlink_to(outside)
+    with pytest.raises(EngineError, match="is a link; a bundle holds plain files only"):
+        read_manifest(folder)
+    path.unlink()
+    path.write_bytes(b" " * (LARGEST + 1))
+    with pytest.raises(EngineError, match="has more than 33,554,432 bytes and is no manifest"):
+        read_manifest(folder)
+
+
+@pytest.mark.parametrize("location", [b"blocks-000-002.onnx.data", b"../secret", b"/etc/passwd", b""])
+def test_a_graph_reads_nothing_but_its_own_weights(folder: Path, manifest: Manifest, location: bytes) -> None:
+    raw = graph(b"", location)
+    first = manifest.segments[0].model_copy(update={"onnx": entry_of("blocks-000-002.onnx", raw)})
+    (folder / "blocks-000-002.onnx").write_bytes(raw)
+    with pytest.raises(
+        EngineError, match=r"blocks-000-002\.onnx reads its weights from .* does not list for it"
+    ):
+        verify(folder, manifest.model_copy(update={"segments": (first, manifest.segments[1])}))
+
+
+def test_a_graph_that_reads_its_own_weights(folder: Path, manifest: Manifest) -> None:
+    raw, weights = graph(b"", b"a.data"), b"weights"
+    files = {"onnx": entry_of("blocks-000-002.onnx", raw), "data": entry_of("a.data", weights)}
+    first = manifest.segments[0].model_copy(update=files)
+    (folder / "blocks-000-002.onnx").write_bytes(raw)
+    (folder / "a.data").write_bytes(weights)
+    verify(folder, manifest.model_copy(update={"segments": (first, manifest.segments[1])}))
+
+
+def test_weights_nobody_named(folder: Path, manifest: Manifest) -> None:
+    (folder / "more.data").write_bytes(b"")
+    with pytest.raises(EngineError, match=r"'more\.data' in .* is not in the manifest; delete it"):
+        verify(folder, manifest)
+
+
+@pytest.mark.parametrize(
+    "model", [b"\x3a", b"\x3a\x05ab", b"\x0b", b"\xff" * 11, field(7, field(5, b"\x6a\x7f"))]
+)
+def test_what_is_no_graph(model: bytes) -> None:
+    with pytest.raises(EngineError, match="the ONNX graph cannot be read"):
+        locations(model)
+
+
+def test_a_graph_nested_too_deep() -> None:
+    node = b""
+    for _ in range(25):  # node, attribute, graph
+        node = field(1, field(5, field(6, node)))
+    with pytest.raises(EngineError, match="nest deeper than 64"):
+        locations(field(7, node))

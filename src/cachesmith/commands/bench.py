@@ -8,7 +8,13 @@ import typer
 from cachesmith.commands import options
 from cachesmith.commands.heldout import heldout
 from cachesmith.commands.output import check_picture, print_json, results, write_picture, write_text
-from cachesmith.commands.pipeline import check_requests, engines, open_pipeline, sampling
+from cachesmith.commands.pipeline import (
+    check_requests,
+    engines,
+    largest_batch,
+    open_pipeline,
+    sampling,
+)
 from cachesmith.policies import CachesmithError, Policy, load, parse_preset, preset
 from cachesmith.progress import bars
 
@@ -31,6 +37,8 @@ def bench(
     profile: options.ProfileName = None,
     bundle: options.Bundle = None,
     backend: options.Backend = None,
+    outside: options.Outside = options.Elsewise.error,
+    cuda_graphs: options.CudaGraphs = False,
     against: Annotated[
         list[str] | None,
         typer.Option(
@@ -78,7 +86,8 @@ def bench(
     visited, common = sampling(loaded, steps, guidance_scale)
     check_requests(pipe, made, common)
     if bundle is not None:
-        entered |= with_engines(loaded, entered, engines(bundle, backend, pipe))
+        opened = engines(bundle, backend, outside, cuda_graphs, pipe)
+        entered, batch = entered | with_engines(loaded, entered, opened), largest_batch(opened, batch)
     renderer = Renderer(pipe, visited, batch, **common)
     pictures: dict[str, Tensor] = {}
 

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from rich.table import Table
+from rich.text import Text
 
 from cachesmith.commands.output import print_json, results
 from cachesmith.policies.bundle import Manifest, SegmentEntry, bundle_id, read_manifest
@@ -19,7 +20,7 @@ def inspect_bundle(folder: Path, json: bool) -> None:
         return
     console = results()
     for name, value in _facts(manifest).items():
-        console.print(f"{name:<9} {value}", markup=False, soft_wrap=True)
+        console.print(Text(_printable(f"{name:<9} {value}")), soft_wrap=True)
     console.print()
     console.print(_segments(manifest))
 
@@ -45,8 +46,14 @@ def _facts(manifest: Manifest) -> dict[str, Any]:
 def _segments(manifest: Manifest) -> Table:
     table = Table("segment", "inputs", "ranges", "size", "error", box=None)
     for s in manifest.segments:
-        table.add_row(s.name, ", ".join(t.name for t in s.inputs), _ranges(s), _size(s), _error(s))
+        cells = (s.name, ", ".join(t.name for t in s.inputs), _ranges(s), _size(s), _error(s))
+        table.add_row(*(Text(cell) for cell in cells))
     return table
+
+
+def _printable(text: str) -> str:
+    """The model's names are free text from a file: no line breaks or terminal codes."""
+    return "".join(letter if letter.isprintable() else "?" for letter in text)
 
 
 def _ranges(segment: SegmentEntry) -> str:

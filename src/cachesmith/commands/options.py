@@ -48,6 +48,21 @@ Backend = Annotated[
     str | None,
     typer.Option("--backend", help="What runs the bundle, such as onnxruntime.", show_default="its target"),
 ]
+
+
+class Elsewise(str, Enum):
+    """What is done with inputs that a bundle was not exported for."""
+
+    error = "error"
+    torch = "torch"
+
+
+Outside = Annotated[
+    Elsewise, typer.Option("--outside", help="Inputs the bundle was not exported for: refuse, or use torch.")
+]
+CudaGraphs = Annotated[
+    bool, typer.Option("--cuda-graphs", help="Replay the bundle's engines as CUDA graphs (tensorrt).")
+]
 Prompts = Annotated[
     Path,
     typer.Option(

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cachesmith.commands.failure import first_line
-from cachesmith.commands.options import DType
+from cachesmith.commands.options import DType, Elsewise
 from cachesmith.policies import CachesmithError, Document, Policy
 
 if TYPE_CHECKING:
@@ -39,11 +39,22 @@ def open_pipeline(model: str, device: str | None, dtype: DType | None) -> Any:
     return pipe.to(place)
 
 
-def engines(bundle: Path, backend: str | None, pipe: Any) -> "Engines":
+def engines(bundle: Path, backend: str | None, outside: Elsewise, graphs: bool, pipe: Any) -> "Engines":
     """Verify and load a bundle for the pipeline's device. Raises `EngineError`."""
     from cachesmith.runtime import open_bundle
 
-    return open_bundle(bundle, pipe.device, backend=backend)
+    return open_bundle(bundle, pipe.device, backend=backend, outside=outside.value, cuda_graphs=graphs)
+
+
+def largest_batch(loaded: "Engines", batch: int) -> int:
+    """Return how many pictures at once, at most `batch`, the bundle's engines take.
+
+    Guidance may double a batch: it is taken to do so where a batch of one was not exported.
+    """
+    if loaded.outside == "torch":
+        return batch
+    ranges = [s.ranges["batch"] for s in loaded.manifest.segments if "batch" in s.ranges]
+    return min([batch, *(r.max if r.min == 1 else max(r.max // 2, 1) for r in ranges)])
 
 
 def sampling(

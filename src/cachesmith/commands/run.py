@@ -25,6 +25,8 @@ def run(
     profile: options.ProfileName = None,
     bundle: options.Bundle = None,
     backend: options.Backend = None,
+    outside: options.Outside = options.Elsewise.error,
+    cuda_graphs: options.CudaGraphs = False,
     drop_torch_weights: Annotated[
         bool, typer.Option("--drop-torch-weights", help="Free the weights of what the bundle computes.")
     ] = False,
@@ -72,7 +74,10 @@ def run(
     settings: dict[str, Any] = {"memory_budget": memory_budget}
     if bundle is not None:
         chosen = chosen or preset("uncached")
-        settings |= {"bundle": engines(bundle, backend, pipe), "drop_torch_weights": drop_torch_weights}
+        settings |= {
+            "bundle": engines(bundle, backend, outside, cuda_graphs, pipe),
+            "drop_torch_weights": drop_torch_weights,
+        }
     pictures, stats, seconds = _sample(renderer, made, chosen, profile, settings)
     files = _save(pictures, out, separate)
     facts = _facts(renderer, stats, seconds, len(made), files)
@@ -160,6 +165,4 @@ def _print(facts: dict[str, Any]) -> None:
         soft_wrap=True,
     )
     for reason, times in facts["fallbacks"].items():
-        console.print(
-            f"computed instead of forecast, {times} time(s): {reason}", markup=False, soft_wrap=True
-        )
+        console.print(f"fell back, {times} time(s): {reason}", markup=False, soft_wrap=True)

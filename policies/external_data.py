@@ -1,0 +1,70 @@
+"""Where an ONNX graph says its weights lie. Read from the bytes, so that neither onnx nor a runtime opens the graph."""
+
+from collections.abc import Iterator
+
+from cachesmith.policies.errors import EngineError
+
+FIELDS = {
+    "model": {7: "graph", 20: "training", 25: "function"},
+    "training": {1: "graph", 2: "graph"},
+    "function": {7: "node", 11: "attribute"},
+    "graph": {1: "node", 5: "tensor", 15: "sparse"},
+    "node": {5: "attribute"},
+    "attribute": {5: "tensor", 6: "graph", 10: "tensor", 11: "graph", 22: "sparse", 23: "sparse"},
+    "sparse": {1: "tensor", 2: "tensor"},
+    "tensor": {13: "entry"},
+}
+"""Field numbers of `onnx.proto` by message: those on the way to a tensor's `external_data`."""
+DEEPEST = 64
+"""Messages within one another; graphs of cachesmith have five."""
+
+VARINT, FIXED64, BYTES, FIXED32 = 0, 1, 2, 5
+
+
+def locations(model: bytes) -> set[str]:
+    """Return every file that tensors of a serialised ONNX model point to; raise `EngineError` if it is no model."""
+    try:
+        return set(_locations(memoryview(model), "model", 0))
+    except (IndexError, ValueError) as error:
+        raise EngineError(f"the ONNX graph cannot be read: {error or 'it breaks off'}") from None
+
+
+def _locations(message: memoryview, kind: str, depth: int) -> Iterator[str]:
+    if depth > DEEPEST:
+        raise ValueError(f"messages nest deeper than {DEEPEST}")
+    if kind == "entry":
+        pair = {number: bytes(value) for number, value in _fields(message)}
+        if pair.get(1) == b"location":
+            yield pair.get(2, b"").decode()
+        return
+    inner = FIELDS[kind]
+    for number, value in _fields(message):
+        if number in inner:
+            yield from _locations(value, inner[number], depth + 1)
+
+
+def _fields(message: memoryview) -> Iterator[tuple[int, memoryview]]:
+    """Field numbers and contents of a message; numbers that are no messages have no content."""
+    at = 0
+    while at < len(message):
+        tag, at = _varint(message, at)
+        wire, size = tag & 7, {FIXED64: 8, FIXED32: 4}.get(tag & 7, 0)
+        if wire == VARINT:
+            _, at = _varint(message, at)
+        elif wire == BYTES:
+            size, at = _varint(message, at)
+        elif not size:
+            raise ValueError(f"wire type {wire} is unknown")
+        if at + size > len(message):
+            raise ValueError("it breaks off")
+        yield tag >> 3, message[at : at + size]
+        at += size
+
+
+def _varint(message: memoryview, at: int) -> tuple[int, int]:
+    value = 0
+    for place in range(10):
+        value |= (message[at + place] & 0x7F) << 7 * place
+        if message[at + place] < 0x80:
+            return value, at + place + 1
+    raise ValueError("a number has more than 10 bytes")
