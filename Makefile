@@ -43,7 +43,8 @@ slow: install                      ## the slow tests
 	$(BIN)/pytest -m slow
 
 gpu: install                       ## needs an NVIDIA GPU: table of engines and policies
-	$(BIN)/python benchmarks/gpu.py
+	-$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[tensorrt]'
+	$(BIN)/python benchmarks/gpu.py --out benchmarks/gpu.md
 
 bench: install                     ## the committed policies and the README's table (about two hours on 2 cores)
 	$(BIN)/cachesmith calibrate $(MODEL) $(PROMPTS) --guidance-scale 1.5 --trials 16 $(FULL) \
