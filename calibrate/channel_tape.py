@@ -7,34 +7,26 @@ import torch
 from torch import Tensor
 
 from cachesmith.calibrate.prompts import Request
-from cachesmith.calibrate.record import lane_name, lane_names, watch
+from cachesmith.calibrate.record import Watcher, lane_name, lane_names, watch
 from cachesmith.calibrate.render import Renderer
 from cachesmith.policies import Units
-from cachesmith.runtime import Tick, Unit
+from cachesmith.runtime import Unit
 from cachesmith.runtime.history import Feature
 
 TOKENS = 256
 """At most about so many evenly spaced tokens of a sample are kept."""
 
 
-class ChannelTape:
-    """A runner that computes every unit and keeps outputs on some of the tokens, on the host.
+class ChannelTape(Watcher):
+    """Keeps outputs on some of the tokens, on the host.
 
     `seen`: lane -> (run, branch) -> one tensor [samples, tokens, channels] a step, float32; for runs of blocks the
     residual they add.
     """
 
     def __init__(self) -> None:
+        super().__init__()
         self.seen: dict[str, dict[tuple[int, str], list[Tensor]]] = {}
-        self._tick = Tick(0, None, "")
-
-    def begin(self, tick: Tick) -> None:
-        """A transformer call."""
-        self._tick = tick
-
-    def forecast(self, unit: Unit, inputs: Feature) -> Feature | None:
-        """Have everything computed."""
-        return None
 
     def observe(self, unit: Unit, inputs: Feature, outputs: Feature) -> None:
         """Keep a computed unit's output."""

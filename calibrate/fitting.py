@@ -7,7 +7,7 @@ from typing import Any
 
 from cachesmith.calibrate.methods import METHODS
 from cachesmith.calibrate.prompts import Request
-from cachesmith.calibrate.record import watch
+from cachesmith.calibrate.record import Watcher, watch
 from cachesmith.calibrate.render import Renderer
 from cachesmith.policies import Policy, PolicyError, SamplerKey, Stack
 from cachesmith.policies.errors import refusing
@@ -76,24 +76,23 @@ def fit_method(
     return Policy(fitted.document.model_copy(update=update), fitted.arrays)
 
 
-class _Branches:
-    """A runner that computes every unit and notes the guidance branches."""
+class _Branches(Watcher):
+    """Notes the guidance branches."""
 
     def __init__(self) -> None:
+        super().__init__()
         self.seen: set[str] = set()
         self.rows = 0
 
     def begin(self, tick: Tick) -> None:
         """A transformer call."""
+        super().begin(tick)
         self.seen.add(tick.branch)
 
     def forecast(self, unit: Unit, inputs: Feature) -> Feature | None:
         """Have everything computed."""
         self.rows = max(self.rows, len(inputs[0]))
         return None
-
-    def observe(self, unit: Unit, inputs: Feature, outputs: Feature) -> None:
-        """A computed unit."""
 
 
 def _sampler(pipe: Any, request: Request, steps: int, common: dict[str, Any]) -> SamplerKey:

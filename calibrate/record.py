@@ -34,10 +34,34 @@ class Movements:
     entries: list[tuple[int, int, Tensor, Tensor]] = field(default_factory=list)
 
 
-class Recorder:
-    """A runner that computes every unit and notes how its input and output move."""
+class Watcher:
+    """A runner that has every unit computed. Subclasses say in `observe` what they keep of it."""
+
+    def __init__(self) -> None:
+        self._tick = Tick(0, None, "")
+
+    def begin(self, tick: Tick) -> None:
+        """A transformer call; `restart` hears of a new run first."""
+        if tick.run != self._tick.run:
+            self.restart()
+        self._tick = tick
+
+    def restart(self) -> None:
+        """A run begins that is not the first: by default, what was kept stays."""
+
+    def forecast(self, unit: Unit, inputs: Feature) -> Feature | None:
+        """Have everything computed."""
+        return None
+
+    def observe(self, unit: Unit, inputs: Feature, outputs: Feature) -> None:
+        """The unit was computed."""
+
+
+class Recorder(Watcher):
+    """Notes how input and output of every unit move."""
 
     def __init__(self, sketch: bool = False, seed: int = 0):
+        super().__init__()
         self.movements: dict[str, Movements] = {}
         self.sketches: dict[str, dict[tuple[int, str, int], Tensor]] = {}
         self.branches: set[str] = set()
@@ -45,18 +69,15 @@ class Recorder:
         self._recent: dict[tuple[str, str], deque[tuple[Tensor, Tensor]]] = {}
         self._sketch, self._seed = sketch, seed
         self._elements: dict[int, Tensor] = {}
-        self._tick = Tick(0, None, "")
 
     def begin(self, tick: Tick) -> None:
-        """A transformer call; a new run forgets the last steps of the old one."""
-        if tick.run != self._tick.run:
-            self._recent.clear()
-        self._tick = tick
+        """A transformer call, of which the guidance branch is noted."""
+        super().begin(tick)
         self.branches.add(tick.branch)
 
-    def forecast(self, unit: Unit, inputs: Feature) -> Feature | None:
-        """Have everything computed."""
-        return None
+    def restart(self) -> None:
+        """Forget the last steps of the run before."""
+        self._recent.clear()
 
     def observe(self, unit: Unit, inputs: Feature, outputs: Feature) -> None:
         """Note the movements of a computed unit."""
@@ -87,6 +108,12 @@ class Recorder:
             generator = torch.Generator().manual_seed(self._seed)
             self._elements[size] = torch.randint(size, (min(SKETCH, size),), generator=generator)
         return flat[:, self._elements[size].to(flat.device)].float().cpu()
+
+
+def joined_sketches(sketches: dict[tuple[int, str, int], Tensor], steps: int) -> Tensor:
+    """One lane's recorded subsets, [steps, samples, elements]; guidance branches count as samples of their own."""
+    runs = sorted({(run, branch) for run, branch, _ in sketches})
+    return torch.cat([torch.stack([sketches[r, b, s] for s in range(steps)]) for r, b in runs], dim=1)
 
 
 def lane_name(unit: Unit, stream: str) -> str:

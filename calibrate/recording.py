@@ -12,7 +12,7 @@ from cachesmith.calibrate.channels import FEWEST, cluster_all, joined, temporal_
 from cachesmith.calibrate.config import CalibrationConfig
 from cachesmith.calibrate.fit import ScaleFit, fit_correction, fit_scale, forecast_costs, plan_schedules
 from cachesmith.calibrate.prompts import Request
-from cachesmith.calibrate.record import Recorder, lane_names, watch
+from cachesmith.calibrate.record import Recorder, joined_sketches, lane_names, watch
 from cachesmith.calibrate.render import Renderer
 from cachesmith.calibrate.space import Recorded, segments
 from cachesmith.calibrate.subspace import bases, second_moment
@@ -84,11 +84,7 @@ def record(renderer: Renderer, requests: tuple[Request, ...], config: Calibratio
 def plan(recorder: Recorder, config: CalibrationConfig) -> dict[int, str]:
     """Schedules for every budget from 2 to half the steps, by dynamic programming on the recorded stack outputs."""
     sketches = next(iter(recorder.sketches.values()))
-    runs = sorted({(run, branch) for run, branch, _ in sketches})
-    features = torch.cat(
-        [torch.stack([sketches[run, branch, step] for step in range(config.steps)]) for run, branch in runs],
-        dim=1,
-    )
+    features = joined_sketches(sketches, config.steps)
     cost = forecast_costs(features, [float(i) for i in range(config.steps)])
     return plan_schedules(cost, range(2, config.steps // 2 + 1))
 

@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 
 from cachesmith.calibrate.prompts import Request
-from cachesmith.calibrate.record import lane_name, watch
+from cachesmith.calibrate.record import Watcher, lane_name, watch
 from cachesmith.calibrate.render import Renderer
 from cachesmith.policies import PolicyError, Units
-from cachesmith.runtime import Tick, Unit
+from cachesmith.runtime import Unit
 from cachesmith.runtime.history import Feature
 
 LIMIT = 4 * 2**30
@@ -29,21 +29,13 @@ class Trajectory:
     outputs: Tensor
 
 
-class Tape:
-    """A runner that computes every unit and keeps everything."""
+class Tape(Watcher):
+    """Keeps everything."""
 
     def __init__(self) -> None:
+        super().__init__()
         self.seen: dict[str, dict[tuple[int, str], list[tuple[Tensor, Tensor]]]] = {}
-        self._tick = Tick(0, None, "")
         self._bytes = 0
-
-    def begin(self, tick: Tick) -> None:
-        """A transformer call."""
-        self._tick = tick
-
-    def forecast(self, unit: Unit, inputs: Feature) -> Feature | None:
-        """Have everything computed."""
-        return None
 
     def observe(self, unit: Unit, inputs: Feature, outputs: Feature) -> None:
         """Keep a computed unit. Raises `PolicyError` when memory would run out."""

@@ -13,7 +13,7 @@ from torch import Tensor
 from cachesmith.calibrate.evaluate import as_policy
 from cachesmith.calibrate.fit import forecast_costs, plan_schedules
 from cachesmith.calibrate.prompts import Request
-from cachesmith.calibrate.record import Recorder, watch
+from cachesmith.calibrate.record import Recorder, joined_sketches, watch
 from cachesmith.calibrate.render import Renderer
 from cachesmith.policies import Fixed, Forecaster, Policy, PolicyError, Profile, Stack, Taylor
 
@@ -47,9 +47,4 @@ def fit(
 
 def outputs(recorder: Recorder, steps: int) -> Tensor:
     """Return the recorded subsets of all streams, [steps, samples, elements]."""
-
-    def lane(sketches: dict[tuple[int, str, int], Tensor]) -> Tensor:
-        runs = sorted({(run, branch) for run, branch, _ in sketches})
-        return torch.cat([torch.stack([sketches[r, b, s] for s in range(steps)]) for r, b in runs], dim=1)
-
-    return torch.cat([lane(sketches) for sketches in recorder.sketches.values()], dim=2)
+    return torch.cat([joined_sketches(lane, steps) for lane in recorder.sketches.values()], dim=2)

@@ -9,7 +9,7 @@ from torch import Tensor
 from cachesmith.calibrate.evaluate import as_policy
 from cachesmith.calibrate.methods.follow import schedule
 from cachesmith.calibrate.prompts import Request
-from cachesmith.calibrate.record import watch
+from cachesmith.calibrate.record import Watcher, watch
 from cachesmith.calibrate.render import Renderer
 from cachesmith.policies import Correction, Fixed, Forecaster, Modules, Policy, PolicyError, Profile, Reuse
 from cachesmith.runtime import Compute, Plan, Tick, Unit, compile_plan, resolve_units
@@ -57,31 +57,31 @@ def _corrected(profile: Profile, correction: Correction | None) -> Profile:
     )
 
 
-class Teacher:
-    """A runner that computes every unit and compares it with the forecast made from true outputs.
+class Teacher(Watcher):
+    """Compares every unit with the forecast made from true outputs.
 
     Sums over samples and tokens, for every lane and step: of the error and of the output, [channels] each.
     """
 
     def __init__(self, renderer: Renderer, policy: Policy):
+        super().__init__()
         self._pipe, self._policy, self._steps = renderer.pipe, policy, renderer.steps
         self._units = resolve_units(renderer.pipe.transformer, policy.profile().units)
         self._histories: dict[tuple[str, str], History] = {}
         self._sums: dict[tuple[int, int], tuple[Tensor, Tensor, int]] = {}
         self._plan: Plan | None = None
-        self._tick = Tick(0, None, "")
 
     def begin(self, tick: Tick) -> None:
-        """A transformer call; a new run forgets the old one."""
-        if tick.run != self._tick.run or self._plan is None:
-            self._histories.clear()
-            self._plan = self._compile()
-            self._estimate = Estimator(self._plan)
-        self._tick = tick
+        """A transformer call; the sampler's steps are known from the first on."""
+        if self._plan is None:
+            self.restart()
+        super().begin(tick)
 
-    def forecast(self, unit: Unit, inputs: Feature) -> Feature | None:
-        """Have everything computed."""
-        return None
+    def restart(self) -> None:
+        """Forget the run before, and plan the next."""
+        self._histories.clear()
+        self._plan = self._compile()
+        self._estimate = Estimator(self._plan)
 
     def observe(self, unit: Unit, inputs: Feature, outputs: Feature) -> None:
         """Compare a planned forecast with the truth, or remember a planned computation."""

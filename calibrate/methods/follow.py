@@ -4,8 +4,9 @@ from collections.abc import Callable
 
 from torch import Tensor
 
+from cachesmith.calibrate.record import Watcher
 from cachesmith.policies import Fixed, Interval, PolicyError, mask
-from cachesmith.runtime import Tick, Unit
+from cachesmith.runtime import Unit
 from cachesmith.runtime.history import Feature
 
 Past = list[tuple[int, Tensor]]
@@ -15,26 +16,20 @@ Note = Callable[[Unit, int, int, Past, Tensor], None]
 """`note(unit, lane, step, past, output)`: outputs [samples, ..., channels], float32; residuals for runs of blocks."""
 
 
-class Follower:
-    """A runner that computes every unit and shows every output to `note`, next to the last `taps` remembered ones.
+class Follower(Watcher):
+    """Shows every output to `note`, next to the last `taps` remembered ones.
 
     `mask` says which steps are remembered (C); None: all of them.
     """
 
     def __init__(self, note: Note, taps: int, mask: str | None = None):
+        super().__init__()
         self._note, self._taps, self._mask = note, taps, mask
         self._past: dict[tuple[int, str], Past] = {}
-        self._tick = Tick(0, None, "")
 
-    def begin(self, tick: Tick) -> None:
-        """A transformer call; a new run forgets the old one."""
-        if tick.run != self._tick.run:
-            self._past.clear()
-        self._tick = tick
-
-    def forecast(self, unit: Unit, inputs: Feature) -> Feature | None:
-        """Have everything computed."""
-        return None
+    def restart(self) -> None:
+        """Forget the run before."""
+        self._past.clear()
 
     def observe(self, unit: Unit, inputs: Feature, outputs: Feature) -> None:
         """Show a computed unit, then remember it if the schedule does."""

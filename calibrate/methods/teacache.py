@@ -9,11 +9,11 @@ from torch import Tensor
 from cachesmith.calibrate.evaluate import Evaluator
 from cachesmith.calibrate.methods.threshold import threshold_for
 from cachesmith.calibrate.prompts import Request
-from cachesmith.calibrate.record import watch
+from cachesmith.calibrate.record import Watcher, watch
 from cachesmith.calibrate.render import Renderer
 from cachesmith.policies import Policy, PolicyError, Stack
 from cachesmith.policies.presets_gates import teacache
-from cachesmith.runtime import Tick, Unit
+from cachesmith.runtime import Unit
 from cachesmith.runtime.combine import relative_l1
 from cachesmith.runtime.history import Feature
 
@@ -22,25 +22,23 @@ DEGREES = 8
 """Highest degree of a polynomial: what the gate `distance` holds."""
 
 
-class Changes:
-    """A runner that computes everything, and notes how input and output of the stack change from step to step.
+class Changes(Watcher):
+    """Notes how input and output of the stack change from step to step.
 
     inputs, outputs: one entry [B] for every step but the first of a run, relative L1 on the image stream.
     """
 
     def __init__(self) -> None:
+        super().__init__()
         self.inputs: list[Tensor] = []
         self.outputs: list[Tensor] = []
         self._before: dict[str, tuple[Tensor, Tensor]] = {}
         self._modulated: Callable[[], Tensor] | None = None
         self._signal: Tensor | None = None
-        self._tick = Tick(0, None, "")
 
-    def begin(self, tick: Tick) -> None:
-        """A transformer call; a new run forgets the last step of the old one."""
-        if tick.run != self._tick.run:
-            self._before.clear()
-        self._tick = tick
+    def restart(self) -> None:
+        """Forget the last step of the run before."""
+        self._before.clear()
 
     def offer(self, unit: Unit, modulated: Callable[[], Tensor]) -> None:
         """Keep the means to make the modulated input."""
