@@ -16,7 +16,7 @@ import torch
 from diffusers import DiffusionPipeline
 from front import GUIDANCE, INTERVALS, STEPS
 
-from cachesmith.calibrate.evaluate import Evaluator, Outcome, as_policy
+from cachesmith.calibrate.evaluate import Evaluator, Outcome
 from cachesmith.calibrate.prompts import Request
 from cachesmith.calibrate.render import Renderer
 from cachesmith.policies import (
@@ -30,6 +30,7 @@ from cachesmith.policies import (
     Profile,
     Relational,
     Taylor,
+    unbound,
 )
 from cachesmith.progress import stage
 
@@ -42,7 +43,7 @@ MAGNITUDES: dict[str, Magnitude | None] = {"Taylor": None, "RFE": Observed()}
 
 def policy(gate: Gate, magnitude: Magnitude | None) -> Policy:
     """Return Taylor order 2 on modules with this gate and magnitude."""
-    return as_policy(
+    return unbound(
         Profile(units=Modules(), gate=gate, forecaster=Forecaster(rows=Taylor(order=2), magnitude=magnitude))
     )
 

@@ -5,12 +5,11 @@ from dataclasses import dataclass
 from functools import partial
 from statistics import median
 
-from cachesmith.calibrate.evaluate import as_policy
 from cachesmith.calibrate.memo import Memo
 from cachesmith.calibrate.prompts import Request
 from cachesmith.calibrate.render import Renderer
 from cachesmith.calibrate.timing import elapsed, interleaved
-from cachesmith.policies import Fixed, Forecaster, Observed, Profile, Taylor, Units
+from cachesmith.policies import Fixed, Forecaster, Observed, Profile, Taylor, Units, unbound
 from cachesmith.runtime import apply
 
 EFFICIENCY = 0.85
@@ -70,5 +69,5 @@ def _seconds(renderer: Renderer, requests: Sequence[Request], profile: Profile |
     device = renderer.pipe.device
     if profile is None:
         return elapsed(partial(renderer, requests), device)
-    with apply(renderer.pipe, as_policy(profile)):
+    with apply(renderer.pipe, unbound(profile)):
         return elapsed(partial(renderer, requests), device)

@@ -8,8 +8,7 @@ from torch import Tensor
 from cachesmith.calibrate.metrics import psnr
 from cachesmith.calibrate.prompts import Request
 from cachesmith.calibrate.render import Pictures, Renderer
-from cachesmith.policies import Document, Policy, Profile
-from cachesmith.policies.base import Arrays
+from cachesmith.policies import Policy
 from cachesmith.runtime import Stats, apply
 
 
@@ -21,11 +20,6 @@ class Outcome(NamedTuple):
     nfc: float
     stats: Stats
     pictures: Pictures
-
-
-def as_policy(profile: Profile, arrays: Arrays | None = None) -> Policy:
-    """Wrap one profile as a policy bound to no model, with the arrays it names."""
-    return Policy(Document(name="candidate", profiles={"default": profile}), arrays)
 
 
 class Evaluator:

@@ -10,9 +10,9 @@ import optuna
 from optuna.trial import TrialState
 
 from cachesmith.calibrate.config import CalibrationConfig
-from cachesmith.calibrate.evaluate import Evaluator, as_policy
+from cachesmith.calibrate.evaluate import Evaluator
 from cachesmith.calibrate.space import Recorded, arrays_of, starting_points, suggest
-from cachesmith.policies import Policy, Profile
+from cachesmith.policies import Policy, Profile, unbound
 
 SEARCH_SAMPLES = 16
 """Fitting requests a trial is scored on."""
@@ -64,7 +64,7 @@ def search(
 
     def objective(trial: optuna.Trial) -> tuple[float, float]:
         profile = suggest(trial, recorded)
-        outcome = evaluator(as_policy(profile, arrays_of(profile, recorded)), SEARCH_SAMPLES)
+        outcome = evaluator(unbound(profile, arrays_of(profile, recorded)), SEARCH_SAMPLES)
         return outcome.psnr, outcome.nfc
 
     for number in range(done, config.trials):
@@ -85,7 +85,7 @@ def front(study: optuna.Study, recorded: Recorded) -> list[Candidate]:
     candidates = []
     for trial in sorted(study.best_trials, key=lambda t: t.values[1]):
         profile = suggest(optuna.trial.FixedTrial(trial.params), recorded)
-        policy = as_policy(profile, arrays_of(profile, recorded))
+        policy = unbound(profile, arrays_of(profile, recorded))
         number = finished.index(trial.number)
         candidates.append(
             Candidate(policy, profile, f"trial {number}", trial.values[1], trial.values[0], number)

@@ -7,9 +7,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cachesmith.calibrate.evaluate import as_policy
 from cachesmith.calibrate.solvers import ridge_table, row_table
-from cachesmith.policies import Fitted, Fixed, Forecaster, Lagrange, Policy, Profile, Stack
+from cachesmith.policies import Fitted, Fixed, Forecaster, Lagrange, Policy, Profile, Stack, unbound
 from cachesmith.policies.base import Arrays
 
 RIDGES = (None, 1.0, 0.1)
@@ -39,7 +38,7 @@ class Rows(NamedTuple):
         if reads is not None:
             arrays[reads] = self.inputs.float().cpu().numpy()
         rows = Fitted(weights=f"{prefix}/weights", input_weights=reads, ids=f"{prefix}/ids")
-        return as_policy(fixed_profile(mask, Forecaster(rows=rows)), arrays)
+        return unbound(fixed_profile(mask, Forecaster(rows=rows)), arrays)
 
 
 def fitted_rows(policy: Policy, mask: str) -> Rows | None:
@@ -65,7 +64,7 @@ def fitted_rows(policy: Policy, mask: str) -> Rows | None:
 
 def line(mask: str) -> Policy:
     """The whole stack on a fixed schedule, every output forecast by the line through the last two computed ones."""
-    return as_policy(fixed_profile(mask, Forecaster(rows=Lagrange(order=1))))
+    return unbound(fixed_profile(mask, Forecaster(rows=Lagrange(order=1))))
 
 
 def starting_rows(

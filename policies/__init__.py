@@ -52,7 +52,7 @@ from cachesmith.policies.gate import (
 from cachesmith.policies.io import SUFFIX, decode, encode, load, save
 from cachesmith.policies.magcache import magcache_mask, resample_ratios
 from cachesmith.policies.migrations import MIGRATIONS, upgrade
-from cachesmith.policies.policy import Policy, content_id
+from cachesmith.policies.policy import Policy, content_id, unbound
 from cachesmith.policies.presets import PRESETS, parse_preset, preset
 from cachesmith.policies.refresh import Clustered, Refresh, Scored
 from cachesmith.policies.schedule import mask, remap
@@ -127,5 +127,6 @@ __all__ = [
     "remap",
     "resample_ratios",
     "save",
+    "unbound",
     "upgrade",
 ]

@@ -47,6 +47,11 @@ class Policy:
         return hash(self.id)
 
 
+def unbound(profile: Profile, arrays: Arrays | None = None, name: str = "candidate") -> Policy:
+    """One profile, with the arrays it names, as a policy that is bound to no model."""
+    return Policy(Document(name=name, profiles={"default": profile}), arrays)
+
+
 def content_id(document: bytes, arrays: Arrays) -> str:
     """Return the first 16 hex digits of a sha256 over the document's bytes and every array."""
     digest = hashlib.sha256(document)

@@ -3,7 +3,7 @@
 import inspect
 from collections.abc import Callable
 
-from cachesmith.policies.document import Document, Profile
+from cachesmith.policies.document import Profile
 from cachesmith.policies.errors import PolicyError, refusing
 from cachesmith.policies.forecaster import (
     AdamsBashforth,
@@ -17,7 +17,7 @@ from cachesmith.policies.forecaster import (
     Taylor,
 )
 from cachesmith.policies.gate import Gate, Interval, Relational
-from cachesmith.policies.policy import Policy
+from cachesmith.policies.policy import Policy, unbound
 from cachesmith.policies.presets_gates import confidence, dbcache, easycache, fbcache, speca, teacache
 from cachesmith.policies.presets_hyca import refuse_fitted
 from cachesmith.policies.presets_static import foca, freqca, magcache
@@ -56,7 +56,7 @@ def rfc(tau: float = 0.3, order: int = 2, warmup: int = 2) -> Policy:
     """RFC (arXiv 2602.19506): input error decides when, input change how far, Taylor the direction."""
     gate = Relational(thresholds=(tau,), order=order, warmup=warmup)
     forecaster = Forecaster(rows=Taylor(order=order), magnitude=Observed())
-    return _bound_to_nothing("rfc", Profile(units=Modules(), gate=gate, forecaster=forecaster))
+    return unbound(Profile(units=Modules(), gate=gate, forecaster=forecaster), name="rfc")
 
 
 @refusing("preset hicache")
@@ -158,8 +158,4 @@ def _number(value: str, text: str) -> int | float:
 
 def _policy(name: str, gate: Gate, row: Row, units: Units | None = None) -> Policy:
     profile = Profile(units=units or Modules(), gate=gate, forecaster=Forecaster(rows=row))
-    return _bound_to_nothing(name, profile)
-
-
-def _bound_to_nothing(name: str, profile: Profile) -> Policy:
-    return Policy(Document(name=name, profiles={"default": profile}))
+    return unbound(profile, name=name)

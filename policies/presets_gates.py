@@ -4,11 +4,11 @@ Each has one `threshold`, and computes everything at 0. The published values hol
 one, set it for the number of computations you want (`cachesmith.calibrate.methods.threshold.threshold_for`).
 """
 
-from cachesmith.policies.document import Document, Profile
+from cachesmith.policies.document import Profile
 from cachesmith.policies.errors import refusing
 from cachesmith.policies.forecaster import ClosedRow, Forecaster, Reuse, Taylor
 from cachesmith.policies.gate import Distance, DynamicGate, Probe
-from cachesmith.policies.policy import Policy
+from cachesmith.policies.policy import Policy, unbound
 from cachesmith.policies.units import Segments, Stack, Units
 
 IDENTITY = (1.0, 0.0)
@@ -107,4 +107,4 @@ def speca(
 
 def _preset(name: str, units: Units, gate: DynamicGate, row: ClosedRow) -> Policy:
     profile = Profile(units=units, gate=gate, forecaster=Forecaster(rows=row))
-    return Policy(Document(name=name, profiles={"default": profile}))
+    return unbound(profile, name=name)

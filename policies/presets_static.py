@@ -2,12 +2,12 @@
 
 from collections.abc import Collection, Sequence
 
-from cachesmith.policies.document import Document, Profile
+from cachesmith.policies.document import Profile
 from cachesmith.policies.errors import PolicyError, refusing
 from cachesmith.policies.forecaster import Band, Foca, Forecaster, Hermite, Reuse
 from cachesmith.policies.gate import Fixed, Gate, Interval
 from cachesmith.policies.magcache import magcache_mask
-from cachesmith.policies.policy import Policy
+from cachesmith.policies.policy import Policy, unbound
 from cachesmith.policies.units import Modules, Stack, Units
 
 
@@ -58,6 +58,4 @@ def magcache(
 
 
 def _policy(name: str, gate: Gate, forecaster: Forecaster, units: Units) -> Policy:
-    return Policy(
-        Document(name=name, profiles={"default": Profile(units=units, gate=gate, forecaster=forecaster)})
-    )
+    return unbound(Profile(units=units, gate=gate, forecaster=forecaster), name=name)

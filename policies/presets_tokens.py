@@ -2,11 +2,11 @@
 
 from typing import Literal
 
-from cachesmith.policies.document import Document, Profile
+from cachesmith.policies.document import Profile
 from cachesmith.policies.errors import refusing
 from cachesmith.policies.forecaster import Forecaster, Reuse, Row, Taylor
 from cachesmith.policies.gate import Interval
-from cachesmith.policies.policy import Policy
+from cachesmith.policies.policy import Policy, unbound
 from cachesmith.policies.refresh import Clustered, Refresh, Scored
 from cachesmith.policies.units import Modules
 
@@ -82,4 +82,4 @@ def _spent_on_mlps(given: Scored, gate: Interval) -> Scored:
 
 def _policy(name: str, gate: Interval, row: Row, refresh: Refresh) -> Policy:
     profile = Profile(units=Modules(), gate=gate, forecaster=Forecaster(rows=row, refresh=refresh))
-    return Policy(Document(name=name, profiles={"default": profile}))
+    return unbound(profile, name=name)

@@ -10,12 +10,11 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from cachesmith.calibrate.evaluate import as_policy
 from cachesmith.calibrate.fit import forecast_costs, plan_schedules
 from cachesmith.calibrate.prompts import Request
 from cachesmith.calibrate.record import Recorder, joined_sketches, watch
 from cachesmith.calibrate.render import Renderer
-from cachesmith.policies import Fixed, Forecaster, Policy, PolicyError, Profile, Stack, Taylor
+from cachesmith.policies import Fixed, Forecaster, Policy, PolicyError, Profile, Stack, Taylor, unbound
 
 
 def fit(
@@ -40,7 +39,7 @@ def fit(
         renderer(requests)
     cost = forecast_costs(outputs(recorder, renderer.steps), [float(s) for s in range(renderer.steps)], order)
     mask = plan_schedules(cost, [budget], forced)[budget]
-    return as_policy(
+    return unbound(
         Profile(units=Stack(), gate=Fixed(mask=mask), forecaster=Forecaster(rows=Taylor(order=order)))
     )
 

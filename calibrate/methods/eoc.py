@@ -6,12 +6,21 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cachesmith.calibrate.evaluate import as_policy
 from cachesmith.calibrate.methods.follow import schedule
 from cachesmith.calibrate.prompts import Request
 from cachesmith.calibrate.record import Watcher, watch
 from cachesmith.calibrate.render import Renderer
-from cachesmith.policies import Correction, Fixed, Forecaster, Modules, Policy, PolicyError, Profile, Reuse
+from cachesmith.policies import (
+    Correction,
+    Fixed,
+    Forecaster,
+    Modules,
+    Policy,
+    PolicyError,
+    Profile,
+    Reuse,
+    unbound,
+)
 from cachesmith.runtime import Compute, Plan, Tick, Unit, compile_plan, resolve_units
 from cachesmith.runtime.estimate import Estimator, observe_scale
 from cachesmith.runtime.history import Feature, History
@@ -38,15 +47,15 @@ def fit(
     """
     if base is None:
         gate = Fixed(mask=schedule(renderer.steps, interval, budget))
-        base = as_policy(Profile(units=Modules(), gate=gate, forecaster=Forecaster(rows=Reuse())))
+        base = unbound(Profile(units=Modules(), gate=gate, forecaster=Forecaster(rows=Reuse())))
     profile = _corrected(base.profile(), None)
     names = {OFFSETS} & set(base.arrays)
     arrays = {name: array for name, array in base.arrays.items() if name not in names}
-    teacher = Teacher(renderer, as_policy(profile, arrays))
+    teacher = Teacher(renderer, unbound(profile, arrays))
     with watch(renderer.pipe, profile.units, teacher):
         renderer(requests)
     offsets = teacher.offsets(threshold).numpy().astype(np.float32)
-    return as_policy(_corrected(profile, Correction(offsets=OFFSETS)), {**arrays, OFFSETS: offsets})
+    return unbound(_corrected(profile, Correction(offsets=OFFSETS)), {**arrays, OFFSETS: offsets})
 
 
 def _corrected(profile: Profile, correction: Correction | None) -> Profile:

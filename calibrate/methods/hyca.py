@@ -11,12 +11,12 @@ from typing import Literal
 
 from cachesmith.calibrate.channels import record_grams
 from cachesmith.calibrate.clusters import HycaFit, analyse, closed_loop
-from cachesmith.calibrate.evaluate import Evaluator, as_policy
+from cachesmith.calibrate.evaluate import Evaluator
 from cachesmith.calibrate.methods import follow
 from cachesmith.calibrate.prompts import Request
 from cachesmith.calibrate.render import Renderer
 from cachesmith.calibrate.space import granularity
-from cachesmith.policies import Fixed, Forecaster, Policy, PolicyError, Profile, mask
+from cachesmith.policies import Fixed, Forecaster, Policy, PolicyError, Profile, mask, unbound
 from cachesmith.policies.errors import refusing
 from cachesmith.progress import stage
 from cachesmith.runtime.adapters import adapter_for
@@ -66,7 +66,7 @@ def fit(
 
     def policy(candidate: HycaFit) -> Policy:
         row, arrays = candidate.rows(PREFIX)
-        return as_policy(Profile(units=chosen, gate=gate, forecaster=Forecaster(rows=row)), arrays)
+        return unbound(Profile(units=chosen, gate=gate, forecaster=Forecaster(rows=row)), arrays)
 
     if select == "probe":
         return policy(found)

@@ -11,12 +11,21 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cachesmith.calibrate.evaluate import as_policy
 from cachesmith.calibrate.methods.follow import Follower, Past, schedule
 from cachesmith.calibrate.prompts import Request
 from cachesmith.calibrate.record import lane_names, watch
 from cachesmith.calibrate.render import Renderer
-from cachesmith.policies import Fitted, Fixed, Forecaster, Policy, PolicyError, Profile, Segments, Units
+from cachesmith.policies import (
+    Fitted,
+    Fixed,
+    Forecaster,
+    Policy,
+    PolicyError,
+    Profile,
+    Segments,
+    Units,
+    unbound,
+)
 from cachesmith.runtime import Unit, adapter_for
 from cachesmith.runtime.units import block_lists
 
@@ -49,7 +58,7 @@ def fit(
     profile = Profile(
         units=units, gate=Fixed(mask=letters), forecaster=Forecaster(rows=Fitted(weights=WEIGHTS))
     )
-    return as_policy(profile, {WEIGHTS: factors.weights().float().numpy().astype(np.float32)})
+    return unbound(profile, {WEIGHTS: factors.weights().float().numpy().astype(np.float32)})
 
 
 class Factors:

@@ -5,12 +5,11 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from cachesmith.calibrate.evaluate import as_policy
 from cachesmith.calibrate.methods.follow import Follower, Past
 from cachesmith.calibrate.prompts import Request
 from cachesmith.calibrate.record import watch
 from cachesmith.calibrate.render import Renderer
-from cachesmith.policies import Fixed, Forecaster, Modules, Policy, PolicyError, Profile, Reuse
+from cachesmith.policies import Fixed, Forecaster, Modules, Policy, PolicyError, Profile, Reuse, unbound
 from cachesmith.policies.budget import threshold_within
 from cachesmith.runtime import Unit, resolve_units
 
@@ -40,7 +39,7 @@ def fit(
         alpha = threshold_within(lambda a: _computations(units, errors, a), budget)
     masks = {group: smoothcache_mask(table, alpha) for group, table in errors.items()}
     gate = Fixed(mask=masks[units[0].group], groups=masks)
-    return as_policy(Profile(units=Modules(), gate=gate, forecaster=Forecaster(rows=Reuse())))
+    return unbound(Profile(units=Modules(), gate=gate, forecaster=Forecaster(rows=Reuse())))
 
 
 def smoothcache_mask(errors: Tensor, alpha: float) -> str:

@@ -9,14 +9,13 @@ forecast moves, rather than from the outputs.
 
 from collections.abc import Sequence
 
-from cachesmith.calibrate.evaluate import as_policy
 from cachesmith.calibrate.methods import follow
 from cachesmith.calibrate.prompts import Request
 from cachesmith.calibrate.render import Renderer
 from cachesmith.calibrate.solvers import named_row
 from cachesmith.calibrate.space import granularity
 from cachesmith.calibrate.subspace import bases, record_moments
-from cachesmith.policies import Ema, Forecaster, Policy, Profile, Subspace
+from cachesmith.policies import Ema, Forecaster, Policy, Profile, Subspace, unbound
 from cachesmith.policies.errors import refusing
 from cachesmith.runtime.adapters import adapter_for
 from cachesmith.runtime.units import block_lists
@@ -56,4 +55,4 @@ def fit(
         forecaster=Forecaster(rows=forecast, subspace=Subspace(basis=basis)),
     )
     moments = record_moments(renderer, requests, chosen, distance)
-    return as_policy(profile, {basis: bases(moments, energy).numpy()})
+    return unbound(profile, {basis: bases(moments, energy).numpy()})

@@ -4,11 +4,11 @@ import json
 from typing import Any, NamedTuple, TypeVar
 
 from cachesmith.policies.base import Frozen
-from cachesmith.policies.document import Document, Profile
+from cachesmith.policies.document import Profile
 from cachesmith.policies.errors import PolicyError, refusing
 from cachesmith.policies.forecaster import Reuse, Row, Taylor
 from cachesmith.policies.gate import Fixed, Interval
-from cachesmith.policies.policy import Policy
+from cachesmith.policies.policy import Policy, unbound
 from cachesmith.policies.schedule import mask
 
 Settings = TypeVar("Settings", bound=Frozen)
@@ -45,7 +45,7 @@ def parse(kind: type[Settings], raw: object, subject: str) -> Settings:
 
 def wrap(name: str, profile: Profile, *notes: str) -> Converted:
     """Wrap one profile as a policy bound to no model."""
-    return Converted(Policy(Document(name=name, profiles={"default": profile})), notes)
+    return Converted(unbound(profile, name=name), notes)
 
 
 def letters(computed: list[bool], subject: str) -> str:

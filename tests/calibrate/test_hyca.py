@@ -11,7 +11,7 @@ from torch import Tensor
 from cachesmith.calibrate.channels import agreement, cluster, descriptors, record_grams, temporal_gram
 from cachesmith.calibrate.cluster_report import FIGURE, cluster_report
 from cachesmith.calibrate.clusters import RIDGE, HycaFit, analyse, closed_loop
-from cachesmith.calibrate.evaluate import Evaluator, as_policy
+from cachesmith.calibrate.evaluate import Evaluator
 from cachesmith.calibrate.methods import METHODS
 from cachesmith.calibrate.prompts import requests
 from cachesmith.calibrate.render import Renderer
@@ -28,6 +28,7 @@ from cachesmith.policies import (
     Stack,
     Taylor,
     mask,
+    unbound,
 )
 from cachesmith.runtime import apply
 
@@ -118,7 +119,7 @@ def test_one_cluster_of_taylor_is_taylor(renderer: Renderer, grams: dict[str, Te
     assert isinstance(row, Clusters) and row.rows == (Taylor(order=1),)
     pictures = []
     for forecaster, held in ((Forecaster(rows=row), arrays), (Forecaster(rows=Taylor(order=1)), {})):
-        with apply(renderer.pipe, as_policy(Profile(gate=Fixed(mask=MASK), forecaster=forecaster), held)):
+        with apply(renderer.pipe, unbound(Profile(gate=Fixed(mask=MASK), forecaster=forecaster), held)):
             pictures.append(renderer(ASKED).images)
     torch.testing.assert_close(*pictures, atol=1e-6, rtol=1e-6)
 

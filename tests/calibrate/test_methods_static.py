@@ -9,14 +9,24 @@ import torch
 from tests.tiny import sample_flux, tiny_dit, tiny_flux
 from torch import Tensor
 
-from cachesmith.calibrate.evaluate import as_policy
 from cachesmith.calibrate.methods import METHODS, dpcache, eoc, magcache, scalingcache, smoothcache
 from cachesmith.calibrate.methods.follow import Follower, schedule
 from cachesmith.calibrate.prompts import requests
 from cachesmith.calibrate.record import watch
 from cachesmith.calibrate.render import Renderer
 from cachesmith.calibrate.trajectory import trajectories
-from cachesmith.policies import Fitted, Fixed, Modules, Observed, PolicyError, Reuse, Stack, Taylor, preset
+from cachesmith.policies import (
+    Fitted,
+    Fixed,
+    Modules,
+    Observed,
+    PolicyError,
+    Reuse,
+    Stack,
+    Taylor,
+    preset,
+    unbound,
+)
 from cachesmith.runtime import Unit, apply
 
 STEPS = 10
@@ -168,7 +178,7 @@ def test_eoc_with_a_scale_that_is_observed(renderer: Renderer) -> None:
     base = preset("taylorseer", interval=3)
     profile = base.profile()
     rfe = profile.forecaster.model_copy(update={"magnitude": Observed()})
-    policy = eoc.fit(renderer, REQUESTS, base=as_policy(profile.model_copy(update={"forecaster": rfe})))
+    policy = eoc.fit(renderer, REQUESTS, base=unbound(profile.model_copy(update={"forecaster": rfe})))
     assert policy.profile().forecaster.magnitude == Observed()
 
 

@@ -11,7 +11,7 @@ from tests.calibrate.small import LABELS, pipeline, run, settings
 from cachesmith.calibrate import CalibrationConfig, calibrate, calibration, candidates, evaluate
 from cachesmith.calibrate.cost import CostModel
 from cachesmith.calibrate.weights import fitted_rows, fixed_profile
-from cachesmith.policies import Fitted, Forecaster, PolicyError
+from cachesmith.policies import Fitted, Forecaster, PolicyError, unbound
 
 
 @pytest.fixture(autouse=True)
@@ -80,7 +80,7 @@ def test_weights_by_group_are_spread_over_channels() -> None:
     ids = np.array([[0, 1, 0]], np.int32)
     weights = np.arange(1 * 4 * 2 * 2, dtype=np.float32).reshape(1, 4, 2, 2)
     row = Fitted(weights="w", ids="i")
-    made = evaluate.as_policy(fixed_profile("CCFC", Forecaster(rows=row)), {"w": weights, "i": ids})
+    made = unbound(fixed_profile("CCFC", Forecaster(rows=row)), {"w": weights, "i": ids})
     rows = fitted_rows(made, "CCFC")
     assert rows is not None and np.array_equal(rows.outputs.numpy(), weights[..., ids[0]])
     assert rows.inputs.shape == (1, 4, 3, 3) and not rows.inputs.any()

@@ -7,9 +7,8 @@ import optuna
 import pytest
 
 from cachesmith.calibrate.config import CalibrationConfig
-from cachesmith.calibrate.evaluate import as_policy
 from cachesmith.calibrate.space import Recorded, arrays_of, segments, starting_points, suggest
-from cachesmith.policies import Clusters, Modules, Observed, PolicyError, Profile, Segments
+from cachesmith.policies import Clusters, Modules, Observed, PolicyError, Profile, Segments, unbound
 from cachesmith.policies.base import Arrays
 
 TABLE = np.ones((2, 4), np.float32)
@@ -32,7 +31,7 @@ RECORDED = Recorded(
 @pytest.mark.parametrize("point", starting_points([3, 5, 8], 20))
 def test_starting_points_make_policies(point: dict[str, object]) -> None:
     profile = suggest(optuna.trial.FixedTrial(point), RECORDED)
-    assert as_policy(profile, arrays_of(profile, RECORDED)).profile() == profile
+    assert unbound(profile, arrays_of(profile, RECORDED)).profile() == profile
 
 
 def test_random_points_make_policies() -> None:
@@ -40,7 +39,7 @@ def test_random_points_make_policies() -> None:
 
     def objective(trial: optuna.Trial) -> float:
         profile = suggest(trial, RECORDED)
-        as_policy(profile, arrays_of(profile, RECORDED))
+        unbound(profile, arrays_of(profile, RECORDED))
         seen.append(profile)
         return 0.0
 

@@ -5,12 +5,11 @@ import pytest
 import torch
 from tests.tiny import sample_dit, tiny_dit
 
-from cachesmith.calibrate.evaluate import as_policy
 from cachesmith.calibrate.methods import METHODS
 from cachesmith.calibrate.prompts import requests
 from cachesmith.calibrate.render import Renderer
 from cachesmith.calibrate.subspace import bases, rank, second_moment, spectrum
-from cachesmith.policies import Ema, Forecaster, PolicyError, Profile, Taylor
+from cachesmith.policies import Ema, Forecaster, PolicyError, Profile, Taylor, unbound
 from cachesmith.runtime import apply
 
 STEPS = 12
@@ -66,7 +65,7 @@ def test_all_energy_is_no_subspace(renderer: Renderer, units: str) -> None:
     profile = whole.profile()
     plain = Profile(units=profile.units, gate=profile.gate, forecaster=Forecaster(rows=Taylor(order=1)))
     pictures = []
-    for policy in (whole, as_policy(plain)):
+    for policy in (whole, unbound(plain)):
         with apply(renderer.pipe, policy):
             pictures.append(renderer(ASKED).images)
     torch.testing.assert_close(*pictures, atol=1e-4, rtol=1e-4)

@@ -4,10 +4,9 @@ from typing import Any
 import pytest
 from tests.commands.shop import STEPS, Cli, Shop, fails, succeeds
 
-from cachesmith.calibrate.evaluate import as_policy
 from cachesmith.calibrate.methods import METHODS
 from cachesmith.calibrate.trajectory import trajectories
-from cachesmith.policies import Fixed, Policy, Profile, Stack, load
+from cachesmith.policies import Fixed, Policy, Profile, Stack, load, unbound
 from cachesmith.runtime.fingerprint import model_key
 
 
@@ -16,7 +15,7 @@ def fake(renderer: Any, requests: Any, interval: int = 3, labels: Any = None) ->
     assert interval > 0
     steps = {len(t.outputs) for t in trajectories(renderer, requests, Stack()).values()}
     mask = "".join("C" if step % interval == 0 else "F" for step in range(steps.pop()))
-    return as_policy(Profile(gate=Fixed(mask=mask)))
+    return unbound(Profile(gate=Fixed(mask=mask)))
 
 
 @pytest.fixture(autouse=True)
