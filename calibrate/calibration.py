@@ -79,7 +79,7 @@ class _Calibration:
         self._check_steps()
         validation = self._evaluator("uncached, validation", self.parts.validation)
         recording = record(self.renderer, self.parts.fitting, self.config)
-        sampler = self._sampler(recording)
+        sampler = sampler_key(self.pipe.scheduler, recording.guidance, self.config.guidance_scale)
         costs = self._costs()
         study = open_study(self.config, self.key)
         with stage("search", self.config.trials) as advance:
@@ -107,10 +107,6 @@ class _Calibration:
                 f"{type(self.pipe.scheduler).__name__} visits {visited} timesteps in {self.config.steps} steps; "
                 "calibrate with a sampler that calls the model once a step"
             )
-
-    def _sampler(self, recording: Recording) -> SamplerKey:
-        key, scale = sampler_key(self.pipe.scheduler, recording.guidance), self.config.guidance_scale
-        return key if scale is None else key.model_copy(update={"guidance_range": (scale, scale)})
 
     def _costs(self) -> CostModel:
         granularities = (Stack(), Modules(), segments(self.model.blocks, 2))

@@ -101,5 +101,4 @@ def _sampler(pipe: Any, request: Request, steps: int, common: dict[str, Any]) ->
     with watch(pipe, Stack(), branches):
         Renderer(pipe, steps, 1, **common)([request])
     guidance = "sequential" if len(branches.seen) > 1 else "batched" if branches.rows > 1 else "none"
-    key, scale = sampler_key(pipe.scheduler, guidance), common.get("guidance_scale")
-    return key if scale is None else key.model_copy(update={"guidance_range": (scale, scale)})
+    return sampler_key(pipe.scheduler, guidance, common.get("guidance_scale"))

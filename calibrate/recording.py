@@ -19,7 +19,6 @@ from cachesmith.calibrate.subspace import bases, second_moment
 from cachesmith.policies import Modules, PolicyError, Stack, UnitFit, Units
 from cachesmith.policies.base import Arrays
 from cachesmith.progress import stage
-from cachesmith.runtime.adapters import adapter_for
 from cachesmith.runtime.units import block_lists
 
 RECORDED_SAMPLES = 8
@@ -53,7 +52,7 @@ class Recording:
 def record(renderer: Renderer, requests: tuple[Request, ...], config: CalibrationConfig) -> Recording:
     """Sample a few fitting requests uncached at every granularity and fit what can be fitted from that."""
     transformer = renderer.pipe.transformer
-    blocks = len(block_lists(transformer, adapter_for(transformer)))
+    blocks = len(block_lists(transformer))
     chosen = requests[:RECORDED_SAMPLES]
     arrays: Arrays = {}
     scales: dict[str, ScaleFit] = {}

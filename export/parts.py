@@ -7,7 +7,7 @@ from itertools import pairwise
 from torch import nn
 
 from cachesmith.policies import EngineError, Modules, Policy, Segments
-from cachesmith.runtime import Unit, adapter_for, resolve_units
+from cachesmith.runtime import Unit, resolve_units
 from cachesmith.runtime.units import block_lists
 
 LAUNCH_MICROSECONDS = 30
@@ -47,7 +47,7 @@ def plan_parts(
     """
     units = [policy.profile(name).units for name in profiles or policy.document.profiles]
     modules = [u for u in units if isinstance(u, Modules)]
-    sizes = [_bytes(block) for _, block in block_lists(transformer, adapter_for(transformer))]
+    sizes = [_bytes(block) for _, block in block_lists(transformer)]
     if modules and not blockwise:
         _refuse_modules(policy, transformer, len(sizes))
     parts = _module_parts(transformer) if modules else ()
@@ -61,7 +61,7 @@ def plan_parts(
 
 def natural_borders(transformer: nn.Module) -> tuple[int, ...]:
     """Block indices at which another list of blocks begins, such as double to single."""
-    lists = [entry.path for entry, _ in block_lists(transformer, adapter_for(transformer))]
+    lists = [entry.path for entry, _ in block_lists(transformer)]
     return tuple(i for i, (a, b) in enumerate(pairwise(lists), start=1) if a != b)
 
 
@@ -114,7 +114,7 @@ def _packed(start: int, stop: int, sizes: list[int], limit: float) -> list[tuple
 def _module_parts(transformer: nn.Module) -> tuple[Part, ...]:
     """One part for every cached submodule that is called as one; spans of several stay in torch."""
     found: list[Part] = []
-    for index, (entry, block) in enumerate(block_lists(transformer, adapter_for(transformer))):
+    for index, (entry, block) in enumerate(block_lists(transformer)):
         for span in entry.modules:
             if len(span.members) == 1 and getattr(block, span.start, None) is not None:
                 found.append(Part(index, index + 1, _bytes(block.get_submodule(span.start)), span.start))
@@ -136,7 +136,7 @@ def _refuse_modules(policy: Policy, transformer: nn.Module, blocks: int) -> None
 
 
 def _blocks(transformer: nn.Module) -> list[nn.Module]:
-    return [block for _, block in block_lists(transformer, adapter_for(transformer))]
+    return [block for _, block in block_lists(transformer)]
 
 
 def _bytes(module: nn.Module) -> int:

@@ -13,7 +13,6 @@ from torch import Tensor, nn
 from cachesmith.policies import EngineError, ModelKey
 from cachesmith.policies.bundle import Manifest, SegmentEntry, read_manifest
 from cachesmith.policies.bundle_files import verify
-from cachesmith.runtime.adapters import adapter_for
 from cachesmith.runtime.backends import opener
 from cachesmith.runtime.drop import drop_weights, present_key
 from cachesmith.runtime.fingerprint import lora_names
@@ -202,7 +201,7 @@ def _check_adapters(manifest: Manifest, adapters: tuple[str, ...]) -> None:
 
 def _chain(manifest: Manifest, transformer: nn.Module, unit: Unit) -> tuple[SegmentEntry, ...] | None:
     """The segments that make up a unit, in order."""
-    blocks = [block for _, block in block_lists(transformer, adapter_for(transformer))]
+    blocks = [block for _, block in block_lists(transformer)]
     if not unit.residual:
         return _module_entry(manifest, blocks, unit)
     start = next(i for i, block in enumerate(blocks) if block is unit.members[0])

@@ -8,7 +8,6 @@ import torch
 from torch import nn
 
 from cachesmith.policies import ModelKey, SamplerKey
-from cachesmith.runtime.adapters import adapter_for
 from cachesmith.runtime.sampler import noise_levels
 from cachesmith.runtime.units import block_lists
 
@@ -21,17 +20,23 @@ def model_key(transformer: nn.Module, pipeline: Any = None) -> ModelKey:
         pipeline="" if pipeline is None else type(pipeline).__name__,
         transformer=type(transformer).__name__,
         config_hash=config_hash(transformer),
-        blocks=len(block_lists(transformer, adapter_for(transformer))),
+        blocks=len(block_lists(transformer)),
         weights_hash=weights_hash(transformer),
         adapters=lora_names(transformer),
     )
 
 
-def sampler_key(scheduler: Any, guidance: str = "none") -> SamplerKey:
-    """Describe a scheduler after `set_timesteps`."""
+def sampler_key(scheduler: Any, guidance: str = "none", scale: float | None = None) -> SamplerKey:
+    """Describe a scheduler after `set_timesteps`, and the guidance it was used with: how it is computed, its scale."""
     sigmas = noise_levels(scheduler)
     return SamplerKey.model_validate(
-        {"scheduler": type(scheduler).__name__, "steps": len(sigmas), "sigmas": sigmas, "guidance": guidance}
+        {
+            "scheduler": type(scheduler).__name__,
+            "steps": len(sigmas),
+            "sigmas": sigmas,
+            "guidance": guidance,
+            "guidance_range": None if scale is None else (scale, scale),
+        }
     )
 
 

@@ -117,7 +117,7 @@ class FlatSegment(nn.Module):
 def segment_interface(transformer: nn.Module, start: int, stop: int) -> Interface:
     """Return the interface of blocks `start` to `stop`, which must be of one list."""
     adapter = adapter_for(transformer)
-    blocks = block_lists(transformer, adapter)
+    blocks = block_lists(transformer)
     (streams,) = {entry.streams for entry, _ in blocks[start:stop]}
     outputs = tuple(s for s in streams if stop < len(blocks) or s in adapter.live)
     return Interface(streams, outputs, ports_for(transformer).conditions)

@@ -44,11 +44,14 @@ class Unit:
         return self.streams.index(IMAGE) if IMAGE in self.streams else 0
 
 
-def block_lists(transformer: nn.Module, adapter: Adapter) -> list[tuple[BlockList, nn.Module]]:
-    """Return every block with the list it belongs to, in execution order."""
+def block_lists(transformer: nn.Module) -> list[tuple[BlockList, nn.Module]]:
+    """Return every block with the list it belongs to, in execution order.
+
+    Raises `PolicyError` when there is no adapter for the transformer.
+    """
     return [
         (entry, block)
-        for entry in adapter.lists
+        for entry in adapter_for(transformer).lists
         for block in transformer.get_submodule(entry.path).children()
     ]
 
@@ -56,7 +59,7 @@ def block_lists(transformer: nn.Module, adapter: Adapter) -> list[tuple[BlockLis
 def resolve_units(transformer: nn.Module, units: Units) -> tuple[Unit, ...]:
     """Find the units of `transformer`; raise `PolicyError` when segments do not fit the model."""
     adapter = adapter_for(transformer)
-    blocks = block_lists(transformer, adapter)
+    blocks = block_lists(transformer)
     match units:
         case Stack():
             return _segments(blocks, adapter, (0,), "stack")

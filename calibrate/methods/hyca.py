@@ -19,7 +19,6 @@ from cachesmith.calibrate.space import granularity
 from cachesmith.policies import Fixed, Forecaster, Policy, PolicyError, Profile, mask, unbound
 from cachesmith.policies.errors import refusing
 from cachesmith.progress import stage
-from cachesmith.runtime.adapters import adapter_for
 from cachesmith.runtime.units import block_lists
 
 PREFIX = "hyca"
@@ -57,7 +56,7 @@ def fit(
     if select not in ("probe", "closed-loop"):
         raise PolicyError(f"there is no selection {select!r}; choose `probe` or `closed-loop`")
     transformer = renderer.pipe.transformer
-    chosen = granularity(units, len(block_lists(transformer, adapter_for(transformer))))
+    chosen = granularity(units, len(block_lists(transformer)))
     gate = Fixed(mask=schedule) if schedule else follow.gate(renderer.steps, interval, budget, warmup)
     found = analyse(
         record_grams(renderer, requests, chosen), mask(gate, renderer.steps),

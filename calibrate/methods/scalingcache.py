@@ -26,7 +26,7 @@ from cachesmith.policies import (
     Units,
     unbound,
 )
-from cachesmith.runtime import Unit, adapter_for
+from cachesmith.runtime import Unit
 from cachesmith.runtime.units import block_lists
 
 WEIGHTS = "scalingcache/weights"
@@ -48,7 +48,7 @@ def fit(
     by itself, as published, unless given. Raises `PolicyError` for a mask of another length than the run.
     """
     transformer = renderer.pipe.transformer
-    units = units or Segments(starts=tuple(range(len(block_lists(transformer, adapter_for(transformer))))))
+    units = units or Segments(starts=tuple(range(len(block_lists(transformer)))))
     letters = mask or schedule(renderer.steps, interval, budget, warmup)
     if len(letters) != renderer.steps:
         raise PolicyError(f"the mask has {len(letters)} letters for {renderer.steps} steps; give one a step")

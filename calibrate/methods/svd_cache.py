@@ -17,7 +17,6 @@ from cachesmith.calibrate.space import granularity
 from cachesmith.calibrate.subspace import bases, record_moments
 from cachesmith.policies import Ema, Forecaster, Policy, Profile, Subspace, unbound
 from cachesmith.policies.errors import refusing
-from cachesmith.runtime.adapters import adapter_for
 from cachesmith.runtime.units import block_lists
 
 PREFIX = "svd-cache"
@@ -46,7 +45,7 @@ def fit(
     Raises `PolicyError` for values out of range and unknown names.
     """
     transformer = renderer.pipe.transformer
-    chosen = granularity(units, len(block_lists(transformer, adapter_for(transformer))))
+    chosen = granularity(units, len(block_lists(transformer)))
     forecast = Ema(beta=beta) if row == "ema" else named_row(row)
     basis = f"{PREFIX}/basis"
     profile = Profile(

@@ -29,7 +29,7 @@ class Shop:
 
 
 def tiny_policy(pipe: Any, **profile: Any) -> Policy:
-    sampler = sampler_key(pipe.scheduler, "batched").model_copy(update={"guidance_range": (1.5, 1.5)})
+    sampler = sampler_key(pipe.scheduler, "batched", 1.5)
     return Policy(
         Document(
             name="tiny",

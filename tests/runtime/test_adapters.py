@@ -187,7 +187,7 @@ def test_modules_cover_what_is_heavy(name: str) -> None:
         for part in unit.members
         for m in part.modules()
     }
-    for _, block in block_lists(model(name), adapter_for(model(name))):
+    for _, block in block_lists(model(name)):
         left = {
             path
             for path, module in block.named_modules()
@@ -205,7 +205,7 @@ class Work:
     """Counts how often the blocks' linear layers are really called, apart from norms and modulation."""
 
     def __init__(self, name: str):
-        self.blocks = [block for _, block in block_lists(model(name), adapter_for(model(name)))]
+        self.blocks = [block for _, block in block_lists(model(name))]
         self.counts: Counter[nn.Module] = Counter()
         self.handles: list[Any] = []
 
