@@ -9,7 +9,7 @@ from cachesmith.calibrate.improve import Plan, refined, tuned
 from cachesmith.calibrate.memo import Memo, digest_of
 from cachesmith.calibrate.metrics import bootstrap
 from cachesmith.calibrate.recording import Recording
-from cachesmith.calibrate.refine import from_steps, resize
+from cachesmith.calibrate.refine import resize, uniform
 from cachesmith.calibrate.search import Candidate
 from cachesmith.calibrate.weights import RIDGES, Rows, fitted_rows, line, starting_rows
 from cachesmith.policies import (
@@ -20,11 +20,6 @@ from cachesmith.policies import (
 )
 from cachesmith.policies.base import Arrays
 from cachesmith.progress import stage
-
-
-def uniform(budget: int, steps: int) -> str:
-    """`budget` computed steps as evenly spread as can be, the first among them."""
-    return from_steps({round(i * steps / budget) for i in range(budget)}, steps)
 
 
 def earlier_schedules(config: CalibrationConfig, budget: int) -> list[str]:

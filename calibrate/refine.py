@@ -62,6 +62,11 @@ def from_steps(computed: set[int] | Sequence[int], steps: int) -> str:
     return "".join("C" if step in chosen else "F" for step in range(steps))
 
 
+def uniform(budget: int, steps: int) -> str:
+    """`budget` computed steps as evenly spread as can be, the first among them."""
+    return from_steps({round(i * steps / budget) for i in range(budget)}, steps)
+
+
 def resize(mask: str, budget: int) -> str:
     """Bring a mask to `budget` computed steps: halve the longest gaps, or drop steps close to their neighbours."""
     computed = [i for i, letter in enumerate(mask) if letter == "C"]

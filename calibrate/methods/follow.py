@@ -5,6 +5,7 @@ from collections.abc import Callable
 from torch import Tensor
 
 from cachesmith.calibrate.record import Watcher
+from cachesmith.calibrate.refine import uniform
 from cachesmith.policies import Fixed, Interval, PolicyError, mask
 from cachesmith.runtime import Unit
 from cachesmith.runtime.history import Feature
@@ -52,8 +53,7 @@ def schedule(steps: int, interval: int, budget: int | None, warmup: int = 1) -> 
         return mask(Interval(interval=interval, warmup=warmup), steps)
     if not 1 <= budget <= steps:
         raise PolicyError(f"the budget is {budget} for {steps} steps; give a number from 1 to {steps}")
-    computed = {round(i * steps / budget) for i in range(budget)}
-    return "".join("C" if step in computed else "F" for step in range(steps))
+    return uniform(budget, steps)
 
 
 def gate(steps: int, interval: int, budget: int | None, warmup: int) -> Fixed | Interval:

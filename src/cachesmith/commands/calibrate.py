@@ -9,9 +9,9 @@ import typer
 from cachesmith.commands import options
 from cachesmith.commands.failure import INTERRUPTED, complain
 from cachesmith.commands.inspect import show
-from cachesmith.commands.output import results
+from cachesmith.commands.output import check_policy_file, results
 from cachesmith.commands.pipeline import STEPS, check_requests, open_pipeline
-from cachesmith.policies import SUFFIX, CachesmithError, load, save
+from cachesmith.policies import SUFFIX, load, save
 
 if TYPE_CHECKING:
     from cachesmith.calibrate import CalibrationConfig, CalibrationResult
@@ -91,7 +91,7 @@ def calibrate(
     from cachesmith.calibrate.prompts import read_prompts, requests
 
     kept = work or out.with_name(out.name.removesuffix(SUFFIX) + ".work")
-    _check_out(out)
+    check_policy_file(out)
     read = read_prompts(prompts)
     config = CalibrationConfig(
         steps=steps,
@@ -122,13 +122,6 @@ def calibrate(
     results().print(
         f"\nsaved {out}" + (f", report in {report}" if report else ""), markup=False, soft_wrap=True
     )
-
-
-def _check_out(out: Path) -> None:
-    if not out.name.endswith(SUFFIX) or out.name == SUFFIX:
-        raise CachesmithError(f"a policy file's name ends in {SUFFIX}, got {out.name!r}; change --out")
-    if out.is_dir():
-        raise CachesmithError(f"{out} is a folder; change --out")
 
 
 def _name(out: Path) -> str:

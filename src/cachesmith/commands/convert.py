@@ -6,8 +6,8 @@ from typing import Annotated
 import typer
 
 from cachesmith.commands.options import ProfileName
-from cachesmith.commands.output import errors, results, write_text
-from cachesmith.policies import SUFFIX, CachesmithError, load, save
+from cachesmith.commands.output import check_policy_file, errors, results, write_text
+from cachesmith.policies import CachesmithError, load, save
 from cachesmith.policies.convert import (
     SOURCES,
     TARGETS,
@@ -67,8 +67,7 @@ def convert(
 
 
 def _import(file: Path, source: str, out: Path, steps: int | None) -> None:
-    if not out.name.endswith(SUFFIX):
-        raise CachesmithError(f"a policy file's name ends in {SUFFIX}, got {out.name!r}; change --out")
+    check_policy_file(out)
     try:
         text = file.read_text(encoding="utf-8")
     except UnicodeDecodeError:

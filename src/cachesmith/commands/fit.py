@@ -7,9 +7,9 @@ import typer
 
 from cachesmith.commands import options
 from cachesmith.commands.inspect import show
-from cachesmith.commands.output import results
+from cachesmith.commands.output import check_policy_file, results
 from cachesmith.commands.pipeline import STEPS, check_requests, open_pipeline
-from cachesmith.policies import SUFFIX, CachesmithError, save
+from cachesmith.policies import save
 
 
 def fit(
@@ -52,8 +52,7 @@ def fit(
     from cachesmith.calibrate.fitting import check_method, fit_method, read_options
     from cachesmith.calibrate.prompts import read_prompts, requests
 
-    if not out.name.endswith(SUFFIX) or out.name == SUFFIX:
-        raise CachesmithError(f"a policy file's name ends in {SUFFIX}, got {out.name!r}; change --out")
+    check_policy_file(out)
     given = read_options(setting or [])
     check_method(method, given)
     wanted = requests(read_prompts(prompts), samples, seed)

@@ -7,7 +7,7 @@ from typing import Any
 import typer
 from rich.console import Console
 
-from cachesmith.policies import PolicyError
+from cachesmith.policies import SUFFIX, CachesmithError, PolicyError
 
 WIDE = 160
 """Columns assumed where stdout is no terminal, so that a table in a log is whole."""
@@ -33,6 +33,14 @@ def write_text(path: Path, text: str) -> None:
     """Write a text file, making its folder."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(text, encoding="utf-8")
+
+
+def check_policy_file(out: Path) -> None:
+    """Raise `CachesmithError` before any work is done if no policy can be saved under this name."""
+    if not out.name.endswith(SUFFIX) or out.name == SUFFIX:
+        raise CachesmithError(f"a policy file's name ends in {SUFFIX}, got {out.name!r}; change --out")
+    if out.is_dir():
+        raise CachesmithError(f"{out} is a folder; change --out")
 
 
 def check_picture(path: Path) -> None:
