@@ -12,13 +12,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import torch
-from diffusers import DiffusionPipeline
-from front import GUIDANCE, INTERVALS, STEPS
+from demo_model import INTERVALS, MODEL, open_renderer, unseen
 
 from cachesmith.calibrate.evaluate import Evaluator, Outcome
-from cachesmith.calibrate.prompts import Request
-from cachesmith.calibrate.render import Renderer
+from cachesmith.calibrate.methods.threshold import threshold_for
 from cachesmith.policies import (
     Forecaster,
     Gate,
@@ -35,9 +32,8 @@ from cachesmith.policies import (
 from cachesmith.progress import stage
 
 BUDGETS, BATCHES = (8, 11, 14), (4, 32)
-PROBES, PROBED = 10, 16
-"""Runs and samples spent on a threshold."""
-SEED = 900_000
+PROBES, PROBED, SLACK = 10, 16, 0.3
+"""Runs and samples spent on a threshold, and how close NFC must come."""
 MAGNITUDES: dict[str, Magnitude | None] = {"Taylor": None, "RFE": Observed()}
 
 
@@ -55,21 +51,17 @@ def relational(threshold: float) -> Relational:
 
 def relational_at(evaluator: Evaluator, budget: int) -> Relational:
     """Return RFC's gate at the threshold whose NFC comes closest to `budget`, by bisection."""
-    low, high, found = 1e-3, 10.0, []
-    for _ in range(PROBES):
-        threshold = (low * high) ** 0.5
-        nfc = evaluator(policy(relational(threshold), Observed()), PROBED).nfc
-        found.append((abs(nfc - budget), threshold))
-        if abs(nfc - budget) <= 0.3:
-            break
-        low, high = (threshold, high) if nfc > budget else (low, threshold)
-    return relational(min(found)[1])
+
+    def rfc(threshold: float) -> Policy:
+        return policy(relational(threshold), Observed())
+
+    return relational(threshold_for(budget, rfc, evaluator, count=PROBED, runs=PROBES, slack=SLACK))
 
 
 def rows(evaluator: Evaluator, advance: Any) -> Iterator[tuple[int, str, str, Outcome]]:
     """Yield (budget, gate, forecast, outcome)."""
     for budget in BUDGETS:
-        gates = {
+        gates: dict[str, Gate] = {
             "uniform": Interval(interval=INTERVALS[budget], warmup=2),
             "RCS": relational_at(evaluator, budget),
         }
@@ -84,19 +76,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--model", default="examples/fashion_dit/model")
+    parser.add_argument("--model", default=MODEL)
     parser.add_argument("--samples", type=int, default=32)
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args()
-    pipe: Any = DiffusionPipeline.from_pretrained(args.model, dtype=torch.float32)
-    pipe.set_progress_bar_config(disable=True)
-    requests = [Request({"class_labels": i % 10}, SEED + i) for i in range(args.samples)]
+    requests = unseen(None, args.samples)
     lines = [
         "| batch | budget | gate | forecast | NFC | PSNR dB |\n",
         "| ---: | ---: | --- | --- | ---: | ---: |\n",
     ]
     for batch in BATCHES:
-        evaluator = Evaluator(Renderer(pipe, STEPS, batch, guidance_scale=GUIDANCE), requests)
+        evaluator = Evaluator(open_renderer(args.model, batch), requests)
         with stage(f"batch {batch}", len(BUDGETS) * 4) as advance:
             for budget, gate, name, outcome in rows(evaluator, advance):
                 lines.append(

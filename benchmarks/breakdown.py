@@ -8,7 +8,7 @@ embedding, last projection, calls that are bypassed; *outside* are sampler, guid
 """
 
 import argparse
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -16,9 +16,7 @@ from statistics import median
 from time import perf_counter
 from typing import Any
 
-import torch
-from diffusers import DiffusionPipeline
-from front import GUIDANCE, STEPS, held_out, profile_within
+from demo_model import BATCH, MODEL, STEPS, open_renderer, profile_within, unseen
 
 from cachesmith.calibrate.prompts import Request
 from cachesmith.calibrate.render import Renderer
@@ -27,12 +25,14 @@ from cachesmith.progress import stage
 from cachesmith.runtime import Session, apply
 from cachesmith.runtime.patch import patched
 
-NFC, INTERVAL, BATCH = 8, 7, 32
+NFC, INTERVAL = 8, 7
 PARTS = ("computed", "forecast", "remember", "around", "outside")
+Spent = defaultdict[str, float]
+"""Seconds by part."""
 
 
 @contextmanager
-def timed(owner: Any, name: str, spent: Counter[str], part: str) -> Iterator[None]:
+def timed(owner: Any, name: str, spent: Spent, part: str) -> Iterator[None]:
     """Add up the seconds spent in a method."""
     method: Callable[..., Any] = getattr(owner, name)
 
@@ -47,9 +47,9 @@ def timed(owner: Any, name: str, spent: Counter[str], part: str) -> Iterator[Non
         yield
 
 
-def run(renderer: Renderer, requests: list[Request], session: Session | None) -> Counter[str]:
+def run(renderer: Renderer, requests: list[Request], session: Session | None) -> Spent:
     """Sample once and return seconds: `total`, `transformer`, `forecast`, `remember`."""
-    spent: Counter[str] = Counter()
+    spent: Spent = defaultdict(float)
     with ExitStack() as stack:
         stack.enter_context(timed(renderer.pipe.transformer, "forward", spent, "transformer"))
         if session is not None:
@@ -61,7 +61,7 @@ def run(renderer: Renderer, requests: list[Request], session: Session | None) ->
     return spent
 
 
-def medians(runs: list[Counter[str]]) -> dict[str, float]:
+def medians(runs: list[Spent]) -> dict[str, float]:
     """The median of every part."""
     return {part: median(r[part] for r in runs) for part in ("total", "transformer", "forecast", "remember")}
 
@@ -91,15 +91,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--model", default="examples/fashion_dit/model")
+    parser.add_argument("--model", default=MODEL)
     parser.add_argument("--policy", type=Path, required=True)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args()
-    pipe: Any = DiffusionPipeline.from_pretrained(args.model, dtype=torch.float32)
-    pipe.set_progress_bar_config(disable=True)
-    renderer, policy = Renderer(pipe, STEPS, BATCH, guidance_scale=GUIDANCE), load(args.policy)
-    requests = held_out(policy, BATCH)
+    renderer, policy = open_renderer(args.model), load(args.policy)
+    requests = unseen(policy, BATCH)
     entered: dict[str, tuple[Policy, str | None]] = {
         "calibrated (stack)": (policy, profile_within(policy, NFC)),
         "taylorseer-lite order 2 (stack)": (preset("taylorseer-lite", interval=INTERVAL, order=2), None),

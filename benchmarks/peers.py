@@ -36,10 +36,12 @@ from rich.console import Console
 from cachesmith.calibrate.prompts import digest, heldout_part, read_prompts, requests
 from cachesmith.calibrate.render import Renderer
 from cachesmith.calibrate.timing import machine
-from cachesmith.policies import Policy, load
+from cachesmith.policies import load
 from cachesmith.progress import stage
 
 FAMILIES = ("samplers", "ours", "of_diffusers", "of_cache_dit")
+UNUSED = 1_000_000
+"""First seed where there is no calibration that could have used it."""
 TUNING = 8
 """Samples that MagCache and fitted methods are calibrated on, with seeds of their own."""
 
@@ -63,8 +65,9 @@ def course(args: argparse.Namespace) -> Course:
     common = dict(args.call)
     if args.guidance_scale is not None:
         common["guidance_scale"] = args.guidance_scale
-    prompts, first = read_prompts(args.prompts), _first_seed(policy)
-    heldout = heldout_part(prompts, policy.document.calibration if policy else None)
+    record = policy.document.calibration if policy else None
+    prompts, first = read_prompts(args.prompts), record.unseen_seed if record else UNUSED
+    heldout = heldout_part(prompts, record)
     others = [prompt for prompt in prompts if prompt not in heldout]
     return Course(
         Renderer(pipe, args.steps, args.batch, **common),
@@ -74,11 +77,6 @@ def course(args: argparse.Namespace) -> Course:
         policy,
         args.screen,
     )
-
-
-def _first_seed(policy: Policy | None) -> int:
-    record = None if policy is None else policy.document.calibration
-    return 1 + max((*record.fitting_seeds, *record.heldout_seeds)) if record else 10**6
 
 
 def conditions(args: argparse.Namespace, run: Course) -> dict[str, Any]:

@@ -116,6 +116,11 @@ class Calibration(Frozen):
     fits: tuple[UnitFit, ...] = ()
     front: tuple[TrialRecord, ...] = ()
 
+    @property
+    def unseen_seed(self) -> int:
+        """The first seed above all that were used."""
+        return 1 + max((*self.fitting_seeds, *self.heldout_seeds))
+
 
 class Document(Frozen):
     """The JSON part of a policy file."""

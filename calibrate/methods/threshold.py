@@ -18,11 +18,13 @@ def threshold_for(
     *,
     count: int | None = None,
     runs: int = RUNS,
+    slack: float = 0.0,
 ) -> float:
     """Return the threshold whose policy computes nearest to `budget` steps in full, on average over all runs.
 
     The logarithm is halved between `low` and `high` at most `runs` times, each a sampling run of the evaluator's first
-    `count` requests (default: all), on the understanding that a higher threshold computes less. As gates follow the
+    `count` requests (default: all), on the understanding that a higher threshold computes less; the first one within
+    `slack` of the budget is taken. As gates follow the
     most demanding sample of a batch, the result holds for the batch size of the evaluator's renderer. A budget out of
     reach between `low` and `high` gives the nearest that was tried. Raises `ValueError` for bounds out of order.
     """
@@ -33,7 +35,7 @@ def threshold_for(
         middle = sqrt(low * high)
         nfc = evaluator(make_policy(middle), count).nfc
         tried.append((abs(nfc - budget), middle))
-        if nfc == budget:
+        if abs(nfc - budget) <= slack:
             break
         low, high = (middle, high) if nfc > budget else (low, middle)
     return min(tried)[1]
