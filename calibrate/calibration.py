@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from cachesmith import __version__
-from cachesmith.calibrate.candidates import Makers, earlier_schedules, fastest, merge
+from cachesmith.calibrate.candidates import Makers, fastest, merge
 from cachesmith.calibrate.config import CalibrationConfig, CalibrationResult
 from cachesmith.calibrate.cost import CostModel, measure_costs
 from cachesmith.calibrate.evaluate import Evaluator
@@ -62,7 +62,6 @@ class _Calibration:
 
     def __init__(self, pipe: Any, prompts: Sequence[Prompt], config: CalibrationConfig):
         self.pipe, self.config = pipe, config
-        earlier_schedules(config, 2)  # refuses what cannot be started from
         self.perceptual = None if config.lpips is None else load_lpips(config.lpips)
         self.parts: Split = split(prompts, config.fitting, config.validation, config.heldout, config.seed)
         common = {} if config.guidance_scale is None else {"guidance_scale": config.guidance_scale}

@@ -12,31 +12,9 @@ from cachesmith.calibrate.recording import Recording
 from cachesmith.calibrate.refine import resize, uniform
 from cachesmith.calibrate.search import Candidate
 from cachesmith.calibrate.weights import RIDGES, Rows, fitted_rows, line, starting_rows
-from cachesmith.policies import (
-    Fixed,
-    Policy,
-    PolicyError,
-    Stack,
-)
+from cachesmith.policies import Policy, PolicyError
 from cachesmith.policies.base import Arrays
 from cachesmith.progress import stage
-
-
-def earlier_schedules(config: CalibrationConfig, budget: int) -> list[str]:
-    """The stack schedules of the earlier policy, brought to `budget` computed steps.
-
-    Raises `PolicyError` for a policy without any for as many steps.
-    """
-    if config.earlier is None:
-        return []
-    profiles = config.earlier.document.profiles.values()
-    masks = [p.gate.mask for p in profiles if isinstance(p.units, Stack) and isinstance(p.gate, Fixed)]
-    fitting = [mask for mask in masks if len(mask) == config.steps]
-    if not fitting:
-        raise PolicyError(
-            f"the earlier policy has no fixed schedule of the whole stack for {config.steps} steps; leave it out"
-        )
-    return [resize(mask, budget) for mask in fitting]
 
 
 class Makers:
@@ -85,7 +63,7 @@ class Makers:
         masks = [
             self.recording.space.schedules[budget],
             uniform(budget, self.config.steps),
-            *earlier_schedules(self.config, budget),
+            *(resize(mask, budget) for mask in self.config.earlier_masks),
         ]
         ridges = RIDGES if self.recording.grams else (None,)
         starts = [Plan(mask, ridge) for mask in masks for ridge in ridges]

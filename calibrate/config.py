@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from cachesmith.policies import Policy, PolicyError
+from cachesmith.policies import Fixed, Policy, PolicyError, Stack
 
 PROFILE_SPEEDUPS = {"quality": 3.5, "balanced": 5.0, "fast": 7.0}
 """Steps divided by full computations of the profiles every policy has."""
@@ -59,6 +59,18 @@ class CalibrationConfig:
                 raise PolicyError(
                     f"speed-up {speedup} is out of reach; with {self.steps} steps use 2 <= S <= {self.steps / 2:g}"
                 )
+
+        if self.earlier is not None and not self.earlier_masks:
+            raise PolicyError(
+                f"the earlier policy has no fixed schedule of the whole stack for {self.steps} steps; leave it out"
+            )
+
+    @property
+    def earlier_masks(self) -> list[str]:
+        """The earlier policy's schedules of the whole stack."""
+        profiles = self.earlier.document.profiles.values() if self.earlier else ()
+        masks = [p.gate.mask for p in profiles if isinstance(p.units, Stack) and isinstance(p.gate, Fixed)]
+        return [mask for mask in masks if len(mask) == self.steps]
 
     @property
     def budgets(self) -> dict[str, int]:
