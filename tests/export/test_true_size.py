@@ -1,4 +1,4 @@
-"""Real engines without a GPU: the demo model's, and (slow) segments of DiT-XL/2 and FLUX.1-dev at their true sizes."""
+"""Real engines without a GPU: the demo model's; DiT-XL/2 and FLUX.1-dev at true size (most of that slow)."""
 
 from pathlib import Path
 from typing import Any
@@ -70,6 +70,14 @@ def test_the_demo_model(tmp_path: Path) -> None:
     assert exported.engines == len(exported.manifest.segments) == 2
     assert all(s.parity is not None and s.parity.error < 1e-5 for s in exported.manifest.segments)
     open_bundle(tmp_path / "b", backend="onnxruntime")
+
+
+def test_a_block_of_dit_xl_2_parses(tmp_path: Path) -> None:
+    model, example = dit_xl(1)
+    entry = segment(model, Part(0, 1, 0), example, tmp_path)
+    network, _parser = parse(trt, trt.Builder(trt.Logger(trt.Logger.ERROR)), tmp_path / entry.onnx.name)
+    assert [network.get_input(i).shape[-1] for i in range(network.num_inputs)] == [1152, -1, -1]
+    assert network.get_output(0).shape[-1] == 1152
 
 
 @pytest.mark.slow
