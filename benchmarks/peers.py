@@ -8,13 +8,15 @@ One process, the same pipeline, prompts, seeds and batches for all; pictures are
 pipeline's own sampler. Work is counted alike for all: multiply-adds of the blocks' linear layers divided by those of
 one uncached step, which is block executions / blocks where whole blocks are skipped. NFC is the same, but for this
 project's runtime, which counts block executions / blocks itself. Thresholds are set to the budget by bisection on the
-first batch. Every setting is screened on a few samples; each method's best are measured on all. Writes `peers.json`,
-`peers.md` and `peers.png`; `peers.jsonl` keeps what is done, so that the same command goes on after an interruption.
+requests of the screening. Every setting is screened on a few samples; each method's best are measured on all, and
+timed in turns. Writes `peers.json`, `peers.md` and `peers.png`; `peers.jsonl` keeps what is done but the times, so that
+the same command goes on after an interruption.
 """
 
 import argparse
 import importlib
 import json
+import random
 import warnings
 from collections.abc import Iterator
 from dataclasses import asdict
@@ -42,7 +44,7 @@ from cachesmith.progress import stage
 FAMILIES = ("samplers", "ours", "of_diffusers", "of_cache_dit")
 UNUSED = 1_000_000
 """First seed where there is no calibration that could have used it."""
-TUNING = 8
+TUNING = 16
 """Samples that MagCache and fitted methods are calibrated on, with seeds of their own."""
 
 
@@ -68,11 +70,12 @@ def course(args: argparse.Namespace) -> Course:
     record = policy.document.calibration if policy else None
     prompts, first = read_prompts(args.prompts), record.unseen_seed if record else UNUSED
     heldout = heldout_part(prompts, record)
-    others = [prompt for prompt in prompts if prompt not in heldout]
+    others = [prompt for prompt in prompts if prompt not in heldout] or prompts
+    random.Random(0).shuffle(others)  # files are often sorted by topic
     return Course(
         Renderer(pipe, args.steps, args.batch, **common),
         requests(heldout, args.samples, first),
-        requests(others or prompts, TUNING, first + 500_000),
+        requests(others, TUNING, first + 500_000),
         tuple(args.budgets),
         policy,
         args.screen,

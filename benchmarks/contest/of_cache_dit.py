@@ -8,12 +8,10 @@ from importlib import import_module
 from itertools import product
 from typing import Any
 
-from torch.nn import ModuleList
-
 from cachesmith.calibrate.render import Renderer
-from contest.contestant import Contestant, Course, Dial, Enter, Entry, Gauge
+from contest.contestant import Contestant, Course, Dial, Enter, Entry, Gauge, nothing
 from contest.ours import SLACK
-from contest.yardstick import tensor_bytes
+from contest.yardstick import play, tensor_bytes
 
 FAMILY = "cache-dit"
 FIRST_BLOCKS, ORDERS = (1, 2), (0, 1, 2)
@@ -31,8 +29,7 @@ def entries(course: Course) -> Iterator[Entry]:
         yield Dial(name, FAMILY, method, partial(_turned, course, first, order, limits))
     for (label, mask), order in product(_masks(course), ORDERS):
         method = f"cache-dit SCM{_taylor(order)}"
-        static = {"steps_computation_mask": mask, "steps_computation_policy": "static", "max_warmup_steps": 1}
-        yield Contestant(f"{method} {label}", FAMILY, method, cached(course, order, 1, **static))
+        yield Contestant(f"{method} {label}", FAMILY, method, scheduled(course, order, mask))
 
 
 def _turned(course: Course, first: int, order: int, limits: tuple[int, int], threshold: float) -> Enter:
@@ -55,23 +52,37 @@ def _taylor(order: int) -> str:
 def _masks(course: Course) -> Iterator[tuple[str, list[int]]]:
     for policy in MASKS:
         yield policy, _library().steps_mask(mask_policy=policy, total_steps=course.steps)
-    for computed in sorted({_affordable(course, budget) for budget in course.budgets}):
+    share = cached_share(course)
+    for computed in sorted({_affordable(course.steps, share, budget) for budget in course.budgets}):
         yield f"even, {computed} computed", even_mask(computed, course.steps)
+        yield f"even after two, {computed} computed", even_mask(computed, course.steps, first=2)
 
 
-def _affordable(course: Course, budget: int) -> int:
-    """Steps that may be computed whole if every other step computes the first block of every list."""
-    lists = [
-        len(child) for child in course.renderer.pipe.transformer.children() if isinstance(child, ModuleList)
-    ]
-    share = len(lists) / sum(lists)
-    return max(2, int((budget + SLACK - course.steps * share) / (1 - share)))
+def cached_share(course: Course) -> float:
+    """The share of a step that is computed in a cached one, as measured on one request."""
+    masked = scheduled(course, 0, even_mask(1, course.steps))
+    some = course.requests[:1]
+    _, whole = play(course.renderer, Contestant("", "", "", nothing), some)
+    _, cheap = play(course.renderer, Contestant("", "", "", masked), some)
+    return (cheap.work / whole.work * course.steps - 1) / (course.steps - 1)
 
 
-def even_mask(computed: int, steps: int) -> list[int]:
-    """Compute the first two steps and the others evenly spread over the rest."""
-    chosen = {0, 1} | {1 + round(i * (steps - 1) / (computed - 1)) for i in range(1, computed - 1)}
+def _affordable(steps: int, share: float, budget: int) -> int:
+    """Steps that may be computed whole if every other step computes `share` of one."""
+    return max(2, int((budget + SLACK - steps * share) / (1 - share)))
+
+
+def even_mask(computed: int, steps: int, first: int = 1) -> list[int]:
+    """Compute the first steps, and in all `computed` ones, evenly spread over the rest."""
+    rest = (steps - first + 1) / max(1, computed - first + 1)
+    chosen = {*range(first - 1), *(first - 1 + round(i * rest) for i in range(computed - first + 1))}
     return [int(step in chosen) for step in range(steps)]
+
+
+def scheduled(course: Course, order: int, mask: list[int]) -> Enter:
+    """Compute the steps of a mask (SCM)."""
+    static = {"steps_computation_mask": mask, "steps_computation_policy": "static", "max_warmup_steps": 1}
+    return cached(course, order, 1, **static)
 
 
 def cached(course: Course, order: int, first: int, **options: Any) -> Enter:

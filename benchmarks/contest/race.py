@@ -133,7 +133,7 @@ class Race:
     def _probe(self, contestant: Contestant) -> float | None:
         record = self.journal.get("probe", contestant.name)
         if record is None:
-            some = self.course.requests[: self.course.renderer.batch]
+            some = self.course.screen
             try:
                 _, meter = play(self.course.renderer, contestant, some)
                 record = self.journal.add("probe", contestant.name, **self._spent(meter, len(some)))
@@ -143,16 +143,15 @@ class Race:
         return nfc
 
     def time(self, results: list[Result], names: set[str], repeats: int, note: Note) -> list[Result]:
-        """Time the named contestants in turns on the screened requests, and return all results with the medians."""
+        """Time the named contestants in turns on the screened requests, and return all results with the medians.
+
+        Times are not kept for another process: only those of one run compare.
+        """
         seconds: dict[str, tuple[float, ...]] = {name: () for name in self.entered if name in names}
         for turn in range(repeats):
             for name in seconds:
                 note(f"{turn + 1}: {name}")
-                key = f"{name} #{turn}"
-                record = self.journal.get("time", key) or self.journal.add(
-                    "time", key, seconds=self._seconds(name)
-                )
-                seconds[name] = (*seconds[name], record["seconds"])
+                seconds[name] = (*seconds[name], self._seconds(name))
         found = medians(seconds)
         return [replace(result, seconds=found.get(result.name)) for result in results]
 

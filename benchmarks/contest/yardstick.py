@@ -1,7 +1,7 @@
 """The same yardstick for every tool: work done, bytes held, and a pipeline put back as it was."""
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +10,7 @@ from torch import nn
 
 from cachesmith.calibrate.prompts import Request
 from cachesmith.calibrate.render import Pictures, Renderer
+from cachesmith.runtime.patch import patched
 from contest.contestant import Contestant, Gauge
 
 INSIDE = ("_modules", "_forward_hooks", "_forward_pre_hooks")
@@ -41,30 +42,47 @@ def token_layers(transformer: nn.Module) -> list[nn.Linear]:
 
 
 @contextmanager
-def metered(transformer: nn.Module, gauge: Gauge) -> Iterator[Meter]:
-    """Count the work of every transformer call in the block, and look at the cache after each."""
+def counted(transformer: nn.Module) -> Iterator[Meter]:
+    """Count the work that is done. To be entered before a tool: a layer it has skipped is called and does nothing."""
     meter = Meter()
 
-    def work(layer: nn.Module, arguments: tuple[torch.Tensor, ...]) -> None:
-        meter.work += arguments[0].numel() * float(layer.out_features)  # type: ignore[arg-type]
+    def counting(layer: nn.Linear, forward: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
+        def count(x: torch.Tensor) -> torch.Tensor:
+            meter.work += x.numel() * float(layer.out_features)
+            return forward(x)
+
+        return count
+
+    with ExitStack() as stack:
+        for layer in token_layers(transformer):
+            stack.enter_context(patched(layer, "forward", counting(layer, layer.forward)))
+        yield meter
+
+
+@contextmanager
+def watched(transformer: nn.Module, gauge: Gauge, meter: Meter) -> Iterator[None]:
+    """Look at a tool's cache after every call, and ask for its own count in the end. To be entered after the tool."""
 
     def look(*_: Any) -> None:
         meter.peak = max(meter.peak, gauge.held())
 
-    handles = [layer.register_forward_pre_hook(work) for layer in token_layers(transformer)]
-    handles.append(transformer.register_forward_hook(look))
+    handle = transformer.register_forward_hook(look)
     try:
-        yield meter
+        yield
         meter.nfc = None if gauge.nfc is None else gauge.nfc()
     finally:
-        for handle in handles:
-            handle.remove()
+        handle.remove()
 
 
 def play(renderer: Renderer, contestant: Contestant, requests: tuple[Request, ...]) -> tuple[Pictures, Meter]:
     """Sample `requests` with a contestant's change in place, and leave the pipeline as it was before."""
     pipe = renderer.pipe
-    with undone(pipe), contestant.enter(renderer) as gauge, metered(pipe.transformer, gauge) as meter:
+    with (
+        undone(pipe),
+        counted(pipe.transformer) as meter,
+        contestant.enter(renderer) as gauge,
+        watched(pipe.transformer, gauge, meter),
+    ):
         pictures = renderer(requests)
     return pictures, meter
 

@@ -127,6 +127,21 @@ def test_first_block_cache_counts_the_block_it_always_computes() -> None:
     ) == (pytest.approx(1 + (STEPS - 1) / 4))
 
 
+def test_a_layer_that_a_tool_has_skipped_is_no_work(course: Course) -> None:
+    theirs = next(
+        e for e in of_diffusers.entries(course) if e.name == "diffusers TaylorSeer interval=3 order=1"
+    )
+    assert isinstance(theirs, Contestant) and nfc(course, theirs.enter) == pytest.approx(
+        "CCFCFFCFFCFF".count("C")
+    )
+
+
+def test_the_share_of_a_cached_step_is_measured(course: Course) -> None:
+    assert of_cache_dit.cached_share(course) == pytest.approx(
+        1 / 4
+    )  # the first of four blocks, in one list or two
+
+
 def test_diffusers_taylorseer_is_ours_on_the_same_schedule() -> None:
     course = dit_course()
     theirs = next(
@@ -235,4 +250,5 @@ def test_presets_and_methods_enter_by_their_options(monkeypatch: pytest.MonkeyPa
 def test_intervals_follow_from_budgets() -> None:
     assert ours.intervals(50, (8, 10, 14)) == (7, 6, 4)
     assert first_sentence(KeyError("x")) == "KeyError: 'x'"
-    assert of_cache_dit.even_mask(4, 13).count(1) == 4
+    assert of_cache_dit.even_mask(4, 12) == [1, 0, 0] * 4
+    assert of_cache_dit.even_mask(4, 13, first=2) == [1, 1, 0, 0, 0, 1, 0, 0, 0, 1, 0, 0, 0]
