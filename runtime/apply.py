@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import nn
 
-from cachesmith.policies import Policy, PolicyError
+from cachesmith.policies import Policy, PolicyError, Profile
 from cachesmith.runtime.attach import attach, clock_for
 from cachesmith.runtime.drop import check_droppable
 from cachesmith.runtime.engines import Engines, bind_engines
@@ -16,7 +16,7 @@ from cachesmith.runtime.plan import Plan
 from cachesmith.runtime.planner import compile_plan
 from cachesmith.runtime.sampler import axis_values, is_flow, noise_levels
 from cachesmith.runtime.session import Session
-from cachesmith.runtime.units import resolve_units
+from cachesmith.runtime.units import Unit, resolve_units
 
 
 @contextmanager
@@ -44,8 +44,13 @@ def apply(
     transformer, followed = _parts(pipe, scheduler)
     chosen = policy.profile(profile)
     enabled = check_model(policy, transformer) and check_scheduler(policy, followed)
-    units = resolve_units(transformer, chosen.units)
-    clock = clock_for(transformer)
+    try:
+        units, clock = resolve_units(transformer, chosen.units), clock_for(transformer)
+    except PolicyError:
+        if enabled:
+            raise
+        yield Session(lambda _: None)
+        return
 
     def planner(start: int) -> Plan | None:
         if scheduler is None and pipe.scheduler is not followed:
@@ -54,24 +59,33 @@ def apply(
             )
         if not enabled or not check_scale(policy, getattr(pipe, "guidance_scale", None)):
             return None
-        sigmas = noise_levels(followed)
-        fitted = fit_profile(policy, chosen, sigmas)
-        if fitted is None:
-            return None
-        times = axis_values(fitted.axis, sigmas, is_flow(followed))
-        return compile_plan(policy, fitted, times, units, start)
+        return _plan(policy, chosen, units, followed, start)
 
     session = Session(planner, memory_budget)
-    engines = None
-    if bundle is not None:
-        if drop_torch_weights:
-            check_droppable(chosen, units)
-        engines = bind_engines(bundle, transformer, pipe, units, drop_torch_weights, session.stats)
+    if drop_torch_weights:
+        check_droppable(chosen, units, bundle)
+    engines = (
+        None
+        if bundle is None
+        else bind_engines(bundle, transformer, pipe, units, drop_torch_weights, session.stats)
+    )
     with ExitStack() as stack:
+        stack.callback(session.free)
         stack.enter_context(clock.follow(followed))
         stack.enter_context(attach(transformer, units, session, clock, engines))
         yield session
-    session.close()
+        session.close()
+
+
+def _plan(
+    policy: Policy, chosen: Profile, units: tuple[Unit, ...], scheduler: Any, start: int
+) -> Plan | None:
+    """The plan of a run that begins at step `start`; None where the policy is not to be used for its noise levels."""
+    sigmas = noise_levels(scheduler)
+    fitted = fit_profile(policy, chosen, sigmas)
+    if fitted is None:
+        return None
+    return compile_plan(policy, fitted, axis_values(fitted.axis, sigmas, is_flow(scheduler)), units, start)
 
 
 def _parts(pipe: Any, scheduler: Any) -> tuple[nn.Module, Any]:

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from cachesmith.policies import EngineError
 from cachesmith.runtime.arguments import namer, reader, writer
 from cachesmith.runtime.clock import Clock
 from cachesmith.runtime.history import Feature
@@ -39,6 +40,7 @@ class Call:
         self.begun = False
         self.inputs: Feature = ()
         self.known: Feature | Partial | None = None
+        self.passed: dict[str, Tensor] | None = None
 
     def member(self, position: int) -> Callable[[Forward], Forward]:
         """Return the wrapper of the member at `position`."""
@@ -62,10 +64,13 @@ class Call:
                 if self.known is None:
                     result = original(*args, **kwargs)
                     return self._observe(result) if last else result
+                self._unchanged(position, read(args, kwargs))
                 if isinstance(self.known, Partial):
                     args, kwargs = write(args, kwargs, self.known.inputs)
                     self.known = self.known.complete((original(*args, **kwargs),))
-                return self._finish(read(args, kwargs)) if last else self._bypass(read(args, kwargs))
+                return (
+                    self._finish(read(args, kwargs)) if last else self._bypass(position, read(args, kwargs))
+                )
 
             return forward
 
@@ -77,6 +82,7 @@ class Call:
             self.scope.onlooker.offer(self.unit, partial(self.enters, call))
 
     def _begin(self, values: tuple[Any, ...]) -> None:
+        self.passed = None
         self.inputs = (torch.cat(values, dim=1),) if self.unit.joined else self._select(values, 0)
         self.known = self.scope.runner.forecast(self.unit, self.inputs)
         self.begun = True
@@ -86,7 +92,17 @@ class Call:
         if self.known is None and self.scope.computer is not None:
             self.known = known = self.scope.computer.compute(self.unit, arguments)
             if known is not None:
+                self.passed = {}
                 self.scope.runner.observe(self.unit, self.inputs, known)
+
+    def _unchanged(self, position: int, values: tuple[Any, ...]) -> None:
+        """A computer took all blocks in one go: raise `EngineError` where the transformer works between them."""
+        by_name = dict(zip(self.unit.reads[position], values, strict=True))
+        if any(by_name.get(name, value) is not value for name, value in (self.passed or {}).items()):
+            raise EngineError(
+                f"the transformer does something between the blocks of {self.unit.name}, as for a ControlNet, which "
+                "engines would leave out; run without the bundle"
+            )
 
     def _select(self, values: tuple[Any, ...], position: int) -> Feature:
         by_name = dict(zip(self.unit.reads[position], values, strict=True))
@@ -99,13 +115,15 @@ class Call:
         self.begun, self.inputs = False, ()
         return result
 
-    def _bypass(self, values: tuple[Any, ...]) -> Any:
+    def _bypass(self, position: int, values: tuple[Any, ...]) -> Any:
         """A block passes its streams on; a submodule returns nothing worth computing with: zero channels."""
+        if self.passed is not None:
+            self.passed = dict(zip(self.unit.reads[position], values, strict=True))
         return _returned(values if self.unit.residual else tuple(v[..., :0] for v in values))
 
     def _finish(self, values: tuple[Any, ...]) -> Any:
         assert isinstance(self.known, tuple)
-        known, self.known, self.begun, self.inputs = self.known, None, False, ()
+        known, self.known, self.begun, self.inputs, self.passed = self.known, None, False, (), None
         if not self.unit.residual:
             return _returned(known)
         by_name = dict(zip(self.unit.streams, known, strict=True))

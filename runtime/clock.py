@@ -18,6 +18,9 @@ from torch import Tensor
 
 from cachesmith.runtime.patch import patched
 
+MOST_CALLS = 8
+"""Calls in one step and cache context; with more, the scheduler is not what moves the sampler on."""
+
 TOLERANCE = 1e-3
 """Of a timestep in float32, on the scheduler's scale of 0 to 1000."""
 
@@ -35,7 +38,8 @@ class Clock:
     """Locates transformer calls on the scheduler's list of timesteps.
 
     A host timestep is looked up by value. For one on an accelerator that would stall the stream, so only the first of
-    a run is read; after that the scheduler's own progress tells the step.
+    a run is read; after that the scheduler's own progress tells the step. Where there is none, as in loops that never
+    call `scheduler.step`, all are read once that is noticed.
     """
 
     def __init__(self, scale: float = 1.0, shift: float = 0.0):
@@ -47,6 +51,7 @@ class Clock:
         self._anchor: int | None = None
         self._last: int | None = None
         self._stepped = 0
+        self._stuck = False
         self._calls: Counter[str | None] = Counter()
 
     @contextmanager
@@ -88,6 +93,7 @@ class Clock:
         self.run += 1
         self._host = self._anchor = self._last = None
         self._stepped = 0
+        self._stuck = False
         self._calls.clear()
 
     def _advance(self) -> None:
@@ -95,7 +101,9 @@ class Clock:
 
     def _locate(self, timestep: Tensor | float) -> int | None:
         expected = None if self._anchor is None else self._anchor + self._stepped
-        if expected is not None and isinstance(timestep, Tensor) and timestep.device.type != "cpu":
+        self._stuck = self._stuck or (self._stepped == 0 and self._calls[self.context] >= MOST_CALLS)
+        afar = isinstance(timestep, Tensor) and timestep.device.type != "cpu"
+        if expected is not None and afar and not self._stuck:
             return expected if expected < len(self.timesteps()) else None
         if expected is None:
             expected = getattr(self._scheduler, "begin_index", None)

@@ -8,15 +8,19 @@ import torch
 from torch import nn
 
 from cachesmith.policies import Distance, EngineError, ModelKey, Profile
-from cachesmith.runtime.fingerprint import model_key
+from cachesmith.runtime.fingerprint import model_key, weights_hash
 from cachesmith.runtime.flat import ports_for
 from cachesmith.runtime.units import Unit
 
 _DROPPED = "_cachesmith_dropped"
 
 
-def check_droppable(profile: Profile, units: tuple[Unit, ...]) -> None:
-    """Raise `EngineError` when `profile` has torch compute some of what engines compute."""
+def check_droppable(profile: Profile, units: tuple[Unit, ...], bundle: object) -> None:
+    """Raise `EngineError` when there is no bundle, or `profile` has torch compute some of what engines compute."""
+    if bundle is None:
+        raise EngineError(
+            "without a bundle torch computes everything; leave drop_torch_weights out, or give a bundle"
+        )
     why = None
     if any(f.refresh is not None for f in (profile.forecaster, *profile.overrides.values())):
         why = "computes single tokens of a unit"
@@ -51,11 +55,13 @@ def drop_weights(transformer: nn.Module, members: Iterable[nn.Module], present: 
 
 def present_key(transformer: nn.Module, pipe: Any) -> ModelKey:
     """Describe the transformer as loaded; what was known before its weights were dropped still holds."""
+    return model_key(transformer, pipe).model_copy(update={"weights_hash": present_weights(transformer)})
+
+
+def present_weights(transformer: nn.Module) -> str | None:
+    """The weights' hash, from before they were dropped if they were; None where they cannot be read."""
     remembered: ModelKey | None = vars(transformer).get(_DROPPED)
-    found = model_key(transformer, pipe)
-    if remembered is None:
-        return found
-    return found.model_copy(update={"weights_hash": remembered.weights_hash})
+    return weights_hash(transformer) if remembered is None else remembered.weights_hash
 
 
 def _empty(module: nn.Module) -> int:

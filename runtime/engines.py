@@ -17,11 +17,11 @@ from cachesmith.runtime.backends import opener
 from cachesmith.runtime.drop import drop_weights, present_key
 from cachesmith.runtime.fingerprint import lora_names
 from cachesmith.runtime.flat import Condition, flatten, ports_for
+from cachesmith.runtime.history import Feature
 from cachesmith.runtime.segment_call import LoadOptions, SegmentCall, mismatch
 from cachesmith.runtime.stats import Stats
 from cachesmith.runtime.units import Unit, block_lists
 
-Feature = tuple[Tensor, ...]
 Outside = Literal["error", "torch"]
 """What to do with inputs the engines were not exported for: raise `EngineError`, or compute in torch and warn."""
 

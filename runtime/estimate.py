@@ -1,9 +1,23 @@
 """One unit's forecast from its history: the formulas of `policies/forecaster.py` on tensors."""
 
+from collections.abc import Callable, Hashable
+from typing import Any
+
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-from cachesmith.policies import Band, Calibrated, Clusters, Fitted, Forecaster, Magnitude, Mixed, Observed
+from cachesmith.policies import (
+    Band,
+    Calibrated,
+    Clusters,
+    Fitted,
+    Forecaster,
+    Magnitude,
+    Mixed,
+    Observed,
+    PolicyError,
+)
 from cachesmith.runtime.combine import (
     clustered_sum,
     high_pass,
@@ -30,12 +44,19 @@ def observe_scale(forecaster: Forecaster, history: History, outputs: Feature, in
         )
 
 
-class Estimator:
-    """Forecasts units under one plan. Holds constants of the policy on the device, no state of the sampling run."""
+Constants = dict[Hashable, Tensor]
+"""What a policy's arrays are on the device, each copied there once."""
 
-    def __init__(self, plan: Plan):
+
+class Estimator:
+    """Forecasts units under one plan. Holds no state of the sampling run.
+
+    `constants` may be shared by all plans of one policy.
+    """
+
+    def __init__(self, plan: Plan, constants: Constants | None = None):
         self.plan = plan
-        self._constants: dict[tuple[str, int, torch.device], Tensor] = {}
+        self._constants: Constants = {} if constants is None else constants
 
     def __call__(self, unit: Unit, decision: Forecast, history: History, inputs: Feature) -> Feature:
         """Return the unit's output at `decision.step`; for block runs this includes the input."""
@@ -57,7 +78,7 @@ class Estimator:
             )
         increment = self._sum(forecaster, lane, decision, outputs, None).sub_(outputs[0])
         if forecaster.subspace is not None:
-            increment = project(increment, self._constant(forecaster.subspace.basis, lane, now.device))
+            increment = project(increment, self._channelwise(forecaster.subspace.basis, lane, now, axis=0))
         if forecaster.band is not None:
             increment = _passed(increment, forecaster.band)
         if forecaster.magnitude is not None:
@@ -68,7 +89,7 @@ class Estimator:
     def _corrected(self, result: Tensor, forecaster: Forecaster, lane: int, step: int) -> Tensor:
         if forecaster.correction is None:
             return result
-        return result.add_(self._constant(forecaster.correction.offsets, lane, result.device)[step])
+        return result.add_(self._channelwise(forecaster.correction.offsets, lane, result)[step])
 
     def _sum(
         self,
@@ -82,12 +103,10 @@ class Estimator:
             case Fitted(weights=name, ids=None):
                 return weighted_sum(self._fitted_row(name, lane, decision.step), outputs, base)
             case Fitted(weights=name, ids=str(ids)):
-                table = self._grouped(name, ids, lane, decision.step, outputs[0].device)
+                table = self._grouped(name, ids, lane, decision.step, outputs[0])
                 return clustered_sum(table[: len(outputs)], outputs, base)
             case Clusters(ids=name):
-                chosen = self._constant(name, lane, outputs[0].device).long()
-                table = torch.tensor(decision.clusters, device=outputs[0].device)
-                return clustered_sum(table[chosen].T, outputs, base)
+                return clustered_sum(self._spread(name, lane, decision.clusters, outputs[0]), outputs, base)
             case _:
                 return weighted_sum(decision.weights, outputs, base)
 
@@ -105,7 +124,7 @@ class Estimator:
         if row.input_weights is None:
             return base
         if row.ids is not None:
-            table = self._grouped(row.input_weights, row.ids, lane, step, now.device)
+            table = self._grouped(row.input_weights, row.ids, lane, step, now)
             known = [feature[stream] for feature in history.inputs[: len(table) - 1]]
             return clustered_sum(torch.cat((table[-1:], table[: len(known)])), (now, *known), base)
         *past, present = self._fitted_row(row.input_weights, lane, step)
@@ -150,15 +169,41 @@ class Estimator:
     def _fitted_row(self, name: str, lane: int, step: int) -> tuple[float, ...]:
         return tuple(self.plan.policy.arrays[name][lane, step].tolist())
 
-    def _grouped(self, name: str, ids: str, lane: int, step: int, device: torch.device) -> Tensor:
+    def _grouped(self, name: str, ids: str, lane: int, step: int, like: Tensor) -> Tensor:
         """One weight per tap and channel: [taps, channels]."""
-        groups = self._constant(ids, lane, device).long()
-        return self._constant(name, lane, device)[step][:, groups]
+        groups = self._channelwise(ids, lane, like).long()
+        return self._constant(name, lane, like.device)[step][:, groups]
+
+    def _spread(self, ids: str, lane: int, rows: tuple[tuple[float, ...], ...], like: Tensor) -> Tensor:
+        """The weights of every channel's cluster: [taps, channels]."""
+
+        def make() -> Tensor:
+            return torch.tensor(rows)[torch.from_numpy(self._array(ids, lane)).long()].T
+
+        self._channelwise(ids, lane, like)
+        return self._kept((ids, lane, rows, like.device), make, like.device)
+
+    def _channelwise(self, name: str, lane: int, like: Tensor, axis: int = -1) -> Tensor:
+        """An array with an axis of channels. Raises `PolicyError` where `like` has another number of them."""
+        array = self._constant(name, lane, like.device)
+        if array.shape[axis] != like.shape[-1]:
+            raise PolicyError(
+                f"array {name!r} is for {array.shape[axis]} channels and this model has {like.shape[-1]}; "
+                "calibrate for this model"
+            )
+        return array
 
     def _constant(self, name: str, lane: int, device: torch.device) -> Tensor:
-        key = name, lane, device
+        return self._kept((name, lane, device), lambda: torch.from_numpy(self._array(name, lane)), device)
+
+    def _array(self, name: str, lane: int) -> NDArray[Any]:
+        array: NDArray[Any] = self.plan.policy.arrays[name][lane]
+        return array.copy()
+
+    def _kept(self, key: Hashable, make: Callable[[], Tensor], device: torch.device) -> Tensor:
         if key not in self._constants:
-            self._constants[key] = torch.from_numpy(self.plan.policy.arrays[name][lane].copy()).to(device)
+            # a blocking copy would wait for the stream
+            self._constants[key] = make().to(device, non_blocking=True)
         return self._constants[key]
 
 

@@ -11,7 +11,8 @@ from typing import Any
 from torch import nn
 
 from cachesmith.policies import Action, Fixed, Mismatch, Policy, PolicyError, Profile, remap
-from cachesmith.runtime.fingerprint import config_hash, lora_names, weights_hash
+from cachesmith.runtime.drop import present_weights
+from cachesmith.runtime.fingerprint import config_hash, lora_names
 from cachesmith.runtime.plan import has_fitted
 
 FEW_STEPS = 8
@@ -22,7 +23,10 @@ SLACK = 1e-6
 
 
 def check_model(policy: Policy, transformer: nn.Module) -> bool:
-    """Compare the model; return False when the policy is to be disabled. Raises `PolicyError`."""
+    """Compare the model; return False when the policy is to be disabled. Raises `PolicyError`.
+
+    Weights that are offloaded to where they cannot be read are not compared.
+    """
     expected, actions = policy.document.model, policy.document.mismatch
     if expected is None:
         return True
@@ -31,8 +35,9 @@ def check_model(policy: Policy, transformer: nn.Module) -> bool:
         ("config", "the transformer configuration", expected.config_hash, config_hash(transformer)),
         ("adapters", "the LoRA adapters", expected.adapters, lora_names(transformer)),
     ]
-    if expected.weights_hash is not None:
-        keys.append(("weights", "the weights", expected.weights_hash, weights_hash(transformer)))
+    weights = present_weights(transformer)
+    if expected.weights_hash is not None and weights is not None:
+        keys.append(("weights", "the weights", expected.weights_hash, weights))
     kept = [_act(actions, key, what, was, now) for key, what, was, now in keys if was != now]
     return all(kept)
 

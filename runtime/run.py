@@ -7,7 +7,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from cachesmith.runtime.estimate import Estimator
+from cachesmith.runtime.estimate import Constants, Estimator
 from cachesmith.runtime.history import Feature, History, finite
 from cachesmith.runtime.memory import Branch, Memory
 from cachesmith.runtime.plan import Compute, Forecast, Plan
@@ -16,6 +16,7 @@ from cachesmith.runtime.stats import (
     CHANGED_SHAPE,
     NON_FINITE,
     NON_FINITE_OUTPUT,
+    REPEATED,
     UNEXPECTED,
     Stats,
     Trace,
@@ -27,15 +28,19 @@ from cachesmith.runtime.verdict import Computed, Entered, Verdict
 class Run:
     """One sampling run that follows `plan` from step `start`, on all its guidance branches."""
 
-    def __init__(self, plan: Plan, start: int, stats: Stats, memory_budget: int | None):
+    def __init__(
+        self, plan: Plan, start: int, stats: Stats, constants: Constants, memory_budget: int | None = None
+    ):
         self.plan, self.stats = plan, stats
         self.memory = Memory(plan, start, stats, memory_budget)
-        self._estimator = Estimator(plan)
+        self._estimator = Estimator(plan, constants)
         self._number, self._step, self._name = 0, start, ""
         self._compute_all = False
         self._undecided = False
         self._modulated: Callable[[], Tensor] | None = None
         self._sums: dict[torch.device, Tensor] = {}
+        self._seen: set[str] = set()
+        self._repeated: set[str] = set()
 
     @property
     def _branch(self) -> Branch:
@@ -45,6 +50,7 @@ class Run:
         """The transformer is called: for which run, sampler step and guidance branch."""
         self._number, self._step, self._name = number, step, branch
         self._compute_all = self._undecided = False
+        self._seen.clear()
         if self.plan.masks:
             self._record("".join(sorted({m[step] for m in self.plan.masks.values()})), None)
 
@@ -73,6 +79,9 @@ class Run:
         if len(outputs) != len(unit.streams):
             self._reject(unit, UNEXPECTED)
             return
+        if self._again(unit):
+            self._reject(unit, REPEATED)
+            return
         # Embedders hand over transposed views; mixed layouts would make every later sum several times slower.
         inputs = tuple(t.contiguous() for t in inputs)
         if unit.residual:
@@ -86,6 +95,13 @@ class Run:
                 self._leave(unit, inputs, outputs)
             if self._compute_all or not self.plan.always(unit):
                 self.memory.remember(branch, unit, self._step, inputs, outputs)
+
+    def _again(self, unit: Unit) -> bool:
+        """Whether calls of the unit cannot be told apart, in this call of the transformer or an earlier one."""
+        if unit.name in self._seen:
+            self._repeated.add(unit.name)
+        self._seen.add(unit.name)
+        return unit.name in self._repeated
 
     def _enter(self, unit: Unit, inputs: Feature) -> None:
         """At the first unit of a call: check memory once, and let a dynamic gate decide for the whole call."""

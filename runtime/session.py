@@ -5,6 +5,7 @@ from collections.abc import Callable
 from torch import Tensor
 
 from cachesmith.runtime.clock import Tick
+from cachesmith.runtime.estimate import Constants
 from cachesmith.runtime.history import Feature
 from cachesmith.runtime.match import check_guidance
 from cachesmith.runtime.plan import Plan
@@ -23,6 +24,8 @@ class Session:
         self._planner = planner
         self._budget = memory_budget
         self._run: Run | None = None
+        self._plan: Plan | None = None
+        self._constants: Constants = {}
         self._tick: Tick | None = None
         self._start = 0
         self._seen: set[str] | None = None
@@ -31,7 +34,7 @@ class Session:
     def plan(self) -> Plan | None:
         """The plan of the current or last run. None before the first transformer call, which settles the number of
         steps, and where the policy is not used."""
-        return None if self._run is None else self._run.plan
+        return self._plan
 
     @property
     def _current(self) -> Run | None:
@@ -53,33 +56,44 @@ class Session:
 
     def offer(self, unit: Unit, modulated: Callable[[], Tensor]) -> None:
         """The unit is about to be called, and this makes its modulated input."""
-        if self._current is not None:
-            self._current.offer(unit, modulated)
+        if (run := self._current) is not None:
+            run.offer(unit, modulated)
 
     def forecast(self, unit: Unit, inputs: Feature) -> Feature | Partial | None:
         """Return the unit's forecast, perhaps with tokens to compute, or None to have all of it computed."""
-        return None if self._current is None else self._current.forecast(unit, inputs)
+        run = self._current
+        return None if run is None else run.forecast(unit, inputs)
 
     def observe(self, unit: Unit, inputs: Feature, outputs: Feature) -> None:
         """Remember a computed unit."""
         if self._tick is None:
             return
         self.stats.count_computed(unit.name, unit.share, self._tick.run, self._tick.branch)
-        if self._current is not None:
-            self._current.observe(unit, inputs, outputs)
+        if (run := self._current) is not None:
+            run.observe(unit, inputs, outputs)
 
     def close(self) -> None:
-        """The last run is over."""
+        """The last run is over: look at what was not looked at, then free everything but the plan and the stats."""
+        self._end_run()
+        self.free()
+
+    def free(self) -> None:
+        """Free the cache, and what was copied to the device of the policy's arrays."""
+        self._run = None
+        self._constants.clear()
+
+    def _end_run(self) -> None:
         if self._run is not None:
             self._run.close()
 
     def _start_run(self, tick: Tick) -> None:
-        self.close()
+        self._end_run()
         self._run = None  # frees what the last run holds before anything new is made
         self._start = tick.step or 0
         self._seen = set()
-        plan = self._planner(self._start)
-        self._run = None if plan is None else Run(plan, self._start, self.stats, self._budget)
+        self._plan = plan = self._planner(self._start)
+        if plan is not None:
+            self._run = Run(plan, self._start, self.stats, self._constants, self._budget)
 
     def _check_guidance(self, tick: Tick) -> None:
         """Once a run, after its first step: as many branches as the policy was fitted for?"""
@@ -89,5 +103,5 @@ class Session:
             self._seen.add(tick.branch)
             return
         if not check_guidance(self._run.plan.policy, len(self._seen)):
-            self._run = None
+            self._run = self._plan = None
         self._seen = None

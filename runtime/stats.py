@@ -8,6 +8,7 @@ from typing import NamedTuple
 UNKNOWN_STEP = "the timestep is not on the scheduler's list"
 CHANGED_SHAPE = "the batch, shape, dtype or device changed during a run"
 UNEXPECTED = "a module returned another number of tensors than its adapter says"
+REPEATED = "a module is called several times in one transformer call, as with chunked feed-forward layers"
 NON_FINITE = "a forecast was not finite"
 NON_FINITE_OUTPUT = "a computed output was not finite, so nothing can be forecast from it"
 NON_FINITE_RUN = "values of a finished run were not finite"

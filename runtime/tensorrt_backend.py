@@ -4,8 +4,9 @@ Written against the documented API. The tests run its binding code against a sta
 nothing of it has run yet; see docs/export.md.
 """
 
+import threading
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -47,10 +48,14 @@ def open_tensorrt(folder: Path, manifest: Manifest, options: LoadOptions) -> dic
 
 @dataclass(frozen=True)
 class Place:
-    """What all segments share. `arena`: bytes for the activations of whichever segment runs."""
+    """What all segments share. `arena`: bytes for the activations of whichever segment runs.
+
+    `lock` is held from binding a segment's tensors until its work is in the stream, so that threads take turns.
+    """
 
     arena: Tensor
     stream: torch.cuda.Stream
+    lock: threading.Lock = field(default_factory=threading.Lock)
 
     @staticmethod
     def of(engines: Iterable[Any], device: torch.device) -> "Place":
@@ -104,7 +109,7 @@ def _refit(trt: Any, logger: Any, engine: Any, folder: Path, entry: SegmentEntry
 
 
 class TensorRTSegment:
-    """One engine. Runs on the shared stream, in order with the caller's; not for two threads at once."""
+    """One engine. Runs on the shared stream, in order with the caller's."""
 
     def __init__(self, trt: Any, engine: Any, entry: SegmentEntry, place: Place):
         self.trt, self.engine, self.entry, self.place = trt, engine, entry, place
@@ -127,7 +132,7 @@ class TensorRTSegment:
         """Compute the segment into new tensors."""
         held = {spec.name: inputs[spec.name].contiguous() for spec in self.entry.inputs}
         outputs = new_outputs(self.entry, held, self.place.arena.device)
-        with aside(self.place.stream, (*held.values(), *outputs)):
+        with self.place.lock, aside(self.place.stream, (*held.values(), *outputs)):
             self.enqueue(self.context, held, outputs)
         return outputs
 
@@ -158,12 +163,13 @@ class Graphed:
     def __call__(self, inputs: Mapping[str, Tensor]) -> tuple[Tensor, ...]:
         """Replay the graph of these shapes, capturing it the first time."""
         shapes = tuple(tuple(inputs[spec.name].shape) for spec in self.segment.entry.inputs)
-        capture = self.captured.pop(shapes, None)
-        if capture is None:
-            self._make_room()
-            capture = Capture(self.segment, inputs)
-        self.captured[shapes] = capture
-        return capture.replay(inputs)
+        with self.segment.place.lock:
+            capture = self.captured.pop(shapes, None)
+            if capture is None:
+                self._make_room()
+                capture = Capture(self.segment, inputs)
+            self.captured[shapes] = capture
+            return capture.replay(inputs)
 
     def _make_room(self) -> None:
         if len(self.captured) >= GRAPHS:

@@ -19,13 +19,15 @@ def test_a_gate_that_looks_into_the_first_block_keeps_the_weights(dit_bundle: Sh
     with refused, apply(pipe, teacache, bundle=dit_bundle.folder, drop_torch_weights=True):
         pass
     assert not any(p.is_meta for p in pipe.transformer.parameters())
-    check_droppable(preset("easycache").profile(), resolve_units(pipe.transformer, policy().profile().units))
+    check_droppable(
+        preset("easycache").profile(), resolve_units(pipe.transformer, policy().profile().units), bundle="b"
+    )
 
 
 def test_token_refresh_keeps_the_weights() -> None:
     units = resolve_units(tiny_dit().transformer, Modules())
     with pytest.raises(EngineError, match="this profile computes single tokens of a unit"):
-        check_droppable(preset("toca").profile(), units)
+        check_droppable(preset("toca").profile(), units, bundle="b")
 
 
 def test_another_dtype(dit_bundle: Shipped) -> None:

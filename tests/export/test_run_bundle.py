@@ -3,6 +3,7 @@
 To add a backend, name it in `BACKENDS`; those that need a GPU run where there is one (`pytest -m gpu`).
 """
 
+import copy
 import math
 from dataclasses import replace
 from typing import Any
@@ -14,10 +15,11 @@ from tests.export.conftest import FLUX_CONFIG, Shipped, dit_policy
 from tests.tiny import policy, sample_dit, sample_flux, tiny_dit, tiny_flux
 
 from cachesmith.export import export_bundle
-from cachesmith.policies import EngineError, Interval, Policy, Segments, preset
+from cachesmith.policies import EngineError, Interval, Mismatch, Policy, Segments, preset
 from cachesmith.policies.bundle import Manifest
 from cachesmith.runtime import Engines, Session, apply, open_bundle
 from cachesmith.runtime.backends import opener
+from cachesmith.runtime.fingerprint import model_key
 from cachesmith.runtime.segment_call import SegmentCall
 
 BACKENDS = [
@@ -129,13 +131,22 @@ def test_engines_outlive_a_context_and_the_modules_come_back(shipped: Shipped, e
 
 def test_dropped_weights(shipped: Shipped, engines: Engines) -> None:
     pipe = (tiny_dit if shipped.sample is sample_dit else tiny_flux)().to(engines.device)
+    untouched = copy.deepcopy(pipe.transformer)
     parameters = sum(p.numel() for p in pipe.transformer.parameters())
+    with (
+        pytest.raises(EngineError, match="without a bundle"),
+        apply(pipe, shipped.policy, drop_torch_weights=True),
+    ):
+        pass
     with apply(pipe, shipped.policy, bundle=engines, drop_torch_weights=True):
         dropped = shipped.sample(pipe)
     left = sum(p.numel() for p in pipe.transformer.parameters() if not p.is_meta)
     assert left < parameters / 2
     assert (dropped == paint(shipped, engines)).all()
-    with apply(pipe, shipped.policy, bundle=engines):  # the fingerprint is remembered
+    bound = shipped.policy.document.model_copy(
+        update={"model": model_key(untouched, pipe), "mismatch": Mismatch(weights="error")}
+    )
+    with apply(pipe, Policy(bound, shipped.policy.arrays), bundle=engines):  # the fingerprint is remembered
         assert (shipped.sample(pipe) == dropped).all()
     with pytest.raises(EngineError, match="torch weights of this block were dropped"):
         shipped.sample(pipe)
@@ -202,6 +213,20 @@ def test_an_argument_that_was_not_exported(flux_bundle: Shipped) -> None:
         pytest.raises(EngineError, match="stack is given `joint_attention_kwargs`, which was not exported"),
     ):
         sample_flux(pipe, joint_attention_kwargs={"attention_mask": torch.ones(1)})
+
+
+def test_what_happens_between_blocks_is_not_left_out(flux_bundle: Shipped) -> None:
+    pipe = tiny_flux()
+
+    def controlled(_: Any, args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+        return args, {**kwargs, "controlnet_block_samples": [torch.ones(1)]}
+
+    pipe.transformer.register_forward_pre_hook(controlled, with_kwargs=True)
+    with (
+        apply(pipe, flux_bundle.policy, bundle=open_bundle(flux_bundle.folder)),
+        pytest.raises(EngineError, match="between the blocks of stack, as for a ControlNet"),
+    ):
+        sample_flux(pipe)
 
 
 def test_opening_verifies_first(dit_bundle: Shipped, tmp_path: Any) -> None:

@@ -92,14 +92,17 @@ def test_computing_everything_changes_nothing(name: str, units: Any) -> None:
 def test_forecasting(name: str, units: Any) -> None:
     """Every unit is computed and forecast as planned; what is forecast is not computed; the cache is as announced."""
     chosen = policy(units, Fixed(mask="CCCFFCFF"), Taylor(order=1), magnitude=Observed())
-    with Work(name) as work:
-        result, session = run(name, chosen)
+    scheduler = new_scheduler()
+    with Work(name) as work, apply(model(name), chosen, scheduler=scheduler) as session:
+        result, held = sample(name, scheduler), shapes(session)
     assert result.isfinite().all() and not torch.equal(result, uncached(name))
+    assert not session.stats.fallbacks
     assert session.stats.nfc == pytest.approx(4)
     assert set(session.stats.computed.values()) == set(session.stats.forecast.values()) == {4}
+    assert session.plan is not None
     assert set(session.stats.forecast) == {unit.name for unit in session.plan.units}
     assert set(work.counts.values()) <= {4, 8}  # some models call one MLP for both streams
-    assert session.plan.bytes(shapes(session), 4) == session.stats.cache_bytes > 0
+    assert session.plan.bytes(held, 4) == session.stats.cache_bytes > 0
 
 
 def shapes(session: Any) -> dict[str, tuple[int, ...]]:

@@ -205,6 +205,21 @@ def test_the_followed_scheduler_keeps_its_signature(flux: Pipeline) -> None:
         assert [inspect.signature(getattr(flux.scheduler, n)) for n in ("step", "set_timesteps")] == plain
 
 
+def test_a_sampler_that_never_steps_is_read_once_that_is_noticed(dit: Pipeline) -> None:
+    class There(torch.Tensor):
+        """A value that says it is elsewhere."""
+
+        device = torch.device("cuda")
+
+    clock = Clock()
+    with clock.follow(dit.scheduler):
+        dit.scheduler.set_timesteps(30)
+        ticks = [clock.tick(t.as_subclass(There)) for t in dit.scheduler.timesteps]
+    assert [tick.step for tick in ticks[:8]] == [0] * 8
+    assert [tick.step for tick in ticks[8:]] == [*range(8, 30)]
+    assert {tick.branch for tick in ticks[8:]} == {"0"}
+
+
 def test_on_an_accelerator_only_the_first_timestep_is_read(dit: Pipeline) -> None:
     """A meta tensor has a device and no value, so reading it would fail."""
     clock, there = Clock(), torch.empty(1, device="meta")

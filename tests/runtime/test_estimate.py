@@ -17,6 +17,7 @@ from cachesmith.policies import (
     Fixed,
     Mixed,
     Observed,
+    PolicyError,
     Reuse,
     Segments,
     Subspace,
@@ -103,6 +104,18 @@ def test_one_cluster_is_its_row(residual: bool) -> None:
     ids = {"ids": np.zeros((1, 6), np.int32)}
     got = run(Clusters(ids="ids", rows=(Taylor(order=2),)), ids, residual)
     torch.testing.assert_close(got, run(Taylor(order=2), residual=residual), rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("channels", [1, 5])
+def test_arrays_for_another_number_of_channels(channels: int) -> None:
+    """One channel would be spread over all of them without a word."""
+    ids = {"ids": np.zeros((1, channels), np.int32)}
+    offsets = table("c", np.zeros((1, STEPS, channels)))
+    told = f"for {channels} channels and this model has 6; calibrate for this model"
+    with pytest.raises(PolicyError, match=told):
+        run(Clusters(ids="ids", rows=(Reuse(),)), ids)
+    with pytest.raises(PolicyError, match=told):
+        run(Reuse(), offsets, correction=Correction(offsets="c"))
 
 
 def test_every_cluster_follows_its_own_row() -> None:

@@ -23,7 +23,14 @@ from cachesmith.policies import (
     preset,
 )
 from cachesmith.runtime import apply, run
-from cachesmith.runtime.stats import CHANGED_SHAPE, NON_FINITE, NON_FINITE_OUTPUT, NON_FINITE_RUN, UNEXPECTED
+from cachesmith.runtime.stats import (
+    CHANGED_SHAPE,
+    NON_FINITE,
+    NON_FINITE_OUTPUT,
+    NON_FINITE_RUN,
+    REPEATED,
+    UNEXPECTED,
+)
 
 UNITS = [Stack(), Segments(starts=(0, 2)), Modules()]
 
@@ -153,6 +160,19 @@ def test_a_module_that_returns_more_than_expected(flux: Pipeline) -> None:
     assert session.stats.forecast["attn.0"] == 0 and session.stats.forecast["attn.1"] == 8
     assert session.stats.fallbacks[UNEXPECTED] == 10
     assert not np.array_equal(got, expected)
+
+
+def test_a_module_that_is_called_for_every_sample(dit: Pipeline) -> None:
+    """As `enable_forward_chunking` does: what one call computed must not stand for the next."""
+    for block in dit.transformer.transformer_blocks:
+        whole = block.ff.forward
+        block.ff.forward = lambda x, call=block.ff, whole=whole: whole(x)
+        block.set_chunk_feed_forward(1, dim=0)
+    expected = sample_dit(dit)
+    with pytest.warns(RuntimeWarning, match="several times"), apply(dit, preset("fora")) as session:
+        got = sample_dit(dit)
+    assert session.stats.forecast["attn.1"] > 0 and session.stats.forecast["mlp.1"] == 0
+    assert session.stats.fallbacks[REPEATED] > 0 and not np.array_equal(got, expected)
 
 
 def test_few_steps_are_not_cached(dit: Pipeline) -> None:

@@ -11,7 +11,17 @@ from tests.runtime.test_plan import fitted
 from tests.tiny import Pipeline, policy, sample_dit, sample_flux, tiny_dit
 from torch import nn
 
-from cachesmith.policies import Fixed, Mismatch, ModelKey, PolicyError, SamplerKey, Stack, Taylor, remap
+from cachesmith.policies import (
+    Fixed,
+    Mismatch,
+    ModelKey,
+    PolicyError,
+    SamplerKey,
+    Segments,
+    Stack,
+    Taylor,
+    remap,
+)
 from cachesmith.runtime import apply
 from cachesmith.runtime.fingerprint import model_key, sampler_key, weights_hash
 from cachesmith.runtime.sampler import noise_levels
@@ -94,6 +104,25 @@ def test_a_difference_is_acted_on(dit: Pipeline, key: str, action: str) -> None:
     if key == "sigmas":
         expected["remap"] = "used"
     assert outcome(CHANGES[key](dit), chosen) == expected[action]
+
+
+def test_a_policy_that_is_disabled_for_another_model_needs_no_units(dit: Pipeline, flux: Pipeline) -> None:
+    """Segments that this model has not got are no reason to raise when caching is to be off."""
+    model, _ = keys(dit)
+    off = Mismatch(model="disable", config="warn", weights="warn")
+    larger = model.model_copy(update={"blocks": 60})
+    chosen = policy(Segments(starts=(0, 40)), Fixed(mask=MASK), model=larger, mismatch=off)
+    assert outcome(flux, chosen, sample_flux) == "disabled, 3 warning"
+
+
+def test_weights_that_cannot_be_read_are_not_compared(dit: Pipeline) -> None:
+    model, sampler = keys(dit)
+    chosen = policy(
+        Stack(), Fixed(mask=MASK), model=model, sampler=sampler, mismatch=Mismatch(weights="error")
+    )
+    norm = dit.transformer.transformer_blocks[0].norm1
+    norm.register_parameter("away", torch.nn.Parameter(torch.empty(1, device="meta")))
+    assert outcome(dit, chosen) == "used"
 
 
 @pytest.mark.parametrize("action", ACTIONS)

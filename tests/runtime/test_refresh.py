@@ -161,8 +161,8 @@ def test_age_takes_turns(dit: Pipeline) -> None:
         dit, tokenwise(Scored(ratio=0.25, importance="none", age_weight=1.0), Reuse(), gate)
     ) as session:
         sample_dit(dit)
-    assert session._run is not None
-    state = session._run.memory.branches["0"].units["mlp.0"].tokens
+        assert session._run is not None
+        state = session._run.memory.branches["0"].units["mlp.0"].tokens
     assert state is not None and all(
         sorted(row) == [0] * 4 + [1] * 4 + [2] * 4 + [3] * 4 for row in state.marks.tolist()
     )
