@@ -71,7 +71,7 @@ def course(args: argparse.Namespace) -> Course:
     prompts, first = read_prompts(args.prompts), record.unseen_seed if record else UNUSED
     heldout = heldout_part(prompts, record)
     others = [prompt for prompt in prompts if prompt not in heldout] or prompts
-    random.Random(0).shuffle(others)  # files are often sorted by topic
+    others = random.Random(0).sample(others, len(others))  # files are often sorted by topic
     return Course(
         Renderer(pipe, args.steps, args.batch, **common),
         requests(heldout, args.samples, first),
