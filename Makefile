@@ -7,7 +7,8 @@ OUT ?= out
 PROMPTS := --prompts examples/fashion_dit/prompts.jsonl
 FLUX := examples/fashion_flux/model --prompts examples/fashion_flux/prompts.jsonl
 EFFORT ?= --trials 24 --fitting 24 --validation 16 --heldout 32 --moves 24 --iterations 24
-FULL := --fitting 320 --moves 12 --iterations 100
+FULL := --fitting 320 --moves 40 --iterations 120
+RACE := --samples 32 --screen 8 --batch 8
 MEASURE ?= --samples 32 --repeats 1
 
 .PHONY: install demo test check slow gpu bench peers clean
@@ -46,21 +47,24 @@ gpu: install                       ## needs an NVIDIA GPU: table of engines and 
 	-$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[tensorrt]'
 	$(BIN)/python benchmarks/gpu.py --out benchmarks/gpu.md
 
-bench: install                     ## the committed policies and the README's table (about two hours on 2 cores)
+bench: install                     ## carry on the committed policies, and front.py (about two hours on 2 cores)
 	$(BIN)/cachesmith calibrate $(MODEL) $(PROMPTS) --guidance-scale 1.5 --trials 16 $(FULL) \
 	  --speedup 7.14 --speedup 6.25 --speedup 5 --speedup 3.57 \
 	  --from examples/fashion_dit/fashion.policy.safetensors \
 	  --out examples/fashion_dit/fashion.policy.safetensors --report benchmarks/fashion_dit/report
 	$(BIN)/cachesmith calibrate $(FLUX) --trials 16 $(FULL) --speedup 6.25 \
+	  --from examples/fashion_flux/fashion-flux.policy.safetensors \
 	  --out examples/fashion_flux/fashion-flux.policy.safetensors --report benchmarks/fashion_flux/report
 	$(BIN)/python benchmarks/front.py --policy examples/fashion_dit/fashion.policy.safetensors \
 	  --out benchmarks/fashion_dit
 
-peers: install                     ## all known caches side by side (hours on 2 cores; an interrupted run goes on)
+peers: install                     ## all known caches side by side: the README's tables (hours; an interrupted run goes on)
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[bench]'
-	$(BIN)/python benchmarks/peers.py $(MODEL) $(PROMPTS) --guidance-scale 1.5 \
+	$(BIN)/python benchmarks/fetch_lpips.py $(VENV)/lpips-vgg.safetensors
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/peers.py $(MODEL) $(PROMPTS) --guidance-scale 1.5 $(RACE) \
+	  --lpips $(VENV)/lpips-vgg.safetensors \
 	  --policy examples/fashion_dit/fashion.policy.safetensors --out benchmarks/fashion_dit
-	$(BIN)/python benchmarks/peers.py $(FLUX) \
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/peers.py $(FLUX) $(RACE) --lpips $(VENV)/lpips-vgg.safetensors \
 	  --policy examples/fashion_flux/fashion-flux.policy.safetensors --out benchmarks/fashion_flux
 
 clean:

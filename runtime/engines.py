@@ -50,6 +50,10 @@ class Engines:
                 f"the bundle {self.folder} has segments {held}{'…' * (len(self.manifest.segments) > 4)}, whose borders "
                 f"do not make up the units {', '.join(u.name for u in units[:4])} of this profile; export this policy"
             )
+        conditions = ports_for(transformer).conditions
+        for unit in units:
+            for entry in chains.get(unit.name, ()):
+                _check_names(unit, entry, conditions)
         return BoundEngines(self, transformer, chains, stats)
 
 
@@ -211,6 +215,16 @@ def _chain(manifest: Manifest, transformer: nn.Module, unit: Unit) -> tuple[Segm
         chain.append(by_start[place])
         place = by_start[place].stop
     return tuple(chain) if place == stop else None
+
+
+def _check_names(unit: Unit, entry: SegmentEntry, conditions: tuple[Condition, ...]) -> None:
+    """The segment reads what the unit is given, and makes all that the unit returns."""
+    given = {*unit.reads[0], *(tensor for condition in conditions for tensor in condition.tensors)}
+    unknown = {spec.name for spec in entry.inputs} - given
+    missing = set(unit.streams) - {output_stream(spec.name) for spec in entry.outputs}
+    if unknown or missing:
+        wrong = f"reads {min(unknown)}, which it is not given" if unknown else f"does not make {min(missing)}"
+        raise EngineError(f"segment {entry.name} cannot compute {unit.name}: it {wrong}; export this policy")
 
 
 def _module_entry(manifest: Manifest, blocks: list[nn.Module], unit: Unit) -> tuple[SegmentEntry, ...] | None:

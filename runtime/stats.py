@@ -15,7 +15,11 @@ NON_FINITE_RUN = "values of a finished run were not finite"
 
 
 class Trace(NamedTuple):
-    """One transformer call: `C` computed or `F` forecast, and what a dynamic gate measured."""
+    """One transformer call: what the gate decided, and what a dynamic gate measured.
+
+    `decision`: `C` to compute, `F` to forecast, `CF` where a schedule by groups does some of each. What was computed
+    all the same is counted in `Stats.fallbacks`.
+    """
 
     run: int
     step: int

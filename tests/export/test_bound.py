@@ -1,5 +1,7 @@
 """What is refused, or counted, when engines are bound to a pipeline."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from tests.export.conftest import Shipped
@@ -28,6 +30,25 @@ def test_token_refresh_keeps_the_weights() -> None:
     units = resolve_units(tiny_dit().transformer, Modules())
     with pytest.raises(EngineError, match="this profile computes single tokens of a unit"):
         check_droppable(preset("toca").profile(), units, bundle="b")
+
+
+@pytest.mark.parametrize(
+    ("side", "message"),
+    [("inputs", "reads foo, which it is not given"), ("outputs", "does not make hidden_states")],
+)
+def test_a_manifest_with_other_names(dit_bundle: Shipped, side: str, message: str) -> None:
+    """Without its output, a unit would give back its input without a word."""
+    engines = open_bundle(dit_bundle.folder)
+    entry, *others = engines.manifest.segments
+    renamed = tuple(spec.model_copy(update={"name": "foo"}) for spec in getattr(entry, side))
+    manifest = engines.manifest.model_copy(
+        update={"segments": (entry.model_copy(update={side: renamed}), *others)}
+    )
+    with (
+        pytest.raises(EngineError, match=message),
+        apply(tiny_dit(), dit_bundle.policy, bundle=replace(engines, manifest=manifest)),
+    ):
+        pass
 
 
 def test_another_dtype(dit_bundle: Shipped) -> None:
