@@ -22,7 +22,7 @@ $(VENV)/installed: pyproject.toml constraints.txt
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev,export,tensorrt-rtx]'
 	touch $@
 
-demo: install                      ## calibrate the demo model, then compare on labels and seeds it never saw
+demo: install                      ## calibrate the demo model, then compare on seeds it never saw
 	mkdir -p $(OUT)
 	$(BIN)/cachesmith calibrate $(MODEL) $(PROMPTS) --guidance-scale 1.5 $(EFFORT) \
 	  --out $(OUT)/fashion.policy.safetensors --report $(OUT)/report

@@ -4,7 +4,7 @@
 
 For each budget (7, 8, 10, 11, 14 of 50 steps): FORA and TaylorSeer at the interval that meets it, RFC with its
 threshold set by bisection until NFC is within 0.3, and the policy's slowest profile within that budget. Of
-TaylorSeer's orders 1 to 3 the best is kept. Held-out labels and seeds, one process, interleaved repeats. Writes
+TaylorSeer's orders 1 to 3 the best is kept. Seeds that calibration never saw, one process, interleaved repeats. Writes
 `front.json` and `front.md`.
 """
 

@@ -75,7 +75,9 @@ class Memory:
         if self._budget is None or branch.units:
             return
         shapes = dict(zip(unit.streams, (tuple(t.shape) for t in inputs), strict=True))
-        needed = self._plan.bytes(shapes, inputs[0].element_size(), len(self.branches))
+        sampler = self._plan.policy.document.sampler
+        coming = 2 if sampler is not None and sampler.guidance == "sequential" else 1
+        needed = self._plan.bytes(shapes, inputs[0].element_size(), max(coming, len(self.branches)))
         if needed > self._budget:
             raise PolicyError(
                 f"the cache needs {needed:,} bytes but memory_budget is {self._budget:,}; raise the budget, "

@@ -24,6 +24,7 @@ from cachesmith.policies import (
     preset,
 )
 from cachesmith.runtime import apply
+from cachesmith.runtime.fingerprint import sampler_key
 
 DIT = {"hidden_states": (4, 16, 32)}  # two samples, guided in one batch
 FLUX = {"encoder_hidden_states": (1, 3, 32), "hidden_states": (1, 64, 32)}
@@ -88,6 +89,20 @@ def test_a_budget_counts_the_second_branch(flux: Pipeline) -> None:
         pytest.raises(PolicyError, match=f"{2 * budget:,} bytes"),
     ):
         sample_flux(flux, true_cfg_scale=2.0)
+
+
+def test_a_budget_knows_of_guidance_beforehand(flux: Pipeline) -> None:
+    flux.scheduler.set_timesteps(sigmas=np.linspace(1, 0.1, 10))
+    guided = sampler_key(flux.scheduler, "sequential")
+    with apply(flux, policy(Stack(), Interval(interval=2))) as session:
+        sample_flux(flux)
+    budget = session.stats.cache_bytes
+    with (
+        pytest.raises(PolicyError, match=f"{2 * budget:,} bytes"),
+        apply(flux, policy(Stack(), Interval(interval=2), sampler=guided), memory_budget=budget) as session,
+    ):
+        sample_flux(flux, true_cfg_scale=2.0)
+    assert session.stats.cache_bytes == 0
 
 
 @pytest.mark.parametrize("interrupted", [False, True])
