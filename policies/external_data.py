@@ -19,6 +19,7 @@ DEEPEST = 64
 """Messages within one another; graphs of cachesmith have five."""
 
 VARINT, FIXED64, BYTES, FIXED32 = 0, 1, 2, 5
+LARGEST_TAG = 2**32 - 1
 
 
 def locations(model: bytes) -> set[str]:
@@ -48,6 +49,9 @@ def _fields(message: memoryview) -> Iterator[tuple[int, memoryview]]:
     at = 0
     while at < len(message):
         tag, at = _varint(message, at)
+        # a runtime cuts a longer tag to 32 bits, and then sees another field than the one named here
+        if tag > LARGEST_TAG:
+            raise ValueError(f"the tag {tag} is beyond {LARGEST_TAG}")
         wire, size = tag & 7, {FIXED64: 8, FIXED32: 4}.get(tag & 7, 0)
         if wire == VARINT:
             _, at = _varint(message, at)

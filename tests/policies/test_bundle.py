@@ -270,6 +270,15 @@ def test_what_is_no_graph(model: bytes) -> None:
         locations(model)
 
 
+def test_a_tag_that_a_runtime_cuts_to_another_field() -> None:
+    hidden = graph(b"", b"../secret")
+    place = hidden.index(7 << 3 | 2)
+    tag = bytes([7 << 3 | 2 | 128, 128, 128, 128, 1 << 4])  # the same 32 bits, and one above them
+    assert locations(hidden) == {"../secret"}
+    with pytest.raises(EngineError, match=r"the tag 4294967354 is beyond 4294967295"):
+        locations(hidden[:place] + tag + hidden[place + 1 :])
+
+
 def test_a_graph_nested_too_deep() -> None:
     node = b""
     for _ in range(25):  # node, attribute, graph
