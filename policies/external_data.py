@@ -45,7 +45,7 @@ def _locations(message: memoryview, kind: str, depth: int) -> Iterator[str]:
 
 
 def _fields(message: memoryview) -> Iterator[tuple[int, memoryview]]:
-    """Field numbers and contents of a message; numbers that are no messages have no content."""
+    """Number and content of every field that holds bytes; runtimes skip a field whose wire type is not its own."""
     at = 0
     while at < len(message):
         tag, at = _varint(message, at)
@@ -61,7 +61,8 @@ def _fields(message: memoryview) -> Iterator[tuple[int, memoryview]]:
             raise ValueError(f"wire type {wire} is unknown")
         if at + size > len(message):
             raise ValueError("it breaks off")
-        yield tag >> 3, message[at : at + size]
+        if wire == BYTES:
+            yield tag >> 3, message[at : at + size]
         at += size
 
 
