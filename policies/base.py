@@ -31,5 +31,8 @@ Mask = Annotated[str, StringConstraints(pattern=r"^C[CF]*$", max_length=10_000)]
 """One letter a step: C computed, F forecast. The first step has nothing to be forecast from."""
 
 Threshold = Annotated[float, Field(ge=0, le=1e6)]
+MAX_GROUPS = 1000
+"""Unit groups that a profile may treat on their own: as many as it may have segments."""
+
 Count = Annotated[int, Field(ge=0, le=10_000)]
 """A number of steps."""

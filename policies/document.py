@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from cachesmith.policies.base import Frozen, Name, Sha256, Text
+from cachesmith.policies.base import MAX_GROUPS, Frozen, Name, Sha256, Text
 from cachesmith.policies.forecaster import Forecaster
 from cachesmith.policies.gate import Gate
 from cachesmith.policies.units import Stack, Units
@@ -75,7 +75,7 @@ class Profile(Frozen):
     axis: Literal["step", "sigma", "log-snr"] = "step"
     gate: Gate
     forecaster: Forecaster = Forecaster()
-    overrides: dict[Name, Forecaster] = Field(default_factory=dict)
+    overrides: dict[Name, Forecaster] = Field(default_factory=dict, max_length=MAX_GROUPS)
     nfc: Annotated[float, Field(ge=0)] | None = None
     speedup: Annotated[float, Field(ge=0)] | None = None
     measured_speedup: Annotated[float, Field(ge=0)] | None = None

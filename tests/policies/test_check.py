@@ -4,6 +4,7 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from pydantic import ValidationError
 
 from cachesmith.policies import Document, Policy, PolicyError
 from cachesmith.policies import check as checks
@@ -89,6 +90,36 @@ FIELDS: dict[str, tuple[tuple[str, ...], object, str]] = {
         "stored but no field names it",
     ),
 }
+
+
+class Counted(np.ndarray[Any, Any]):
+    """Counts how often all its values are read for their least."""
+
+    reads = 0
+
+    def min(self, *args: Any, **kwargs: Any) -> Any:
+        type(self).reads += 1
+        return super().min(*args, **kwargs)
+
+
+@pytest.mark.parametrize("name", ["balanced/ids", "balanced/scales"])
+def test_an_array_named_often_is_read_once(rich: Policy, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Counted, "reads", 0)
+    forecaster = json.loads(rich.profile("balanced").forecaster.model_dump_json())
+    overrides = {f"segment.{place}": forecaster for place in range(100)}
+    document = edited(rich.document, ("profiles", "balanced", "overrides"), overrides)
+    Policy(document, {**rich.arrays, name: rich.arrays[name].view(Counted)})
+    assert Counted.reads == 1
+
+
+@pytest.mark.parametrize(
+    ("field", "value"), [(("overrides",), {}), (("gate", "groups"), "CFFFFFFC")], ids=["overrides", "groups"]
+)
+def test_there_are_no_more_groups_than_segments(rich: Policy, field: tuple[str, ...], value: object) -> None:
+    path = ("profiles", "balanced", *field)
+    edited(rich.document, path, {f"segment.{place}": value for place in range(1000)})
+    with pytest.raises(ValidationError, match="at most 1000 items"):
+        edited(rich.document, path, {f"segment.{place}": value for place in range(1001)})
 
 
 def edited(document: Document, path: tuple[str, ...], value: object) -> Document:
