@@ -139,6 +139,25 @@ def test_inconsistent_fields_are_named(rich: Policy, case: str) -> None:
         Policy(document, rich.arrays)
 
 
+TEXTS = (
+    ("model", "transformer"), ("model", "adapters"), ("sampler", "scheduler"), ("calibration", "fitted"),
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("path", TEXTS, ids=".".join)
+@pytest.mark.parametrize("text", ["a\nb", "\x1b[2J", "a\x7f", "\x9b2J", "\u202eevil", "a\u2028b", "\0"])
+def test_no_text_is_an_instruction_to_a_terminal(rich: Policy, path: tuple[str, str], text: str) -> None:
+    value = [text] if path[1] in ("adapters", "fitted") else text
+    with pytest.raises(ValidationError, match="should match pattern"):
+        edited(rich.document, path, value)
+
+
+@pytest.mark.parametrize("text", ["", "Stil: Öl auf Leinwand", "水墨　画", "a\xa0b", "😀"])
+def test_text_is_of_any_script(rich: Policy, text: str) -> None:
+    model = edited(rich.document, ("model", "adapters"), [text]).model
+    assert model is not None and model.adapters == (text,)
+
+
 def test_without_a_sampler_groups_still_match_the_mask(rich: Policy) -> None:
     unbound = edited(rich.document, ("sampler",), None)
     assert Policy(unbound, rich.arrays).profile("balanced") == rich.profile("balanced")
