@@ -1,20 +1,16 @@
 """ONNX to engine, by TensorRT or TensorRT for RTX: two products with one API, and moving flag numbers."""
 
 import re
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from cachesmith.export.config import RTX_CAPABILITIES, BuildConfig
+from cachesmith.export.config import RTX_CAPABILITIES, BuildConfig, Report
 from cachesmith.policies import EngineError
 from cachesmith.policies.atomic import write_atomically
 from cachesmith.policies.bundle import Build, Range, SegmentEntry
 from cachesmith.runtime.machine import tensorrt_module
-
-Report = Callable[[str, int, int], None]
-"""Told of progress: phase, steps done, steps in all."""
 
 
 def plan_build(target: str, config: BuildConfig) -> Build:
