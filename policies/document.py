@@ -3,7 +3,7 @@
 import json
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from cachesmith.policies.base import MAX_GROUPS, Frozen, Name, Sha256, Text
 from cachesmith.policies.forecaster import Forecaster
@@ -115,6 +115,12 @@ class Calibration(Frozen):
     fitted: tuple[Text, ...] = ()
     fits: tuple[UnitFit, ...] = ()
     front: tuple[TrialRecord, ...] = ()
+
+    @model_validator(mode="after")
+    def _seeded(self) -> "Calibration":
+        if not self.fitting_seeds and not self.heldout_seeds:
+            raise ValueError("at least one of fitting_seeds and heldout_seeds must name a seed")
+        return self
 
     @property
     def unseen_seed(self) -> int:

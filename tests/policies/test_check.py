@@ -139,6 +139,13 @@ def test_inconsistent_fields_are_named(rich: Policy, case: str) -> None:
         Policy(document, rich.arrays)
 
 
+def test_a_calibration_has_used_a_seed(rich: Policy) -> None:
+    heldout = edited(rich.document, ("calibration", "fitting_seeds"), [])
+    assert heldout.calibration is not None and heldout.calibration.unseen_seed == 8
+    with pytest.raises(ValidationError, match="at least one of fitting_seeds and heldout_seeds"):
+        edited(heldout, ("calibration", "heldout_seeds"), [])
+
+
 TEXTS = (
     ("model", "transformer"), ("model", "adapters"), ("sampler", "scheduler"), ("calibration", "fitted"),
 )  # fmt: skip
