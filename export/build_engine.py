@@ -1,20 +1,16 @@
 """ONNX to engine, by TensorRT or TensorRT for RTX: two products with one API, and moving flag numbers."""
 
 import re
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
 import torch
 
-from cachesmith.export.config import RTX_CAPABILITIES, BuildConfig
+from cachesmith.export.config import RTX_CAPABILITIES, BuildConfig, Report
 from cachesmith.policies import EngineError
+from cachesmith.policies.atomic import write_atomically
 from cachesmith.policies.bundle import Build, Range, SegmentEntry
 from cachesmith.runtime.machine import tensorrt_module
-
-Report = Callable[[str, int, int], None]
-"""Told of progress: phase, steps done, steps in all."""
 
 
 def plan_build(target: str, config: BuildConfig) -> Build:
@@ -89,7 +85,7 @@ def build_engine(
             f"{trt.__name__} cannot build {entry.name}: {log.last}; try another --opset or --dtype"
         )
     if cache is not None and config.timing_cache is not None:
-        _replace(config.timing_cache, bytes(cache.serialize()))
+        save_timings(config.timing_cache, cache)
     return bytes(plan)
 
 
@@ -158,11 +154,10 @@ def _timing_cache(settings: Any, path: Path | None) -> Any:
     return cache
 
 
-def _replace(path: Path, data: bytes) -> None:
+def save_timings(path: Path, cache: Any) -> None:
+    """Keep what this build has timed, for the next one."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{uuid4().hex[:8]}")
-    part.write_bytes(data)
-    part.replace(path)
+    write_atomically(path, bytes(cache.serialize()))
 
 
 def _member(trt: Any, enum: str, name: str) -> Any:

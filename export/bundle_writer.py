@@ -1,5 +1,6 @@
 """Write a bundle's folder so that it is valid at every moment: new files first, the manifest last, old files then."""
 
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -7,6 +8,7 @@ from pathlib import Path
 from uuid import uuid4
 
 from cachesmith.policies import EngineError
+from cachesmith.policies.atomic import write_atomically
 from cachesmith.policies.bundle import (
     MANIFEST,
     FileEntry,
@@ -18,13 +20,19 @@ from cachesmith.policies.bundle import (
 from cachesmith.policies.bundle_files import describe_file, verify
 
 PART = ".part-"
+LEFTOVER = re.compile(rf"{re.escape(PART)}[0-9a-f]{{8}}|\.{re.escape(MANIFEST)}\.[0-9a-f]{{8}}\.part")
+"""What only an export that is under way, or was killed, has in its folder."""
+MADE = re.compile(
+    r"(blocks-\d{3,}-\d{3,}|block-\d{3,}-[A-Za-z0-9_.]+)-[0-9a-f]{12}(-[0-9a-f]{8}\.onnx|\.onnx(\.data)?|\.engine)"
+)
+"""Graphs, weights and engines by the names of `Part`, with digests: nothing else in the folder is ours to delete."""
 
 
 @contextmanager
 def workshop(folder: Path) -> Iterator[Path]:
     """Give a temporary folder inside the bundle's; it is gone afterwards, and so are those of killed exports."""
     folder.mkdir(parents=True, exist_ok=True)
-    if any(folder.iterdir()) and not (folder / MANIFEST).exists() and not _only_parts(folder):
+    if not (folder / MANIFEST).exists() and not all(_is_ours(path) for path in folder.iterdir()):
         raise EngineError(f"{folder} holds other files; give a new or empty folder, or an older bundle")
     _sweep(folder)
     work = folder / f"{PART}{uuid4().hex[:8]}"
@@ -56,26 +64,25 @@ def publish(folder: Path, work: Path, manifest: Manifest) -> None:
     """Move the workshop's files into the bundle, then its manifest, then delete what no segment names."""
     for made in sorted(work.iterdir()):
         made.replace(folder / made.name)
-    part = folder / f"{PART}{MANIFEST}"
-    part.write_bytes(encode_manifest(manifest))
-    part.replace(folder / MANIFEST)
+    write_atomically(folder / MANIFEST, encode_manifest(manifest))
     _sweep(folder, keep=work)
 
 
 def _sweep(folder: Path, keep: Path | None = None) -> None:
-    """Delete leftovers: of killed exports, and files that look like ours and belong to no segment."""
+    """Delete what killed exports left and, where the manifest can be read, files of ours that it does not name."""
     try:
-        named = {entry.name for s in read_manifest(folder).segments for entry in s.files} | {MANIFEST}
+        named = {entry.name for s in read_manifest(folder).segments for entry in s.files}
     except EngineError:
-        named = {path.name for path in folder.iterdir() if not path.name.startswith(PART)}
+        named = {path.name for path in folder.iterdir() if not LEFTOVER.fullmatch(path.name)}
     for path in folder.iterdir():
-        if path.name in named or path == keep:
+        if path.name in named or path == keep or not _is_ours(path):
             continue
-        if path.name.startswith(PART) and path.is_dir():
+        if path.is_dir():
             shutil.rmtree(path, ignore_errors=True)
-        elif path.name.startswith((PART, "block")) and path.suffix in (".onnx", ".data", ".engine", ".json"):
+        else:
             path.unlink()
 
 
-def _only_parts(folder: Path) -> bool:
-    return all(path.name.startswith((PART, "block")) for path in folder.iterdir())
+def _is_ours(path: Path) -> bool:
+    """Whether an export made it, by its name; the manifest is not meant."""
+    return bool(LEFTOVER.fullmatch(path.name) or (MADE.fullmatch(path.name) and path.is_file()))

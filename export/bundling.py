@@ -8,9 +8,9 @@ from typing import Any
 from cachesmith import __version__
 from cachesmith.export.build_engine import build_engine
 from cachesmith.export.bundle_writer import earlier, publish, take, workshop
-from cachesmith.export.config import TOLERANCE, ExportConfig
+from cachesmith.export.config import TOLERANCE, ExportConfig, Report
 from cachesmith.export.digest import engine_digest
-from cachesmith.export.job import Job, Report, make_job, manifest_of, part_key, parts_of, record_parts
+from cachesmith.export.job import Job, make_job, manifest_of, part_key, parts_of, record_parts
 from cachesmith.export.parity import Row, judge
 from cachesmith.export.parts import Part, part_unit
 from cachesmith.export.prove import prove

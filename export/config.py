@@ -1,5 +1,6 @@
 """What an export is told."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,9 @@ TOLERANCE = {"float32": 1e-4, "float16": 2e-2, "bfloat16": 6e-2, "float64": 1e-4
 PICTURES = Range(min=1, opt=1, max=4)
 
 RTX_CAPABILITIES = ("8.0", "8.6", "8.9", "12.0")
+
+Report = Callable[[str, int, int], None]
+"""Told of progress: what is done, steps done, steps in all."""
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,5 @@
 """One export: what is exported, and the keys by which its results are known again."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,16 +7,13 @@ import torch
 from torch import nn
 
 from cachesmith.export.build_engine import plan_build
-from cachesmith.export.config import ExportConfig
+from cachesmith.export.config import ExportConfig, Report
 from cachesmith.export.digest import digest, versions, weights_digest
 from cachesmith.export.parts import Part, part_unit, plan_parts
 from cachesmith.export.record import Sample, record
 from cachesmith.policies import EngineError, ModelKey, Policy
 from cachesmith.policies.bundle import Build, Manifest, SegmentEntry
 from cachesmith.runtime.fingerprint import model_key
-
-Report = Callable[[str, int, int], None]
-"""Told of progress: what is done, steps done, steps in all."""
 
 
 @dataclass(frozen=True, eq=False)

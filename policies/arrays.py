@@ -1,5 +1,6 @@
 """Checks of single arrays, and of the arrays of one forecaster against each other."""
 
+from collections.abc import Iterable, Mapping
 from itertools import pairwise
 from typing import Any
 
@@ -12,6 +13,9 @@ from cachesmith.policies.forecaster import Clusters, Fitted, Forecaster
 from cachesmith.policies.references import FORMS, Reference
 
 Array = NDArray[Any]
+
+Spans = Mapping[str, tuple[int, int]]
+"""Lowest and highest value of every array of cluster ids."""
 
 ORTHONORMAL = 1e-3
 """Largest allowed entry of V^T V - 1."""
@@ -37,13 +41,21 @@ def check_array(reference: Reference, array: Array) -> None:
         _check_basis(said, array)
 
 
-def check_forecaster(field: str, forecaster: Forecaster, steps: int | None, arrays: Arrays) -> None:
+def id_spans(mentioned: Iterable[Reference], arrays: Arrays) -> Spans:
+    """Measure every array of cluster ids once, however many forecasters name it."""
+    ids = {reference.name for reference in mentioned if reference.kind == "ids"}
+    return {name: (int(arrays[name].min()), int(arrays[name].max())) for name in ids}
+
+
+def check_forecaster(
+    field: str, forecaster: Forecaster, steps: int | None, arrays: Arrays, spans: Spans
+) -> None:
     """Raise `PolicyError` unless the arrays of one forecaster fit each other and the number of steps."""
     match forecaster.rows:
         case Fitted():
-            _check_fitted(f"{field}.rows", forecaster.rows, steps, arrays)
+            _check_fitted(f"{field}.rows", forecaster.rows, steps, arrays, spans)
         case Clusters(ids=name, rows=rows):
-            _check_ids(f"{field}.rows.ids", arrays[name], len(rows))
+            _check_ids(f"{field}.rows.ids", spans[name], len(rows))
     if forecaster.correction is not None:
         rows_stored = arrays[forecaster.correction.offsets].shape[1]
         _check_steps(f"{field}.correction.offsets", rows_stored, rows_stored if steps is None else steps)
@@ -63,12 +75,12 @@ def _check_basis(said: str, basis: Array) -> None:
         )
 
 
-def _check_fitted(field: str, fitted: Fitted, steps: int | None, arrays: Arrays) -> None:
+def _check_fitted(field: str, fitted: Fitted, steps: int | None, arrays: Arrays, spans: Spans) -> None:
     _, rows, taps, *groups = arrays[fitted.weights].shape
     steps = rows if steps is None else steps
     _check_steps(f"{field}.weights", rows, steps)
     if fitted.ids is not None:
-        _check_ids(f"{field}.ids", arrays[fitted.ids], *groups)
+        _check_ids(f"{field}.ids", spans[fitted.ids], *groups)
     if fitted.input_weights is None:
         return
     _, rows, input_taps, *input_groups = arrays[fitted.input_weights].shape
@@ -90,8 +102,8 @@ def _check_steps(field: str, rows: int, steps: int) -> None:
         raise PolicyError(f"{field} has rows for {rows} steps, expected {steps}; store one row per step")
 
 
-def _check_ids(field: str, ids: Array, clusters: int) -> None:
-    low, high = ids.min(), ids.max()
+def _check_ids(field: str, span: tuple[int, int], clusters: int) -> None:
+    low, high = span
     if low < 0 or high >= clusters:
         raise PolicyError(f"{field} holds {low} to {high} for {clusters} clusters; use 0 to {clusters - 1}")
 

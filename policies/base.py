@@ -26,10 +26,15 @@ TensorName = Annotated[str, StringConstraints(pattern=TENSOR, max_length=120)]
 """The name of an array stored beside the document, such as `balanced/weights`."""
 
 Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
-Text = Annotated[str, StringConstraints(max_length=400)]
+Text = Annotated[str, StringConstraints(pattern=r"^[^\p{C}\p{Zl}\p{Zp}]*$", max_length=400)]
+"""One line of letters of any script: no control or format characters, which a terminal would obey."""
+
 Mask = Annotated[str, StringConstraints(pattern=r"^C[CF]*$", max_length=10_000)]
 """One letter a step: C computed, F forecast. The first step has nothing to be forecast from."""
 
 Threshold = Annotated[float, Field(ge=0, le=1e6)]
+MAX_GROUPS = 1000
+"""Unit groups that a profile may treat on their own: as many as it may have segments."""
+
 Count = Annotated[int, Field(ge=0, le=10_000)]
 """A number of steps."""

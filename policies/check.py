@@ -1,6 +1,6 @@
 """Checks across fields, and between a document and its arrays, that the schema alone cannot express."""
 
-from cachesmith.policies.arrays import check_array, check_forecaster
+from cachesmith.policies.arrays import Spans, check_array, check_forecaster, id_spans
 from cachesmith.policies.base import Arrays
 from cachesmith.policies.document import Document, Profile, SamplerKey
 from cachesmith.policies.errors import PolicyError
@@ -18,15 +18,14 @@ def check(document: Document, arrays: Arrays) -> None:
         _check_sampler(document.sampler)
     _check_names(document, arrays)
     _check_size(arrays)
-    for reference in references(document):
-        check_array(reference, arrays[reference.name])
+    spans = _check_content(document, arrays)
     blocks = None if document.model is None else document.model.blocks
     for name, profile in document.profiles.items():
         _check_units(name, profile, blocks)
         steps = _check_masks(name, profile, document.sampler)
         _check_lanes(name, profile, arrays)
         for field, forecaster in forecasters(name, profile):
-            check_forecaster(field, forecaster, steps, arrays)
+            check_forecaster(field, forecaster, steps, arrays, spans)
             if forecaster.refresh is not None and not isinstance(profile.units, Modules):
                 raise PolicyError(
                     f"{field}.refresh computes single tokens, but profiles.{name}.units is {profile.units.kind!r}; "
@@ -62,6 +61,14 @@ def _check_size(arrays: Arrays) -> None:
         raise PolicyError(
             f"the arrays take {total:,} bytes, the limit is {MAX_BYTES:,}; lower rank, taps or time bins"
         )
+
+
+def _check_content(document: Document, arrays: Arrays) -> Spans:
+    """Read every array once for each kind it is named as, however often an untrusted file names it."""
+    mentioned = {(found.kind, found.name): found for found in references(document)}.values()
+    for reference in mentioned:
+        check_array(reference, arrays[reference.name])
+    return id_spans(mentioned, arrays)
 
 
 def _check_units(name: str, profile: Profile, blocks: int | None) -> None:

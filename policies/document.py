@@ -3,9 +3,9 @@
 import json
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
-from cachesmith.policies.base import Frozen, Name, Sha256, Text
+from cachesmith.policies.base import MAX_GROUPS, Frozen, Name, Sha256, Text
 from cachesmith.policies.forecaster import Forecaster
 from cachesmith.policies.gate import Gate
 from cachesmith.policies.units import Stack, Units
@@ -75,7 +75,7 @@ class Profile(Frozen):
     axis: Literal["step", "sigma", "log-snr"] = "step"
     gate: Gate
     forecaster: Forecaster = Forecaster()
-    overrides: dict[Name, Forecaster] = Field(default_factory=dict)
+    overrides: dict[Name, Forecaster] = Field(default_factory=dict, max_length=MAX_GROUPS)
     nfc: Annotated[float, Field(ge=0)] | None = None
     speedup: Annotated[float, Field(ge=0)] | None = None
     measured_speedup: Annotated[float, Field(ge=0)] | None = None
@@ -115,6 +115,12 @@ class Calibration(Frozen):
     fitted: tuple[Text, ...] = ()
     fits: tuple[UnitFit, ...] = ()
     front: tuple[TrialRecord, ...] = ()
+
+    @model_validator(mode="after")
+    def _seeded(self) -> "Calibration":
+        if not self.fitting_seeds and not self.heldout_seeds:
+            raise ValueError("at least one of fitting_seeds and heldout_seeds must name a seed")
+        return self
 
     @property
     def unseen_seed(self) -> int:

@@ -19,6 +19,7 @@ DEEPEST = 64
 """Messages within one another; graphs of cachesmith have five."""
 
 VARINT, FIXED64, BYTES, FIXED32 = 0, 1, 2, 5
+LARGEST_TAG = 2**32 - 1
 
 
 def locations(model: bytes) -> set[str]:
@@ -44,10 +45,13 @@ def _locations(message: memoryview, kind: str, depth: int) -> Iterator[str]:
 
 
 def _fields(message: memoryview) -> Iterator[tuple[int, memoryview]]:
-    """Field numbers and contents of a message; numbers that are no messages have no content."""
+    """Number and content of every field that holds bytes; runtimes skip a field whose wire type is not its own."""
     at = 0
     while at < len(message):
         tag, at = _varint(message, at)
+        # a runtime cuts a longer tag to 32 bits, and then sees another field than the one named here
+        if tag > LARGEST_TAG:
+            raise ValueError(f"the tag {tag} is beyond {LARGEST_TAG}")
         wire, size = tag & 7, {FIXED64: 8, FIXED32: 4}.get(tag & 7, 0)
         if wire == VARINT:
             _, at = _varint(message, at)
@@ -57,7 +61,8 @@ def _fields(message: memoryview) -> Iterator[tuple[int, memoryview]]:
             raise ValueError(f"wire type {wire} is unknown")
         if at + size > len(message):
             raise ValueError("it breaks off")
-        yield tag >> 3, message[at : at + size]
+        if wire == BYTES:
+            yield tag >> 3, message[at : at + size]
         at += size
 
 

@@ -119,14 +119,10 @@ class Fitted(Frozen):
         return {name: value for name, value in raw.items() if name != "ids" or value is not None}
 
 
-Row = Annotated[
-    Reuse | Taylor | Lagrange | Hermite | AdamsBashforth | Heun | Bdf | Ema | Foca | Fitted,
-    Field(discriminator="kind"),
-]
-ClosedRow = Annotated[
-    Reuse | Taylor | Lagrange | Hermite | AdamsBashforth | Heun | Bdf | Ema | Foca,
-    Field(discriminator="kind"),
-]
+ClosedRow = Reuse | Taylor | Lagrange | Hermite | AdamsBashforth | Heun | Bdf | Ema | Foca
+"""Rows whose weights follow from the times alone."""
+
+Row = Annotated[ClosedRow | Fitted, Field(discriminator="kind")]
 
 
 class Clusters(Frozen):
@@ -137,7 +133,7 @@ class Clusters(Frozen):
 
     kind: Literal["clusters"] = "clusters"
     ids: TensorName
-    rows: tuple[ClosedRow, ...] = Field(min_length=1, max_length=64)
+    rows: tuple[Annotated[ClosedRow, Field(discriminator="kind")], ...] = Field(min_length=1, max_length=64)
 
 
 class Subspace(Frozen):
@@ -202,10 +198,7 @@ LATER = frozenset({"band", "correction", "refresh"})
 class Forecaster(Frozen):
     """Weights of past outputs, optionally projected, rescaled, corrected and refreshed; see the module's formulas."""
 
-    rows: Annotated[
-        Reuse | Taylor | Lagrange | Hermite | AdamsBashforth | Heun | Bdf | Ema | Foca | Fitted | Clusters,
-        Field(discriminator="kind"),
-    ] = Taylor()
+    rows: Annotated[ClosedRow | Fitted | Clusters, Field(discriminator="kind")] = Taylor()
     subspace: Subspace | None = None
     band: Band | None = None
     magnitude: Magnitude | None = None

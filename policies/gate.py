@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from cachesmith.policies.base import Count, Frozen, Mask, Name, Threshold
+from cachesmith.policies.base import MAX_GROUPS, Count, Frozen, Mask, Name, Threshold
 
 Steps = Annotated[int, Field(ge=1, le=1000)]
 Coefficient = Annotated[float, Field(ge=-1e12, le=1e12)]
@@ -18,7 +18,7 @@ class Fixed(Frozen):
 
     kind: Literal["fixed"] = "fixed"
     mask: Mask
-    groups: dict[Name, Mask] = Field(default_factory=dict)
+    groups: dict[Name, Mask] = Field(default_factory=dict, max_length=MAX_GROUPS)
 
 
 class Interval(Frozen):

@@ -5,8 +5,8 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from uuid import uuid4
 
+from cachesmith.policies.atomic import write_atomically
 from cachesmith.policies.container import Contents, header_size, pack, unpack
 from cachesmith.policies.document import FORMAT, Document, canonical
 from cachesmith.policies.errors import PolicyError, refusing
@@ -24,7 +24,7 @@ def save(policy: Policy, path: str | os.PathLike[str]) -> None:
         raise PolicyError(f"a policy file's name must end in {SUFFIX}, got {target.name!r}; rename it")
     data = encode(policy)
     with _named(target, "write"):
-        _replace(target, data)
+        write_atomically(target, data)
 
 
 def load(path: str | os.PathLike[str]) -> Policy:
@@ -75,18 +75,6 @@ def _read(source: Path) -> bytes:
         # the header is judged by its announced length before it is read
         header_size(prefix, os.fstat(file.fileno()).st_size)
         return prefix + file.read()
-
-
-def _replace(target: Path, data: bytes) -> None:
-    part = target.with_name(f".{target.name}.{uuid4().hex[:8]}.part")
-    try:
-        with part.open("xb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        part.replace(target)
-    finally:
-        part.unlink(missing_ok=True)
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""The policy: one immutable value that says how a model is sampled with caching."""
+"""The policy: one value that says how a model is sampled with caching."""
 
 import hashlib
 
@@ -12,6 +12,9 @@ from cachesmith.policies.errors import PolicyError
 
 class Policy:
     """A checked document together with the arrays it names.
+
+    The document is frozen. The arrays are the caller's own and can be written to: that changes `id`, equality and hash,
+    so leave them alone once the policy is in use. What is saved is checked again.
 
     Raises `PolicyError` when an array is missing, unused, of wrong dtype or shape, or not finite, or when
     a mask's length differs from the sampler's number of steps.

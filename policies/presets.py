@@ -18,8 +18,8 @@ from cachesmith.policies.forecaster import (
 )
 from cachesmith.policies.gate import Gate, Interval, Relational
 from cachesmith.policies.policy import Policy, unbound
+from cachesmith.policies.presets_fitted import refuse_fitted
 from cachesmith.policies.presets_gates import confidence, dbcache, easycache, fbcache, speca, teacache
-from cachesmith.policies.presets_hyca import refuse_fitted
 from cachesmith.policies.presets_static import foca, freqca, magcache
 from cachesmith.policies.presets_tokens import clusca, duca, toca
 from cachesmith.policies.units import Modules, Stack, Units

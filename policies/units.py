@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, field_validator
 
-from cachesmith.policies.base import Frozen
+from cachesmith.policies.base import MAX_GROUPS, Frozen
 from cachesmith.policies.errors import PolicyError
 
 
@@ -22,7 +22,9 @@ class Segments(Frozen):
     """
 
     kind: Literal["segment"] = "segment"
-    starts: tuple[Annotated[int, Field(ge=-10_000, le=10_000)], ...] = Field(min_length=1, max_length=1000)
+    starts: tuple[Annotated[int, Field(ge=-10_000, le=10_000)], ...] = Field(
+        min_length=1, max_length=MAX_GROUPS
+    )
 
     @field_validator("starts")
     @classmethod

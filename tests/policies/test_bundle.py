@@ -270,6 +270,21 @@ def test_what_is_no_graph(model: bytes) -> None:
         locations(model)
 
 
+def test_a_tag_that_a_runtime_cuts_to_another_field() -> None:
+    hidden = graph(b"", b"../secret")
+    place = hidden.index(7 << 3 | 2)
+    tag = bytes([7 << 3 | 2 | 128, 128, 128, 128, 1 << 4])  # the same 32 bits, and one above them
+    assert locations(hidden) == {"../secret"}
+    with pytest.raises(EngineError, match=r"the tag 4294967354 is beyond 4294967295"):
+        locations(hidden[:place] + tag + hidden[place + 1 :])
+
+
+@pytest.mark.parametrize("number", [b"\x08\x00", b"\x09" + b"\0" * 8, b"\x0d" + b"\0" * 4])
+def test_a_number_in_place_of_a_key_does_not_hide_it(number: bytes) -> None:
+    entry = field(1, b"location") + field(2, b"../secret") + number
+    assert locations(field(7, field(5, field(13, entry)))) == {"../secret"}
+
+
 def test_a_graph_nested_too_deep() -> None:
     node = b""
     for _ in range(25):  # node, attribute, graph

@@ -4,6 +4,7 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from pydantic import ValidationError
 
 from cachesmith.policies import Document, Policy, PolicyError
 from cachesmith.policies import check as checks
@@ -91,6 +92,36 @@ FIELDS: dict[str, tuple[tuple[str, ...], object, str]] = {
 }
 
 
+class Counted(np.ndarray[Any, Any]):
+    """Counts how often all its values are read for their least."""
+
+    reads = 0
+
+    def min(self, *args: Any, **kwargs: Any) -> Any:
+        type(self).reads += 1
+        return super().min(*args, **kwargs)
+
+
+@pytest.mark.parametrize("name", ["balanced/ids", "balanced/scales"])
+def test_an_array_named_often_is_read_once(rich: Policy, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Counted, "reads", 0)
+    forecaster = json.loads(rich.profile("balanced").forecaster.model_dump_json())
+    overrides = {f"segment.{place}": forecaster for place in range(100)}
+    document = edited(rich.document, ("profiles", "balanced", "overrides"), overrides)
+    Policy(document, {**rich.arrays, name: rich.arrays[name].view(Counted)})
+    assert Counted.reads == 1
+
+
+@pytest.mark.parametrize(
+    ("field", "value"), [(("overrides",), {}), (("gate", "groups"), "CFFFFFFC")], ids=["overrides", "groups"]
+)
+def test_there_are_no_more_groups_than_segments(rich: Policy, field: tuple[str, ...], value: object) -> None:
+    path = ("profiles", "balanced", *field)
+    edited(rich.document, path, {f"segment.{place}": value for place in range(1000)})
+    with pytest.raises(ValidationError, match="at most 1000 items"):
+        edited(rich.document, path, {f"segment.{place}": value for place in range(1001)})
+
+
 def edited(document: Document, path: tuple[str, ...], value: object) -> Document:
     raw = document.model_dump(mode="json")
     inner = raw
@@ -106,6 +137,32 @@ def test_inconsistent_fields_are_named(rich: Policy, case: str) -> None:
     document = edited(rich.document, path, value)
     with pytest.raises(PolicyError, match=message):
         Policy(document, rich.arrays)
+
+
+def test_a_calibration_has_used_a_seed(rich: Policy) -> None:
+    heldout = edited(rich.document, ("calibration", "fitting_seeds"), [])
+    assert heldout.calibration is not None and heldout.calibration.unseen_seed == 8
+    with pytest.raises(ValidationError, match="at least one of fitting_seeds and heldout_seeds"):
+        edited(heldout, ("calibration", "heldout_seeds"), [])
+
+
+TEXTS = (
+    ("model", "transformer"), ("model", "adapters"), ("sampler", "scheduler"), ("calibration", "fitted"),
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("path", TEXTS, ids=".".join)
+@pytest.mark.parametrize("text", ["a\nb", "\x1b[2J", "a\x7f", "\x9b2J", "\u202eevil", "a\u2028b", "\0"])
+def test_no_text_is_an_instruction_to_a_terminal(rich: Policy, path: tuple[str, str], text: str) -> None:
+    value = [text] if path[1] in ("adapters", "fitted") else text
+    with pytest.raises(ValidationError, match="should match pattern"):
+        edited(rich.document, path, value)
+
+
+@pytest.mark.parametrize("text", ["", "Stil: Öl auf Leinwand", "水墨　画", "a\xa0b", "😀"])
+def test_text_is_of_any_script(rich: Policy, text: str) -> None:
+    model = edited(rich.document, ("model", "adapters"), [text]).model
+    assert model is not None and model.adapters == (text,)
 
 
 def test_without_a_sampler_groups_still_match_the_mask(rich: Policy) -> None:

@@ -1,5 +1,6 @@
 import pytest
 
+from cachesmith.calibrate.methods import METHODS
 from cachesmith.policies import (
     PRESETS,
     Band,
@@ -20,6 +21,8 @@ from cachesmith.policies import (
     parse_preset,
     preset,
 )
+from cachesmith.policies.presets import MEASURED
+from cachesmith.policies.presets_fitted import FITTED
 
 
 @pytest.mark.parametrize("name", PRESETS)
@@ -119,6 +122,16 @@ def test_parsing(text: str, expected: Policy) -> None:
 def test_misses_say_what_is_allowed(text: str, message: str) -> None:
     with pytest.raises(PolicyError, match=message):
         parse_preset(text)
+
+
+@pytest.mark.parametrize("name", sorted(METHODS.keys() - PRESETS.keys() - MEASURED.keys()))
+def test_a_method_without_a_preset_says_how_it_is_made(name: str) -> None:
+    with pytest.raises(PolicyError, match=f"^{name} has to be fitted on a model; .* --method {name}$"):
+        parse_preset(name)
+
+
+def test_what_has_to_be_fitted_can_be() -> None:
+    assert set(FITTED) == METHODS.keys() - PRESETS.keys() - MEASURED.keys()
 
 
 def test_functions_refuse_wrong_values_alike() -> None:

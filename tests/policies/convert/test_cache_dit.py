@@ -124,6 +124,48 @@ def test_cache_dits_defaults_are_meant() -> None:
     assert profile.units == Segments(starts=(0, 8)) and profile.forecaster.rows == Reuse()
 
 
+def test_a_mask_is_for_the_steps_asked_for() -> None:
+    values = {"cache_config": static("110")}
+    assert import_settings(values, "cache-dit", 3).policy == import_settings(values, "cache-dit").policy
+    with pytest.raises(PolicyError, match="steps_computation_mask has 3 entries for 4 steps"):
+        import_settings(values, "cache-dit", 4)
+
+
+TAYLOR = {"enable_taylorseer": True}
+
+
+@pytest.mark.parametrize(
+    ("config", "said"),
+    [
+        (static("110"), []),
+        (static("110") | {"cfg_diff_compute_separate": False, "residual_diff_threshold": 1.5}, []),
+        (static("110") | {"cfg_compute_first": True}, ["cfg_compute_first is left out"]),
+        (static("110") | {"enable_separate_cfg": False}, ["enable_separate_cfg is left out"]),
+        (TAYLOR, ["from step 3 on", "without enable_encoder_taylorseer cache-dit reuses the text's stream"]),
+        (TAYLOR | {"enable_encoder_taylorseer": True}, ["from step 3 on"]),
+        ({"enable_encoder_taylorseer": True}, []),
+        ({"cfg_diff_compute_separate": False}, ["one guidance branch decides for both"]),
+        ({"residual_diff_threshold": 1.5}, ["a residual_diff_threshold of 1 or more"]),
+    ],
+)
+def test_what_a_policy_does_differently_is_said(config: dict[str, Any], said: list[str]) -> None:
+    for values in (config, {"cache_config": config}):
+        notes = import_settings(values, "cache-dit").notes
+        assert len(notes) == len(said) and all(part in note for part, note in zip(said, notes, strict=True))
+
+
+def test_the_text_stream_is_reused_unless_told() -> None:
+    """What the note on `enable_encoder_taylorseer` says, in cache-dit itself."""
+    cache_dit = pytest.importorskip("cache_dit")
+    for values, told in ((TAYLOR, False), (TAYLOR | {"enable_encoder_taylorseer": True}, True)):
+        calibrator = cache_dit.load_configs({"cache_config": values})["calibrator_config"]
+        assert (calibrator.enable_calibrator, calibrator.enable_encoder_calibrator) == (True, told)
+    assert (
+        cache_dit.load_configs({"cache_config": {"enable_encoder_taylorseer": True}})["calibrator_config"]
+        is None
+    )
+
+
 def test_the_flat_form_and_other_sections() -> None:
     flat = import_settings(static("1100"), "cache-dit")
     nested = import_settings({"cache_config": static("1100"), "attention_backend": "native"}, "cache-dit")

@@ -2,8 +2,8 @@
 
 from cachesmith.policies.errors import PolicyError
 
-FITTED = ("hyca", "svd-cache")
-"""HyCa (arXiv 2510.04188) needs clusters of channels, SVD-Cache (arXiv 2601.07396) a basis of them."""
+FITTED = ("dpcache", "eoc", "hyca", "scalingcache", "smoothcache", "svd-cache")
+"""The methods of `cachesmith fit` that are not presets as well."""
 
 
 def refuse_fitted(name: str) -> None:
