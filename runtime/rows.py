@@ -12,11 +12,21 @@ from itertools import pairwise
 from math import factorial, prod
 from typing import assert_never
 
-from cachesmith.policies import AdamsBashforth, Bdf, Ema, Foca, Hermite, Heun, Lagrange, Reuse, Taylor
+from cachesmith.policies import (
+    AdamsBashforth,
+    Bdf,
+    ClosedRow,
+    Ema,
+    Foca,
+    Hermite,
+    Heun,
+    Lagrange,
+    Reuse,
+    Taylor,
+)
 
 Times = Sequence[float]
 Weights = tuple[float, ...]
-ClosedRow = Reuse | Taylor | Lagrange | Hermite | AdamsBashforth | Heun | Bdf | Ema | Foca
 
 
 def taps(row: ClosedRow) -> int:
