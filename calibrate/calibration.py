@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from cachesmith import __version__
-from cachesmith.calibrate.candidates import Makers, fastest, merge
+from cachesmith.calibrate.candidates import Makers, fastest, merge, warn_if_short
 from cachesmith.calibrate.config import CalibrationConfig, CalibrationResult
 from cachesmith.calibrate.cost import CostModel, measure_costs
 from cachesmith.calibrate.evaluate import Evaluator
@@ -86,10 +86,12 @@ class _Calibration:
         found = front(study, recording.space)
         makers = Makers(fitting, validation, recording, found, costs, self.config, self.key)
         chosen = {name: makers.choose(budget) for name, budget in self.config.budgets.items()}
-        heldout = self._evaluator("uncached, held out", self.parts.heldout)
         if self.config.min_psnr is not None:
-            chosen["min-psnr"] = fastest(makers, heldout, self.config.min_psnr, self.config.steps)
+            chosen["min-psnr"] = fastest(makers, self.config.min_psnr, self.config.steps)
+        heldout = self._evaluator("uncached, held out", self.parts.heldout)
         policy = self._policy(chosen, found, heldout, study, recording, sampler)
+        if self.config.min_psnr is not None:
+            warn_if_short(policy.profile("min-psnr"), self.config.min_psnr)
         report = None
         if self.config.report is not None:
             report = write_report(self.config.report, policy, study, recording, heldout, self.config)
