@@ -12,6 +12,7 @@ from cachesmith import __version__
 from cachesmith.calibrate.candidates import Makers, fastest, merge, warn_if_short
 from cachesmith.calibrate.config import CalibrationConfig, CalibrationResult
 from cachesmith.calibrate.cost import CostModel, measure_costs
+from cachesmith.calibrate.earlier import check_earlier, origin
 from cachesmith.calibrate.evaluate import Evaluator
 from cachesmith.calibrate.lpips import load_lpips
 from cachesmith.calibrate.memo import Memo, digest_of
@@ -46,7 +47,8 @@ def calibrate(
     prompts: text prompts, or dicts of pipeline arguments. The pipeline runs as it is (device, dtype, scheduler).
     Interrupting loses nothing: the same call with the same `config.work` resumes. The same seed gives the same policy,
     unless forecast times, measured anew in another work folder, rule out another candidate. Raises `PolicyError` when
-    there is no adapter for the transformer, or when its sampler takes another number of steps than it is asked for.
+    there is no adapter for the transformer, when its sampler takes another number of steps than it is asked for, or
+    when the earlier policy may have been fitted on what is held out.
     """
     config = config or CalibrationConfig()
     shown = getattr(pipe, "_progress_bar_config", {})
@@ -64,6 +66,8 @@ class _Calibration:
         self.pipe, self.config = pipe, config
         self.perceptual = None if config.lpips is None else load_lpips(config.lpips)
         self.parts: Split = split(prompts, config.fitting, config.validation, config.heldout, config.seed)
+        if config.earlier is not None:
+            check_earlier(config.earlier, prompts, self.parts)
         common = {} if config.guidance_scale is None else {"guidance_scale": config.guidance_scale}
         self.renderer = Renderer(pipe, config.steps, config.batch, **common)
         self.model: ModelKey = model_key(pipe.transformer, pipe)
@@ -170,7 +174,10 @@ class _Calibration:
             dtype=str(self.pipe.transformer.dtype).removeprefix("torch."),
             versions=_versions(),
             study=study.study_name,
-            fitted=tuple(f"profiles/{name}: {c.source}" for name, c in chosen.items()),
+            fitted=(
+                *(f"profiles/{name}: {c.source}" for name, c in chosen.items()),
+                *origin(self.config.earlier),
+            ),
             fits=recording.fits,
             front=tuple(records),
         )

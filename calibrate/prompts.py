@@ -68,9 +68,14 @@ def split(prompts: Sequence[Prompt], fitting: int, validation: int, heldout: int
     return Split(*made)
 
 
+def shares_prompts(prompts: Sequence[Prompt]) -> bool:
+    """Say whether the parts of a split share these prompts, because they are too few to be divided."""
+    return len(prompts) < DISTINCT
+
+
 def _parts(prompts: Sequence[Prompt], fitting: int, validation: int, heldout: int) -> list[Sequence[Prompt]]:
     """Shuffle and cut in proportion to the sizes, but leave no part less than a fifth where prompts are scarce."""
-    if len(prompts) < DISTINCT:
+    if shares_prompts(prompts):
         return [prompts] * 3
     shuffled, wanted = [*prompts], fitting + validation + heldout
     random.Random(0).shuffle(shuffled)  # files are often sorted by topic

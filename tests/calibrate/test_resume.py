@@ -6,10 +6,11 @@ from typing import Any
 import diffusers
 import numpy as np
 import pytest
-from tests.calibrate.small import LABELS, pipeline, run, settings
+from tests.calibrate.small import LABELS, pipeline, recorded, run, settings
 
 from cachesmith.calibrate import CalibrationConfig, calibrate, calibration, candidates, evaluate
 from cachesmith.calibrate.cost import CostModel
+from cachesmith.calibrate.prompts import split
 from cachesmith.calibrate.weights import fitted_rows, fixed_profile
 from cachesmith.policies import Fitted, Forecaster, PolicyError, unbound
 
@@ -71,9 +72,19 @@ def test_an_earlier_policy_is_taken_up(tmp_path: Path) -> None:
     for name, profile in first.document.profiles.items():
         quality, before = again.profile(name).quality, profile.quality
         assert quality is not None and before is not None and quality.psnr >= before.psnr - 1e-3
+    assert again.document.calibration is not None
+    assert f"earlier policy: {first.id}" in again.document.calibration.fitted
     assert settings(Path(), earlier=first).earlier_masks
     with pytest.raises(PolicyError, match="no fixed schedule of the whole stack for 20 steps"):
         settings(tmp_path / "other", earlier=first, steps=20)
+
+
+def test_an_earlier_policy_that_saw_the_held_out_prompts_is_refused_before_any_work(tmp_path: Path) -> None:
+    prompts: list[Any] = [{"class_labels": label} for label in range(20)]
+    first = recorded(split(prompts, 2, 2, 2, 0))
+    with pytest.raises(PolicyError, match="the earlier policy held out other prompts"):
+        calibrate(pipeline(), prompts, settings(tmp_path, earlier=first, heldout=3))
+    assert not list(tmp_path.iterdir())
 
 
 def test_weights_by_group_are_spread_over_channels() -> None:
