@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from tests.calibrate.small import LABELS, pipeline, recorded, run, settings
 
-from cachesmith.calibrate import CalibrationConfig, calibrate, calibration, candidates, evaluate
+from cachesmith.calibrate import CalibrationConfig, calibrate, calibration, evaluate, tune
 from cachesmith.calibrate.cost import CostModel
 from cachesmith.calibrate.prompts import split
 from cachesmith.calibrate.weights import fitted_rows, fixed_profile
@@ -35,13 +35,11 @@ def interrupt(monkeypatch: pytest.MonkeyPatch, owner: Any, name: str, call: int)
     monkeypatch.setattr(owner, name, interrupting)
 
 
-@pytest.mark.parametrize(
-    ("owner", "name", "call"), [(candidates, "tuned", 2), (evaluate.Evaluator, "__call__", 2)]
-)
+@pytest.mark.parametrize(("owner", "name", "call"), [(tune, "_loss", 4), (evaluate.Evaluator, "__call__", 2)])
 def test_an_interrupted_calibration_ends_as_an_uninterrupted_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, owner: Any, name: str, call: int
 ) -> None:
-    """While weights are tuned, and in the second trial of the search."""
+    """In the middle of tuning the second profile's weights, and in the second trial of the search."""
     whole = calibrate(pipeline(), LABELS, settings(tmp_path / "whole"))
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         interrupt(patch, owner, name, call)
@@ -50,6 +48,7 @@ def test_an_interrupted_calibration_ends_as_an_uninterrupted_one(
     assert resumed.policy.id == whole.policy.id
     tried = [[t.params for t in r.study.trials if t.values] for r in (whole, resumed)]
     assert tried[0] == tried[1] and len(tried[0]) == 3
+    assert not list(tmp_path.glob("**/*.unfinished"))
 
 
 def test_the_fastest_profile_that_holds_a_quality(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
