@@ -72,7 +72,7 @@ class _Calibration:
         self.renderer = Renderer(pipe, config.steps, config.batch, **common)
         self.model: ModelKey = model_key(pipe.transformer, pipe)
         self.key = digest_of(
-            self.model, type(pipe.scheduler).__name__, dict(pipe.scheduler.config), self.parts, common,
+            self.model, type(pipe.scheduler).__name__, _settings(pipe.scheduler), self.parts, common,
             config.steps, config.seed, str(pipe.transformer.dtype), config.taps, __version__,
         )  # fmt: skip
 
@@ -181,6 +181,11 @@ class _Calibration:
             fits=recording.fits,
             front=tuple(records),
         )
+
+
+def _settings(scheduler: Any) -> dict[str, Any]:
+    """The scheduler's configuration, without the list that diffusers puts in another order in every process."""
+    return {name: value for name, value in scheduler.config.items() if name != "_use_default_values"}
 
 
 def _versions() -> dict[str, str]:

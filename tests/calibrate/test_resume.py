@@ -51,6 +51,17 @@ def test_an_interrupted_calibration_ends_as_an_uninterrupted_one(
     assert not list(tmp_path.glob("**/*.unfinished"))
 
 
+def test_another_process_finds_the_work(tmp_path: Path) -> None:
+    """There, diffusers lists the settings that a scheduler's file leaves out in another order."""
+    keys = []
+    for listed in (["clip_sample", "thresholding"], ["thresholding", "clip_sample"]):
+        pipe = pipeline()
+        pipe.scheduler.register_to_config(_use_default_values=listed)
+        assert pipe.scheduler.config["_use_default_values"] == listed
+        keys.append(calibration._Calibration(pipe, LABELS, settings(tmp_path)).key)
+    assert keys[0] == keys[1]
+
+
 def test_the_fastest_profile_that_holds_a_quality(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     compared: list[Any] = []
     monkeypatch.setattr(calibration, "warn_if_short", lambda *those: compared.append(those))
