@@ -9,9 +9,10 @@ from typing import Any
 import torch
 
 from cachesmith import __version__
-from cachesmith.calibrate.candidates import Makers, fastest, merge
+from cachesmith.calibrate.candidates import Makers, fastest, merge, warn_if_short
 from cachesmith.calibrate.config import CalibrationConfig, CalibrationResult
 from cachesmith.calibrate.cost import CostModel, measure_costs
+from cachesmith.calibrate.earlier import check_earlier, origin
 from cachesmith.calibrate.evaluate import Evaluator
 from cachesmith.calibrate.lpips import load_lpips
 from cachesmith.calibrate.memo import Memo, digest_of
@@ -46,7 +47,8 @@ def calibrate(
     prompts: text prompts, or dicts of pipeline arguments. The pipeline runs as it is (device, dtype, scheduler).
     Interrupting loses nothing: the same call with the same `config.work` resumes. The same seed gives the same policy,
     unless forecast times, measured anew in another work folder, rule out another candidate. Raises `PolicyError` when
-    there is no adapter for the transformer, or when its sampler takes another number of steps than it is asked for.
+    there is no adapter for the transformer, when its sampler takes another number of steps than it is asked for, or
+    when the earlier policy may have been fitted on what is held out.
     """
     config = config or CalibrationConfig()
     shown = getattr(pipe, "_progress_bar_config", {})
@@ -64,11 +66,13 @@ class _Calibration:
         self.pipe, self.config = pipe, config
         self.perceptual = None if config.lpips is None else load_lpips(config.lpips)
         self.parts: Split = split(prompts, config.fitting, config.validation, config.heldout, config.seed)
+        if config.earlier is not None:
+            check_earlier(config.earlier, prompts, self.parts)
         common = {} if config.guidance_scale is None else {"guidance_scale": config.guidance_scale}
         self.renderer = Renderer(pipe, config.steps, config.batch, **common)
         self.model: ModelKey = model_key(pipe.transformer, pipe)
         self.key = digest_of(
-            self.model, type(pipe.scheduler).__name__, dict(pipe.scheduler.config), self.parts, common,
+            self.model, type(pipe.scheduler).__name__, _settings(pipe.scheduler), self.parts, common,
             config.steps, config.seed, str(pipe.transformer.dtype), config.taps, __version__,
         )  # fmt: skip
 
@@ -86,10 +90,12 @@ class _Calibration:
         found = front(study, recording.space)
         makers = Makers(fitting, validation, recording, found, costs, self.config, self.key)
         chosen = {name: makers.choose(budget) for name, budget in self.config.budgets.items()}
-        heldout = self._evaluator("uncached, held out", self.parts.heldout)
         if self.config.min_psnr is not None:
-            chosen["min-psnr"] = fastest(makers, heldout, self.config.min_psnr, self.config.steps)
+            chosen["min-psnr"] = fastest(makers, self.config.min_psnr, self.config.steps)
+        heldout = self._evaluator("uncached, held out", self.parts.heldout)
         policy = self._policy(chosen, found, heldout, study, recording, sampler)
+        if self.config.min_psnr is not None:
+            warn_if_short(policy.profile("min-psnr"), self.config.min_psnr)
         report = None
         if self.config.report is not None:
             report = write_report(self.config.report, policy, study, recording, heldout, self.config)
@@ -168,10 +174,18 @@ class _Calibration:
             dtype=str(self.pipe.transformer.dtype).removeprefix("torch."),
             versions=_versions(),
             study=study.study_name,
-            fitted=tuple(f"profiles/{name}: {c.source}" for name, c in chosen.items()),
+            fitted=(
+                *(f"profiles/{name}: {c.source}" for name, c in chosen.items()),
+                *origin(self.config.earlier),
+            ),
             fits=recording.fits,
             front=tuple(records),
         )
+
+
+def _settings(scheduler: Any) -> dict[str, Any]:
+    """The scheduler's configuration, without the list that diffusers puts in another order in every process."""
+    return {name: value for name, value in scheduler.config.items() if name != "_use_default_values"}
 
 
 def _versions() -> dict[str, str]:

@@ -1,5 +1,6 @@
 """Candidates for one budget of full computations: the search's best, a refined schedule, and tuned weights."""
 
+import warnings
 from collections.abc import Callable, Sequence
 
 from cachesmith.calibrate.config import CalibrationConfig
@@ -12,7 +13,7 @@ from cachesmith.calibrate.recording import Recording
 from cachesmith.calibrate.refine import resize, uniform
 from cachesmith.calibrate.search import Candidate
 from cachesmith.calibrate.weights import RIDGES, Rows, fitted_rows, line, starting_rows
-from cachesmith.policies import Policy, PolicyError
+from cachesmith.policies import Policy, PolicyError, Profile
 from cachesmith.policies.base import Arrays
 from cachesmith.progress import stage
 
@@ -96,14 +97,15 @@ class Makers:
         return self.costs.efficiency(candidate.profile, candidate.nfc, self.config.steps) >= EFFICIENCY
 
 
-def fastest(makers: Makers, heldout: Evaluator, psnr: float, steps: int) -> Candidate:
-    """Bisect for the smallest budget whose held-out PSNR (lower end of its 95 % interval) is at least `psnr`.
+def fastest(makers: Makers, psnr: float, steps: int) -> Candidate:
+    """Bisect for the smallest budget whose PSNR (lower end of its 95 % interval) is at least `psnr`.
 
+    Judged on the validation requests: the held-out ones choose nothing, so that what is reported of them is fair.
     Raises `PolicyError` when even half of all steps do not hold it.
     """
 
     def holds(budget: int) -> bool:
-        samples = heldout(makers.choose(budget).policy).samples
+        samples = makers.validation(makers.choose(budget).policy).samples
         return bootstrap(samples, makers.config.seed)[0] >= psnr
 
     low, high = 1, steps // 2
@@ -115,6 +117,18 @@ def fastest(makers: Makers, heldout: Evaluator, psnr: float, steps: int) -> Cand
         middle = (low + high) // 2
         low, high = (low, middle) if holds(middle) else (middle, high)
     return makers.choose(high)
+
+
+def warn_if_short(profile: Profile, psnr: float) -> None:
+    """Warn when a profile that held `psnr` on the validation requests does not on the held-out ones."""
+    quality = profile.quality
+    if quality is not None and quality.psnr_low < psnr:
+        warnings.warn(
+            f"the profile for --min-psnr {psnr:g} has {quality.psnr_low:.2f} to {quality.psnr_high:.2f} dB on held-out "
+            "samples; ask for more with --min-psnr, or choose on more samples with --validation",
+            RuntimeWarning,
+            stacklevel=2,
+        )
 
 
 def pick(

@@ -8,6 +8,7 @@ from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 
 from cachesmith.calibrate.fit import ScaleFit
+from cachesmith.files import replacing
 
 Point = tuple[float, float]
 """Full computations, PSNR in dB."""
@@ -70,6 +71,7 @@ def error_figure(errors: Mapping[str, Sequence[float]]) -> Figure:
 
 
 def save(figure: Figure, path: Path) -> None:
-    """Write a figure and free it."""
-    figure.savefig(path, dpi=130)
+    """Write a figure whole or not at all, and free it."""
+    with replacing(path) as part:
+        figure.savefig(part, dpi=130)
     plt.close(figure)

@@ -5,6 +5,7 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
+from cachesmith.calibrate.guidance import guidance_of
 from cachesmith.calibrate.methods import METHODS
 from cachesmith.calibrate.prompts import Request
 from cachesmith.calibrate.record import Watcher, watch
@@ -100,5 +101,5 @@ def _sampler(pipe: Any, request: Request, steps: int, common: dict[str, Any]) ->
     branches = _Branches()
     with watch(pipe, Stack(), branches):
         Renderer(pipe, steps, 1, **common)([request])
-    guidance = "sequential" if len(branches.seen) > 1 else "batched" if branches.rows > 1 else "none"
+    guidance = guidance_of(branches.seen, branches.rows, 1)
     return sampler_key(pipe.scheduler, guidance, common.get("guidance_scale"))

@@ -33,10 +33,6 @@ class CallFlops:
         """What is computed at every step: embeddings, modulation, the final layer."""
         return self.total - sum(self.units.values())
 
-    def of_run(self, computed: Mapping[str, int], calls: int) -> int:
-        """FLOPs of `calls` transformer calls in which unit `name` was computed `computed[name]` times."""
-        return calls * self.outside + sum(self.units[name] * count for name, count in computed.items())
-
     def of_schedule(self, gate: StaticGate, steps: int) -> int:
         """FLOPs of a run of `steps` calls under a static gate. Raises `PolicyError` where the mask does not fit."""
         computed = {group: mask(gate, steps, group).count("C") for group in self.groups}

@@ -15,6 +15,7 @@ from cachesmith.calibrate.prompts import Request
 from cachesmith.calibrate.refine import refine
 from cachesmith.calibrate.tune import tune
 from cachesmith.calibrate.weights import Rows
+from cachesmith.files import replacing
 from cachesmith.policies import Policy
 
 PROBE = 8
@@ -82,18 +83,23 @@ def tuned(
     config: CalibrationConfig,
     advance: Callable[..., None],
 ) -> Rows:
-    """Fit the weights of `mask` by gradient through the closed loop; `saved` keeps them for a resumed run."""
+    """Fit the weights of `mask` by gradient through the closed loop; `saved` keeps them for a resumed run.
+
+    While they are unfinished, a file beside it does.
+    """
     if saved.exists():
         advance(config.iterations)
         return Rows(*torch.load(saved, weights_only=True))
     # the closer the start comes, the finer the weights must be set
     error = 10 ** (-evaluator(start.policy(mask, "start"), MOVED).psnr / 20)
+    unfinished = saved.with_suffix(".unfinished")
     rows = tune(
         evaluator.renderer, _batches(evaluator, config), mask, start, min(FASTEST, config.learning_rate * error),
-        lambda loss: advance(1, note=f"{-10 / 2.302585 * loss:.2f} dB"),
+        lambda loss: advance(1, note=f"{-10 / 2.302585 * loss:.2f} dB"), unfinished,
     )  # fmt: skip
-    torch.save(tuple(rows), saved.with_suffix(".tmp"))
-    saved.with_suffix(".tmp").replace(saved)
+    with replacing(saved) as part:
+        torch.save(tuple(rows), part)
+    unfinished.unlink(missing_ok=True)
     return rows
 
 

@@ -59,7 +59,8 @@ def split(prompts: Sequence[Prompt], fitting: int, validation: int, heldout: int
     """Split prompts and seeds into three disjoint parts of the given sizes.
 
     Every part has prompts of its own, in turn with other seeds where they are fewer than its samples. With less than
-    `DISTINCT` prompts (class labels, say) the parts share them; seeds never recur.
+    `DISTINCT` prompts (class labels, say) the parts share them; seeds never recur. A prompt that is listed again is
+    left out.
     """
     sizes = (fitting, validation, heldout)
     parts = _parts(prompts, *sizes)
@@ -68,17 +69,38 @@ def split(prompts: Sequence[Prompt], fitting: int, validation: int, heldout: int
     return Split(*made)
 
 
+def shares_prompts(prompts: Sequence[Prompt]) -> bool:
+    """Say whether the parts of a split share these prompts, because they are too few to be divided."""
+    return len(_distinct(prompts)) < DISTINCT
+
+
+def _distinct(prompts: Sequence[Prompt]) -> list[Prompt]:
+    """Leave out what was listed before."""
+    once: dict[str, Prompt] = {}
+    for prompt, request in zip(prompts, requests(prompts, len(prompts), 0), strict=True):
+        once.setdefault(digest([request]), prompt)
+    return list(once.values())
+
+
 def _parts(prompts: Sequence[Prompt], fitting: int, validation: int, heldout: int) -> list[Sequence[Prompt]]:
-    """Shuffle and cut in proportion to the sizes, but leave no part less than a fifth where prompts are scarce."""
-    if len(prompts) < DISTINCT:
-        return [prompts] * 3
-    shuffled, wanted = [*prompts], fitting + validation + heldout
-    random.Random(0).shuffle(shuffled)  # files are often sorted by topic
-    least = len(prompts) // 5 if len(prompts) < wanted else 0
-    last = max(least, round(len(prompts) * heldout / wanted))
-    middle = max(least, round(len(prompts) * validation / wanted)) if validation else 0
-    borders = (0, len(prompts) - last - middle, len(prompts) - last, len(prompts))
-    return [shuffled[a:b] for a, b in pairwise(borders)]
+    """Shuffle and cut in proportion to the sizes, but leave no part less than a fifth where prompts are scarce.
+
+    The last part depends on its size and the sum of the others only, which is what a policy's record keeps.
+    """
+    distinct = _distinct(prompts)
+    if len(distinct) < DISTINCT:
+        return [distinct] * 3
+    count, wanted = len(distinct), fitting + validation + heldout
+    random.Random(0).shuffle(distinct)  # files are often sorted by topic
+    least = count // 5 if count < wanted else 0
+    last = _between(least, round(count * heldout / wanted), count - 2 * least)
+    middle = _between(least, round(count * validation / wanted), count - last - least)
+    borders = (0, count - last - middle, count - last, count)
+    return [distinct[a:b] for a, b in pairwise(borders)]
+
+
+def _between(least: int, wanted: int, most: int) -> int:
+    return min(max(least, wanted), most)
 
 
 def heldout_part(prompts: Sequence[Prompt], record: Calibration | None) -> Sequence[Prompt]:

@@ -2,7 +2,6 @@
 
 from collections import defaultdict
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Tensor
@@ -11,6 +10,7 @@ from cachesmith.calibrate.channel_tape import runs
 from cachesmith.calibrate.channels import FEWEST, cluster_all, joined, temporal_gram
 from cachesmith.calibrate.config import CalibrationConfig
 from cachesmith.calibrate.fit import ScaleFit, fit_correction, fit_scale, forecast_costs, plan_schedules
+from cachesmith.calibrate.guidance import Guidance, guidance_of
 from cachesmith.calibrate.prompts import Request
 from cachesmith.calibrate.record import Recorder, joined_sketches, lane_names, watch
 from cachesmith.calibrate.render import Renderer
@@ -45,7 +45,7 @@ class Recording:
     stack: tuple[int, int]
     fits: tuple[UnitFit, ...]
     scales: dict[str, ScaleFit]
-    guidance: Literal["none", "batched", "sequential"]
+    guidance: Guidance
     grams: dict[str, Tensor]
 
 
@@ -75,7 +75,7 @@ def record(renderer: Renderer, requests: tuple[Request, ...], config: Calibratio
     fits = tuple(
         UnitFit(lane=n, scale=float(f.scales.mean()), spread=f.spread, r2=f.r2) for n, f in scales.items()
     )
-    guidance = _guidance(recorders[0], min(len(chosen), renderer.batch))
+    guidance = guidance_of(recorders[0].branches, _rows(recorders[0]), len(chosen))
     space = Recorded(schedules, arrays, blocks)
     return Recording(space, _stack_shape(recorders[0]), fits, scales, guidance, grams[Stack()])
 
@@ -134,8 +134,7 @@ def _fit_channels(
     return stacked
 
 
-def _guidance(recorder: Recorder, samples: int) -> Literal["none", "batched", "sequential"]:
-    if len(recorder.branches) > 1:
-        return "sequential"
-    rows = next(iter(next(iter(recorder.sketches.values())).values())).shape[0]
-    return "none" if rows <= samples else "batched"
+def _rows(recorder: Recorder) -> int:
+    """Rows of the first step's calls, summed over the runs: their number of samples varies."""
+    outputs = next(iter(recorder.sketches.values()))
+    return sum(len(output) for (_, _, step), output in outputs.items() if step == 0)

@@ -1,7 +1,7 @@
 """Local moves of the computed steps, judged in closed loop.
 
 Errors forecast from recorded trajectories mislead: what counts is where the sampler ends. So a schedule is improved by
-moving one computed step at a time and sampling again, on all fitting requests, with early rejection on a few.
+moving one computed step at a time and sampling again, with early rejection on a few fitting requests.
 """
 
 import random
@@ -13,15 +13,16 @@ PROBE_MARGIN = 0.25
 """A move that loses more than this many dB on the probe samples is not run on the rest."""
 
 Score = Callable[[str, int | None], float]
-"""Closed-loop PSNR in dB of a mask on the first so many fitting requests (None: all)."""
+"""Closed-loop PSNR in dB of a mask on the first so many fitting requests (None: on those that decide)."""
 
 
 def refine(
     mask: str, score: Score, probe: int, evaluations: int, seed: int, advance: Callable[[], None]
 ) -> str:
-    """Return the best mask found with at most `evaluations` runs; the number of computed steps stays.
+    """Return the best mask found by trying at most `evaluations` moves; the number of computed steps stays.
 
-    Deterministic in `seed`. `advance` is called after every run.
+    A move is scored on `probe` requests and, if it is not rejected there, on those that decide. Deterministic in
+    `seed`. `advance` is called for every move.
     """
     chooser = random.Random(seed)
     best, best_probe, best_all = mask, score(mask, probe), score(mask, None)

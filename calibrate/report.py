@@ -14,6 +14,7 @@ from cachesmith.calibrate.prompts import Request
 from cachesmith.calibrate.recording import Recording
 from cachesmith.calibrate.render import Renderer
 from cachesmith.calibrate.sheet import sheet
+from cachesmith.files import replacing
 from cachesmith.policies import Policy
 from cachesmith.progress import stage
 from cachesmith.runtime import apply, distill
@@ -48,12 +49,12 @@ def write_report(
         }
         for name, figure in drawn.items():
             figures.save(figure, folder / name)
-        sheet({"uncached": heldout.reference.images[:SHOWN]} | pictures, columns=SHOWN).save(
-            folder / "sheet.png"
-        )
+        with replacing(folder / "sheet.png") as part:
+            sheet({"uncached": heldout.reference.images[:SHOWN]} | pictures, columns=SHOWN).save(part)
         advance()
     text = summary(policy, config) + _clusters(folder, recording, config)
-    (folder / "report.md").write_text(text, encoding="utf-8")
+    with replacing(folder / "report.md") as part:
+        part.write_text(text, encoding="utf-8")
     return folder
 
 

@@ -4,7 +4,6 @@ import logging
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import optuna
 from optuna.trial import TrialState
@@ -31,16 +30,13 @@ class Candidate:
 
 
 def open_study(config: CalibrationConfig, key: str) -> optuna.Study:
-    """Open or resume the study of this calibration: a journal file in the work folder, or the given storage."""
+    """Open or resume the study of this calibration: a journal file in the work folder."""
     optuna.logging.set_verbosity(logging.ERROR)  # an interrupted trial is not worth a traceback
     config.work.mkdir(parents=True, exist_ok=True)
-    storage: Any = config.storage
-    if storage is None:
-        backend = optuna.storages.journal.JournalFileBackend(str(config.work / f"study-{key}.journal"))
-        storage = optuna.storages.JournalStorage(backend)
+    backend = optuna.storages.journal.JournalFileBackend(str(config.work / f"study-{key}.journal"))
     return optuna.create_study(
         study_name=f"cachesmith-{key}",
-        storage=storage,
+        storage=optuna.storages.JournalStorage(backend),
         load_if_exists=True,
         directions=["maximize", "minimize"],
     )

@@ -47,7 +47,6 @@ SOLVERS: dict[str, ClosedRow] = {
 ROWS = tuple(SOLVERS)
 MAGNITUDES = ("none", "observed", "calibrated", "mixed")
 GRANULARITIES = ("stack", "segment", "module")
-PHASES = 3
 
 
 class Trial(Protocol):

@@ -7,11 +7,14 @@ recorded outputs does not. Every channel has weights of its own: channels move a
 arXiv 2510.04188), and a sum weighted per channel costs no more than one weighted as a whole.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from cachesmith.calibrate.checkpoint import Checkpoint
 from cachesmith.calibrate.prompts import Request
 from cachesmith.calibrate.record import watch
 from cachesmith.calibrate.render import Renderer
@@ -68,31 +71,43 @@ def tune(
     start: Rows,
     learning_rate: float,
     advance: Callable[[float], None],
+    unfinished: Path,
 ) -> Rows:
     """Take one Adam step per batch of (requests, uncached images) and return the rows.
 
-    `advance(loss)` is called after every step. The model's own parameters are left alone.
+    `advance(loss)` is called after every step. An interrupted call leaves its state in the file `unfinished`, and the
+    same call takes it up. The model's own parameters are left alone.
     """
-    device = renderer.pipe.transformer.device
-    trained = Rows(*(part.clone().to(device).requires_grad_() for part in start))
+    transformer = renderer.pipe.transformer
+    trained = Rows(*(part.clone().to(transformer.device).requires_grad_() for part in start))
     optimizer = torch.optim.Adam(trained, lr=learning_rate, betas=(0.9, 0.95))
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, len(batches), learning_rate * 0.05)
-    frozen = [p for p in renderer.pipe.transformer.parameters() if p.requires_grad]
-    for parameter in frozen:
-        parameter.requires_grad_(False)
-    try:
-        for requests, reference in batches:
+    with _frozen(transformer), Checkpoint(unfinished, trained, optimizer, schedule) as checkpoint:
+        for known in checkpoint.losses:
+            advance(known)
+        for requests, reference in batches[len(checkpoint.losses) :]:
             loss = _loss(renderer, requests, reference, mask, trained)
             loss.backward()  # type: ignore[no-untyped-call]
             torch.nn.utils.clip_grad_norm_(trained, 1.0)
             optimizer.step()
             schedule.step()
             optimizer.zero_grad()
+            checkpoint.add(loss.item())
             advance(loss.item())
-    finally:
-        for parameter in frozen:
-            parameter.requires_grad_(True)
     return Rows(trained.outputs.detach(), trained.inputs.detach())
+
+
+@contextmanager
+def _frozen(transformer: nn.Module) -> Iterator[None]:
+    """Compute no gradients of the model's own parameters."""
+    trainable = [p for p in transformer.parameters() if p.requires_grad]
+    for parameter in trainable:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter in trainable:
+            parameter.requires_grad_(True)
 
 
 def _loss(

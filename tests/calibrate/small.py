@@ -8,7 +8,8 @@ import torch
 from tests.tiny import tiny_dit
 
 from cachesmith.calibrate import CalibrationConfig, calibrate
-from cachesmith.policies import Policy
+from cachesmith.calibrate.prompts import Split, digest
+from cachesmith.policies import Calibration, Document, Fixed, Policy, Profile
 
 LABELS: list[Any] = [{"class_labels": i} for i in range(10)]
 
@@ -41,3 +42,16 @@ def pipeline() -> Any:
 
 def run(work: Path, **changes: Any) -> Policy:
     return calibrate(pipeline(), LABELS, settings(work, **changes)).policy
+
+
+def recorded(parts: Split) -> Policy:
+    """An earlier policy that was calibrated with this split."""
+    fitting = tuple(r.seed for r in (*parts.fitting, *parts.validation))
+    heldout = tuple(r.seed for r in parts.heldout)
+    record = Calibration(
+        fitting_prompts=digest([*parts.fitting, *parts.validation]), heldout_prompts=digest(parts.heldout),
+        fitting_size=len(fitting), heldout_size=len(heldout), fitting_seeds=fitting, heldout_seeds=heldout,
+        dtype="float32", versions={}, study="study",
+    )  # fmt: skip
+    profiles = {"fast": Profile(gate=Fixed(mask="CCFF" * 4))}
+    return Policy(Document(name="earlier", profiles=profiles, calibration=record))

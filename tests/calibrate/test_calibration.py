@@ -6,7 +6,6 @@ import pytest
 from tests.calibrate.small import pipeline, run, settings
 from tests.tiny import sample_dit
 
-from cachesmith.calibrate.prompts import split
 from cachesmith.policies import Policy, load, save
 from cachesmith.runtime import apply
 
@@ -52,21 +51,3 @@ def test_report_has_its_parts(calibrated: tuple[Policy, Path]) -> None:
     text = (folder / "report.md").read_text()
     for name in ("front.png", "timeline.png", "scales.png", "errors.png", "sheet.png", "clusters.png"):
         assert (folder / name).stat().st_size > 1000 and name in text
-
-
-@pytest.mark.parametrize("count", [15, 30, 100, 160, 1000])
-def test_parts_have_prompts_of_their_own(count: int) -> None:
-    parts = split([f"prompt {i}" for i in range(count)], 64, 32, 64, 0)
-    texts = [{str(r.arguments) for r in part} for part in (parts.fitting, parts.validation, parts.heldout)]
-    assert not texts[0] & texts[1] and not texts[0] & texts[2] and not texts[1] & texts[2]
-    assert [len(part) for part in (parts.fitting, parts.validation, parts.heldout)] == [64, 32, 64]
-    assert min(map(len, texts)) >= 3 and len(texts[0]) >= min(64, count * 2 // 5)
-
-
-def test_labels_recur_and_seeds_do_not() -> None:
-    parts = split([{"class_labels": label} for label in range(10)], 20, 10, 30, 0)
-    seeds = [r.seed for part in (parts.fitting, parts.validation, parts.heldout) for r in part]
-    assert len(set(seeds)) == 60
-    assert all(
-        len({r.arguments["class_labels"] for r in part}) == 10 for part in (parts.fitting, parts.heldout)
-    )

@@ -61,9 +61,8 @@ def test_units_add_up(dit: CallFlops, units: Units) -> None:
     assert call.total == dit.total
     assert 0 < call.outside < 0.01 * call.total
     assert sum(call.groups.values()) == sum(call.units.values())
-    # a run counted by what was computed, as `session.stats.computed` tells it, and by its schedule
-    counts = dict.fromkeys(call.units, 3)
-    assert call.of_run(counts, 10) == call.of_schedule(Fixed(mask="CCFFFFCFFF"), 10)
+    forecast = call.of_schedule(Fixed(mask="CCFFFFCFFF"), 10)
+    assert forecast == 10 * call.outside + 3 * sum(call.units.values())
     assert call.of_schedule(Interval(interval=1), 10) == 10 * call.total
 
 

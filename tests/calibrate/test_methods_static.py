@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from tests.calibrate.trajectory import trajectories
 from tests.tiny import sample_flux, tiny_dit, tiny_flux
 from torch import Tensor
 
@@ -14,7 +15,6 @@ from cachesmith.calibrate.methods.follow import Follower, schedule
 from cachesmith.calibrate.prompts import requests
 from cachesmith.calibrate.record import watch
 from cachesmith.calibrate.render import Renderer
-from cachesmith.calibrate.trajectory import trajectories
 from cachesmith.policies import (
     Fitted,
     Fixed,
@@ -56,7 +56,7 @@ def test_every_method_gives_a_policy_that_runs(renderer: Renderer, name: str) ->
 
 
 def test_magcache_ratios_are_means_over_samples_and_tokens(renderer: Renderer) -> None:
-    residuals = trajectories(renderer, REQUESTS, Stack())["stack"].outputs
+    residuals = trajectories(renderer, REQUESTS, Stack())["stack"]
     norms = residuals.norm(dim=-1)
     expected = [1.0, *(float((after / before).mean()) for before, after in pairwise(norms))]
     assert magcache.measure(renderer, REQUESTS) == pytest.approx(expected, rel=1e-4)
@@ -68,7 +68,7 @@ def test_smoothcache_errors_are_means_over_samples_and_depth(renderer: Renderer)
         renderer(REQUESTS)
     lanes = trajectories(renderer, REQUESTS, Modules())
     for group, table in changes.means().items():
-        of_group = [t.outputs for name, t in lanes.items() if name.startswith(f"{group}.")]
+        of_group = [outputs for name, outputs in lanes.items() if name.startswith(f"{group}.")]
         for k, step in [(1, 0), (2, 3), (3, 6)]:
             errors = [
                 (o[step + k] - o[step]).abs().flatten(1).sum(1) / o[step + k].abs().flatten(1).sum(1)
@@ -133,7 +133,7 @@ def test_scaling_factors_are_one_on_a_line() -> None:
 
 def test_scaling_factors_are_least_squares(renderer: Renderer) -> None:
     policy = scalingcache.fit(renderer, REQUESTS, mask="CCFFCFFFCF", units=Stack())
-    features = trajectories(renderer, REQUESTS, Stack())["stack"].outputs.double()
+    features = trajectories(renderer, REQUESTS, Stack())["stack"].double()
     weights = policy.arrays[scalingcache.WEIGHTS]
     for step, (new, old) in {3: (1, 0), 7: (4, 1), 9: (8, 4)}.items():
         moved = (features[new] - features[old]).flatten()

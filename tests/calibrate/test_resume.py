@@ -6,10 +6,11 @@ from typing import Any
 import diffusers
 import numpy as np
 import pytest
-from tests.calibrate.small import LABELS, pipeline, run, settings
+from tests.calibrate.small import LABELS, pipeline, recorded, run, settings
 
-from cachesmith.calibrate import CalibrationConfig, calibrate, calibration, candidates, evaluate
+from cachesmith.calibrate import CalibrationConfig, calibrate, calibration, evaluate, tune
 from cachesmith.calibrate.cost import CostModel
+from cachesmith.calibrate.prompts import split
 from cachesmith.calibrate.weights import fitted_rows, fixed_profile
 from cachesmith.policies import Fitted, Forecaster, PolicyError, unbound
 
@@ -34,13 +35,11 @@ def interrupt(monkeypatch: pytest.MonkeyPatch, owner: Any, name: str, call: int)
     monkeypatch.setattr(owner, name, interrupting)
 
 
-@pytest.mark.parametrize(
-    ("owner", "name", "call"), [(candidates, "tuned", 2), (evaluate.Evaluator, "__call__", 2)]
-)
+@pytest.mark.parametrize(("owner", "name", "call"), [(tune, "_loss", 4), (evaluate.Evaluator, "__call__", 2)])
 def test_an_interrupted_calibration_ends_as_an_uninterrupted_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, owner: Any, name: str, call: int
 ) -> None:
-    """While weights are tuned, and in the second trial of the search."""
+    """In the middle of tuning the second profile's weights, and in the second trial of the search."""
     whole = calibrate(pipeline(), LABELS, settings(tmp_path / "whole"))
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         interrupt(patch, owner, name, call)
@@ -49,12 +48,26 @@ def test_an_interrupted_calibration_ends_as_an_uninterrupted_one(
     assert resumed.policy.id == whole.policy.id
     tried = [[t.params for t in r.study.trials if t.values] for r in (whole, resumed)]
     assert tried[0] == tried[1] and len(tried[0]) == 3
+    assert not list(tmp_path.glob("**/*.unfinished"))
 
 
-def test_the_fastest_profile_that_holds_a_quality(tmp_path: Path) -> None:
+def test_another_process_finds_the_work(tmp_path: Path) -> None:
+    """There, diffusers lists the settings that a scheduler's file leaves out in another order."""
+    keys = []
+    for listed in (["clip_sample", "thresholding"], ["thresholding", "clip_sample"]):
+        pipe = pipeline()
+        pipe.scheduler.register_to_config(_use_default_values=listed)
+        assert pipe.scheduler.config["_use_default_values"] == listed
+        keys.append(calibration._Calibration(pipe, LABELS, settings(tmp_path)).key)
+    assert keys[0] == keys[1]
+
+
+def test_the_fastest_profile_that_holds_a_quality(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    compared: list[Any] = []
+    monkeypatch.setattr(calibration, "warn_if_short", lambda *those: compared.append(those))
     policy = run(tmp_path, min_psnr=5.0)
     profile = policy.profile("min-psnr")
-    assert profile.quality is not None and profile.quality.psnr_low >= 5.0
+    assert compared == [(profile, 5.0)] and profile.quality is not None
     assert profile.nfc is not None and profile.nfc <= (policy.profile("fast").nfc or 0)
     with pytest.raises(PolicyError, match="ask for less with --min-psnr"):
         run(tmp_path, min_psnr=99.5)
@@ -69,9 +82,19 @@ def test_an_earlier_policy_is_taken_up(tmp_path: Path) -> None:
     for name, profile in first.document.profiles.items():
         quality, before = again.profile(name).quality, profile.quality
         assert quality is not None and before is not None and quality.psnr >= before.psnr - 1e-3
+    assert again.document.calibration is not None
+    assert f"earlier policy: {first.id}" in again.document.calibration.fitted
     assert settings(Path(), earlier=first).earlier_masks
     with pytest.raises(PolicyError, match="no fixed schedule of the whole stack for 20 steps"):
         settings(tmp_path / "other", earlier=first, steps=20)
+
+
+def test_an_earlier_policy_that_saw_the_held_out_prompts_is_refused_before_any_work(tmp_path: Path) -> None:
+    prompts: list[Any] = [{"class_labels": label} for label in range(20)]
+    first = recorded(split(prompts, 2, 2, 2, 0))
+    with pytest.raises(PolicyError, match="the earlier policy held out other prompts"):
+        calibrate(pipeline(), prompts, settings(tmp_path, earlier=first, heldout=3))
+    assert not list(tmp_path.iterdir())
 
 
 def test_weights_by_group_are_spread_over_channels() -> None:

@@ -1,9 +1,16 @@
 """Closed-loop fitting: the trained rows and the runtime agree, and training lowers the error."""
 
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
 import pytest
 import torch
 from tests.tiny import tiny_dit
+from torch.optim import Adam
+from torch.optim.lr_scheduler import CosineAnnealingLR
 
+from cachesmith.calibrate import checkpoint
 from cachesmith.calibrate.channels import record_grams
 from cachesmith.calibrate.evaluate import Evaluator
 from cachesmith.calibrate.prompts import requests
@@ -52,14 +59,61 @@ def test_trainer_and_runtime_give_the_same_pictures(evaluator: Evaluator) -> Non
     assert torch.allclose(trained, served, atol=1e-5)
 
 
-def test_tuning_lowers_the_closed_loop_error(evaluator: Evaluator) -> None:
+def tuned(evaluator: Evaluator, unfinished: Path, advance: Callable[[float], None]) -> Rows:
+    start = starting_rows(MASK, 3, (LANES, CHANNELS), {}, None)
+    batches = [(evaluator.requests, evaluator.reference.images)] * 6
+    return tune(evaluator.renderer, batches, MASK, start, 0.01, advance, unfinished)
+
+
+def test_tuning_lowers_the_closed_loop_error(evaluator: Evaluator, tmp_path: Path) -> None:
     start = starting_rows(MASK, 3, (LANES, CHANNELS), {}, None)
     losses: list[float] = []
-    batches = [(evaluator.requests, evaluator.reference.images)] * 6
-    rows = tune(evaluator.renderer, batches, MASK, start, 0.01, losses.append)
+    rows = tuned(evaluator, tmp_path / "unfinished", losses.append)
     assert min(losses[1:]) < losses[0]
     assert not torch.equal(rows.outputs, start.outputs)
     assert all(p.requires_grad for p in evaluator.renderer.pipe.transformer.parameters())
+
+
+# the learning rate's constructor takes a step, too
+@pytest.mark.parametrize(("owner", "call"), [(Adam, 4), (CosineAnnealingLR, 5)])
+def test_an_interrupted_tuning_ends_with_the_same_rows(
+    evaluator: Evaluator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, owner: type, call: int
+) -> None:
+    """Ctrl-C within the fourth iteration, when only a part of the state is already that of its end."""
+    whole: list[float] = []
+    expected = tuned(evaluator, tmp_path / "whole", whole.append)
+    parts: list[float] = []
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        interrupt_after(patch, owner, "step", call)
+        tuned(evaluator, tmp_path / "parts", parts.append)
+    assert all(p.requires_grad for p in evaluator.renderer.pipe.transformer.parameters())
+    assert parts == whole[:3]
+    resumed: list[float] = []
+    rows = tuned(evaluator, tmp_path / "parts", resumed.append)
+    assert resumed == whole
+    assert torch.equal(rows.outputs, expected.outputs) and torch.equal(rows.inputs, expected.inputs)
+
+
+def interrupt_after(patch: pytest.MonkeyPatch, owner: type, name: str, call: int) -> None:
+    real, calls = getattr(owner, name), [0]
+
+    def interrupting(*args: Any) -> Any:
+        result = real(*args)
+        calls[0] += 1
+        if calls[0] == call:
+            raise KeyboardInterrupt
+        return result
+
+    patch.setattr(owner, name, interrupting)
+
+
+def test_an_unfinished_tuning_is_written_now_and_then(
+    evaluator: Evaluator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(checkpoint, "EVERY", 4)
+    written: list[int] = []
+    tuned(evaluator, tmp_path / "unfinished", lambda _: written.append(len(list(tmp_path.iterdir()))))
+    assert written == [0, 0, 0, 1, 1, 1]
 
 
 def test_weights_that_follow_recorded_runs_come_closer_than_the_line_on_them(evaluator: Evaluator) -> None:

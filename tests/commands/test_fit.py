@@ -2,10 +2,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.calibrate.trajectory import trajectories
 from tests.commands.shop import STEPS, Cli, Shop, fails, succeeds
 
 from cachesmith.calibrate.methods import METHODS
-from cachesmith.calibrate.trajectory import trajectories
 from cachesmith.policies import Fixed, Policy, Profile, Stack, load, unbound
 from cachesmith.runtime.fingerprint import model_key
 
@@ -13,7 +13,7 @@ from cachesmith.runtime.fingerprint import model_key
 def fake(renderer: Any, requests: Any, interval: int = 3, labels: Any = None) -> Policy:
     """Looks at real trajectories, like the published methods."""
     assert interval > 0
-    steps = {len(t.outputs) for t in trajectories(renderer, requests, Stack()).values()}
+    steps = {len(outputs) for outputs in trajectories(renderer, requests, Stack()).values()}
     mask = "".join("C" if step % interval == 0 else "F" for step in range(steps.pop()))
     return unbound(Profile(gate=Fixed(mask=mask)))
 

@@ -25,6 +25,7 @@ def test_inspect_shows_everything(cli: Cli) -> None:
         "CCFFCFFC",
         "5 clusters + subspace + mixed scale",
         "31.50 (30.90 to 32.10)",
+        "scale 0.700, spread 2 %, r2 0.990",
     ):
         assert part in said
     assert "CCFCFCFCFF" not in said and "decides while sampling" in said

@@ -37,6 +37,20 @@ def test_validate_compares_with_what_is_stored(cli: Cli, shop: Shop, tmp_path: P
     assert "fails: more than 1 dB below the stored 99.00" in result.stdout and "holds" in result.stdout
 
 
+@pytest.mark.parametrize(("stored", "code"), [(4.0, 3), (4.45, 0), (6.0, 0)])
+def test_validate_compares_the_computations_with_what_is_stored(
+    cli: Cli, shop: Shop, tmp_path: Path, stored: float, code: int
+) -> None:
+    """The tiny policy computes 5 of its 10 steps."""
+    policy = tiny_policy(shop.pipe)
+    slow = policy.profile("balanced").model_copy(update={"nfc": stored})
+    path = tmp_path / "slow.policy.safetensors"
+    save(Policy(policy.document.model_copy(update={"profiles": {"slow": slow}})), path)
+    result = cli("validate", shop.model, "--policy", path, "--prompts", shop.prompts, "--samples", 1)
+    assert result.exit_code == code
+    assert ("fails: computes 5.00 steps instead of the stored 4.00" in result.stdout) == bool(code)
+
+
 def test_validate_does_not_pass_what_did_not_run(cli: Cli, shop: Shop, tmp_path: Path) -> None:
     document = load(shop.policy).document
     assert document.model is not None

@@ -53,7 +53,8 @@ def calibrate(
         int, typer.Option("--heldout", min=1, help="Samples measured last, for the record.")
     ] = 64,
     moves: Annotated[
-        int, typer.Option("--moves", min=0, help="Sampling runs spent on each profile's schedule.")
+        int,
+        typer.Option("--moves", min=0, help="Moves of a computed step to try on each profile's schedule."),
     ] = 150,
     iterations: Annotated[
         int, typer.Option("--iterations", min=0, help="Gradient steps spent on each profile's weights.")

@@ -183,7 +183,7 @@ def _calibration(record: Calibration) -> Iterator[tuple[str, str]]:
     yield "study", f"{record.study}, {len(record.front)} trials on the front"
     yield "versions", ", ".join(f"{name} {version}" for name, version in sorted(record.versions.items()))
     for fit in record.fits[:12]:
-        yield f"fit {fit.lane}", f"scale {fit.scale:.3f} ± {fit.spread:.3f}, r2 {fit.r2:.3f}"
+        yield f"fit {fit.lane}", f"scale {fit.scale:.3f}, spread {100 * fit.spread:.0f} %, r2 {fit.r2:.3f}"
     if len(record.fits) > 12:
         yield "", f"and {len(record.fits) - 12} more lanes: --json"
 

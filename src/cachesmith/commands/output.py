@@ -7,6 +7,7 @@ from typing import Any
 import typer
 from rich.console import Console
 
+from cachesmith.files import replacing
 from cachesmith.policies import SUFFIX, CachesmithError, PolicyError
 
 WIDE = 160
@@ -30,9 +31,10 @@ def print_json(value: Any) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a text file, making its folder."""
+    """Write a text file whole or not at all, making its folder."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text, encoding="utf-8")
+    with replacing(path) as part:
+        part.write_text(text, encoding="utf-8")
 
 
 def check_policy_file(out: Path) -> None:
@@ -53,6 +55,7 @@ def check_picture(path: Path) -> None:
 
 
 def write_picture(path: Path, picture: Any) -> None:
-    """Save a PIL picture, making its folder."""
+    """Save a PIL picture whole or not at all, making its folder."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    picture.save(path)
+    with replacing(path) as part:
+        picture.save(part)

@@ -17,9 +17,13 @@ from cachesmith.progress import stage
 if TYPE_CHECKING:
     from cachesmith.calibrate.prompts import Request
     from cachesmith.calibrate.render import Pictures, Renderer
+    from cachesmith.runtime.stats import Stats
 
 SLACK = 1.0
 """dB below the stored interval that other samples or another machine may cost."""
+
+EXTRA, SHARE = 0.5, 0.02
+"""Full computations above the stored number, and their share of it, that a gate which decides may take elsewhere."""
 
 
 @dataclass(frozen=True)
@@ -55,8 +59,8 @@ def validate(
     """Measure a policy's quality again and compare it with what its file says.
 
     The error is that against the uncached picture of the same seed. A profile fails if its mean PSNR is below
-    --min-psnr, or more than 1 dB below the interval stored in the file, or if nothing was forecast at all; then the
-    exit code is 3.
+    --min-psnr, or more than 1 dB below the interval stored in the file, if it computes more than the file says, or if
+    nothing was forecast at all; then the exit code is 3.
     """
     loaded = load(policy)
     names = list(loaded.document.profiles) if profile is None else [profile]
@@ -101,10 +105,17 @@ def _judge_one(
 
     with apply(renderer.pipe, policy, name) as session:
         measured = summarise(compare(reference, renderer(requests, advance)), seed=0)
-    stored = policy.profile(name).quality
-    forecast = sum(session.stats.forecast.values())
-    problem = "nothing was forecast" if not forecast else _shortfall(measured.psnr, stored, min_psnr)
-    return Verdict(name, session.stats.nfc, stored, measured, problem)
+    promised = policy.profile(name)
+    problem = _slowness(session.stats, promised.nfc) or _shortfall(measured.psnr, promised.quality, min_psnr)
+    return Verdict(name, session.stats.nfc, promised.quality, measured, problem)
+
+
+def _slowness(stats: "Stats", stored: float | None) -> str:
+    if not sum(stats.forecast.values()):
+        return "nothing was forecast"
+    if stored is not None and stats.nfc > stored * (1 + SHARE) + EXTRA:
+        return f"computes {stats.nfc:.2f} steps instead of the stored {stored:.2f}"
+    return ""
 
 
 def _shortfall(psnr: float, stored: Quality | None, min_psnr: float | None) -> str:
