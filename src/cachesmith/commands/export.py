@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from enum import Enum
+from enum import StrEnum
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from cachesmith.export import ExportConfig, Exported
 
 
-class ExportTarget(str, Enum):
+class ExportTarget(StrEnum):
     """What runs the engines."""
 
     onnxruntime = "onnxruntime"

@@ -1,14 +1,14 @@
 """Options that several commands share."""
 
 import re
-from enum import Enum
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 
-class DType(str, Enum):
+class DType(StrEnum):
     """Precision of the pipeline."""
 
     float32 = "float32"
@@ -50,7 +50,7 @@ Backend = Annotated[
 ]
 
 
-class Elsewise(str, Enum):
+class Elsewise(StrEnum):
     """What is done with inputs that a bundle was not exported for."""
 
     error = "error"
