@@ -1,5 +1,6 @@
 """Fits from recorded movements: pure functions of tensors."""
 
+from collections import defaultdict
 from collections.abc import Sequence
 from itertools import combinations_with_replacement
 from typing import NamedTuple
@@ -27,14 +28,15 @@ def fit_scale(movements: Movements, steps: int, bins: int) -> ScaleFit:
 
     RFC (arXiv 2602.19506) observes s from the last two computed steps; measured offline it needs no second one.
     """
-    where = torch.tensor([min(step * bins // steps, bins - 1) for step, *_ in movements.entries])
-    moved = torch.stack([i.double() for *_, i, _ in movements.entries])
-    made = torch.stack([o.double() for *_, o in movements.entries])
+    at = [torch.full((len(i),), min(step * bins // steps, bins - 1)) for step, _, i, _ in movements.entries]
+    where = torch.cat(at)
+    moved = torch.cat([i.double() for *_, i, _ in movements.entries])
+    made = torch.cat([o.double() for *_, o in movements.entries])
     overall = _slope(moved, made)
     scales = torch.stack(
         [_slope(moved[where == b], made[where == b]) if (where == b).any() else overall for b in range(bins)]
     )
-    predicted = scales[where][:, None] * moved
+    predicted = scales[where] * moved
     unexplained = ((made - predicted) ** 2).sum()
     r2 = 1 - unexplained / ((made - made.mean()) ** 2).sum().clamp_min(1e-30)
     ratio = made / moved.clamp_min(1e-12)
@@ -46,13 +48,16 @@ def fit_correction(movements: Movements, steps: int, bins: int) -> Tensor:
 
     This is what the scale observed at run time is off by on average; `Mixed` multiplies it back.
     """
-    ratios = {(step, k): made / moved.clamp_min(1e-12) for step, k, moved, made in movements.entries}
-    pairs = [(step, r, ratios[step - k, k]) for (step, k), r in ratios.items() if (step - k, k) in ratios]
+    ratios: dict[tuple[int, int], list[Tensor]] = defaultdict(list)
+    for step, k, moved, made in movements.entries:
+        ratios[step, k].append((made / moved.clamp_min(1e-12)).double())
     sums = torch.zeros(2, bins, dtype=torch.float64)
-    for step, after, before in pairs:
+    for (step, k), found in ratios.items():
         where = min(step * bins // steps, bins - 1)
-        sums[0, where] += (after.double() * before.double()).sum()
-        sums[1, where] += before.double().square().sum()
+        # every run and branch comes by the same steps in the same order
+        for after, before in zip(found, ratios.get((step - k, k), ()), strict=False):
+            sums[0, where] += (after * before).sum()
+            sums[1, where] += before.square().sum()
     return torch.where(sums[1] > 0, sums[0] / sums[1].clamp_min(1e-30), 1.0)
 
 

@@ -52,6 +52,16 @@ def test_correction_is_the_growth_of_the_ratio() -> None:
     assert fit_correction(constant, STEPS, 2).tolist() == pytest.approx([1.0, 1.0], rel=1e-5)
 
 
+def test_runs_of_different_batches_count_alike() -> None:
+    """As with a number of samples that the batch does not divide; every run counts, not the last alone."""
+    first = movements({step: 2.0**step for step in range(1, STEPS)})
+    short = [(step, k, moved[:2], made[:2] ** 0 * moved[:2]) for step, k, moved, made in first.entries]
+    both = Movements([*first.entries, *short])
+    assert fit_scale(both, STEPS, 2).scales.shape == (2,)
+    grown, still, mixed = (float(fit_correction(m, STEPS, 1)[0]) for m in (first, Movements(short), both))
+    assert still == pytest.approx(1.0) and still < mixed < grown
+
+
 def taylor_cost(features: torch.Tensor, computed: list[int], order: int) -> float:
     """Summed error of Taylor's forecasts from the last computed steps, written the long way."""
     total = 0.0
