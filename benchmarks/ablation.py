@@ -16,6 +16,7 @@ from demo_model import INTERVALS, MODEL, open_renderer, unseen
 
 from cachesmith.calibrate.evaluate import Evaluator, Outcome
 from cachesmith.calibrate.methods.threshold import threshold_for
+from cachesmith.commands.output import write_text
 from cachesmith.policies import (
     Forecaster,
     Gate,
@@ -92,7 +93,7 @@ def main() -> None:
                 lines.append(
                     f"| {batch} | {budget} | {gate} | {name} | {outcome.nfc:.2f} | {outcome.psnr:.2f} |\n"
                 )
-    (args.out / "ablation.md").write_text("".join(lines), encoding="utf-8")
+    write_text(args.out / "ablation.md", "".join(lines))
 
 
 if __name__ == "__main__":

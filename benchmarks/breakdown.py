@@ -20,6 +20,7 @@ from demo_model import BATCH, MODEL, STEPS, open_renderer, profile_within, unsee
 
 from cachesmith.calibrate.prompts import Request
 from cachesmith.calibrate.render import Renderer
+from cachesmith.commands.output import write_text
 from cachesmith.policies import Policy, load, preset
 from cachesmith.progress import stage
 from cachesmith.runtime import Session, apply
@@ -115,7 +116,7 @@ def main() -> None:
             spent, nfc = measure(renderer, requests, made, profile, args.repeats)
             lines.append(row(name, spent, nfc, uncached))
             advance(note=name)
-    (args.out / "breakdown.md").write_text("".join(lines), encoding="utf-8")
+    write_text(args.out / "breakdown.md", "".join(lines))
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from cachesmith.calibrate.flops import CallFlops, count_flops
 from cachesmith.calibrate.reference_models import dit_modulation, dit_xl_2, flux_dev
+from cachesmith.commands.output import write_text
 from cachesmith.policies import Interval, Modules, mask, preset
 
 STEPS = 50
@@ -79,7 +80,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--out", type=Path, default=Path("benchmarks/flops.md"))
-    parser.parse_args().out.write_text(table(), encoding="utf-8")
+    write_text(parser.parse_args().out, table())
 
 
 if __name__ == "__main__":

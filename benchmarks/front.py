@@ -26,6 +26,7 @@ from cachesmith.calibrate.evaluate import Evaluator
 from cachesmith.calibrate.methods.threshold import threshold_for
 from cachesmith.calibrate.prompts import Request
 from cachesmith.calibrate.render import Renderer
+from cachesmith.commands.output import write_text
 from cachesmith.policies import Policy, load, preset
 from cachesmith.progress import bars
 
@@ -80,15 +81,14 @@ def main() -> None:
     with bars() as progress:
         rows = bench(renderer, entered, requests, args.repeats, progress=progress)
     versions = {"torch": torch.__version__, "python": platform.python_version(), "cpu": platform.processor()}
-    args.out.mkdir(parents=True, exist_ok=True)
     result = {
         "policy": policy.id,
         "samples": args.samples,
         "versions": versions,
         "rows": [r.as_json() for r in rows],
     }
-    (args.out / "front.json").write_text(json.dumps(result, indent=1), encoding="utf-8")
-    (args.out / "front.md").write_text(markdown(rows), encoding="utf-8")
+    write_text(args.out / "front.json", json.dumps(result, indent=1))
+    write_text(args.out / "front.md", markdown(rows))
     for row in rows:
         print(*cells(row), sep="  ")
 

@@ -25,6 +25,7 @@ from gpu_loop import Loop
 from rich.console import Console
 from torch import nn
 
+from cachesmith.commands.output import write_text
 from cachesmith.export import ExportConfig, export_bundle
 from cachesmith.policies import Policy, preset
 from cachesmith.policies.bundle import Range
@@ -218,7 +219,7 @@ def main() -> None:
     print(table(found))
     if args.out is not None:
         gpu = torch.cuda.get_device_name() if args.device != "cpu" else "CPU"
-        args.out.write_text(f"`{' '.join(sys.argv)}` on {gpu}, torch {torch.__version__}\n\n{table(found)}")
+        write_text(args.out, f"`{' '.join(sys.argv)}` on {gpu}, torch {torch.__version__}\n\n{table(found)}")
     if any(row.get("failed") for row in found):
         sys.exit(1)
 

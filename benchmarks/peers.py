@@ -38,6 +38,8 @@ from rich.console import Console
 from cachesmith.calibrate.prompts import digest, heldout_part, read_prompts, requests
 from cachesmith.calibrate.render import Renderer
 from cachesmith.calibrate.timing import machine
+from cachesmith.commands.output import write_text
+from cachesmith.files import replacing
 from cachesmith.policies import load
 from cachesmith.progress import stage
 
@@ -125,11 +127,10 @@ def shown(results: list[Result], budgets: tuple[int, ...]) -> set[str]:
 def write(folder: Path, facts: dict[str, Any], results: list[Result]) -> None:
     """Write the tables and the figure."""
     rows = [asdict(result) for result in results]
-    (folder / "peers.json").write_text(
-        json.dumps({"conditions": facts, "rows": rows}, indent=1), encoding="utf-8"
-    )
-    (folder / "peers.md").write_text(report(results, facts["budgets"], said(facts)), encoding="utf-8")
-    draw(results, facts["budgets"], folder / "peers.png")
+    write_text(folder / "peers.json", json.dumps({"conditions": facts, "rows": rows}, indent=1))
+    write_text(folder / "peers.md", report(results, facts["budgets"], said(facts)))
+    with replacing(folder / "peers.png") as part:
+        draw(results, facts["budgets"], part)
 
 
 def parse() -> argparse.Namespace:
