@@ -1,10 +1,12 @@
 """What every value in a policy document shares."""
 
+import unicodedata
 from typing import Annotated
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
+from pydantic_core import PydanticCustomError
 
 
 class Frozen(BaseModel):
@@ -13,8 +15,19 @@ class Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, strict=True)
 
 
+UNPRINTABLE = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"})
+"""Categories of Unicode."""
+
 Arrays = dict[str, NDArray[np.generic]]
 """What is stored beside the document, by name."""
+
+
+def one_line(text: str) -> str:
+    """Return `text`; raise `PydanticCustomError` if a terminal would obey some of it."""
+    if any(unicodedata.category(letter) in UNPRINTABLE for letter in text):
+        raise PydanticCustomError("text", "it holds control or format characters; write it without them")
+    return text
+
 
 NAME = r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,79}$"
 TENSOR = r"^[A-Za-z0-9][A-Za-z0-9_.-]*(/[A-Za-z0-9][A-Za-z0-9_.-]*){0,3}$"
@@ -26,7 +39,7 @@ TensorName = Annotated[str, StringConstraints(pattern=TENSOR, max_length=120)]
 """The name of an array stored beside the document, such as `balanced/weights`."""
 
 Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
-Text = Annotated[str, StringConstraints(pattern=r"^[^\p{C}\p{Zl}\p{Zp}]*$", max_length=400)]
+Text = Annotated[str, StringConstraints(max_length=400), AfterValidator(one_line)]
 """One line of letters of any script: no control or format characters, which a terminal would obey."""
 
 Mask = Annotated[str, StringConstraints(pattern=r"^C[CF]*$", max_length=10_000)]

@@ -43,14 +43,27 @@ def test_inspect_shows_an_interval_as_a_timeline(cli: Cli, shop: Shop) -> None:
     assert "CFFFFCFFFF" in succeeds(cli("inspect", shop.policy))
 
 
-def test_inspect_prints_no_codes_from_a_file(cli: Cli, tmp_path: Path) -> None:
+def test_inspect_prints_markup_of_a_file_as_it_is(cli: Cli, tmp_path: Path) -> None:
     document = load(GOLDEN).document
     assert document.model is not None
-    nasty = document.model.model_copy(update={"pipeline": "[red]\x1b[31m", "adapters": ("\x07",)})
+    nasty = document.model.model_copy(update={"pipeline": "[red]x", "adapters": ("[/nope]",)})
     policy = Policy(document.model_copy(update={"model": nasty}), load(GOLDEN).arrays)
     save(policy, tmp_path / "x.policy.safetensors")
     said = succeeds(cli("inspect", tmp_path / "x.policy.safetensors"))
-    assert "[red]?[31m" in said and "\x1b" not in said and "\x07" not in said
+    assert "[red]x" in said and "[/nope]" in said
+
+
+def test_inspect_refuses_terminal_codes(cli: Cli, tmp_path: Path) -> None:
+    document = load(GOLDEN).document
+    assert document.model is not None
+    nasty = document.model.model_copy(update={"pipeline": "\x1b[31m"})
+    save(
+        Policy(document.model_copy(update={"model": nasty}), load(GOLDEN).arrays),
+        tmp_path / "x.policy.safetensors",
+    )
+    result = cli("inspect", tmp_path / "x.policy.safetensors")
+    fails(result, "model.pipeline", "it holds control or format characters; write it without them")
+    assert "\x1b" not in result.stderr
 
 
 @pytest.mark.parametrize("content", [b"", b"not a policy", b"\xff" * 64])
@@ -66,7 +79,7 @@ def test_a_warning_is_no_result(cli: Cli, tmp_path: Path) -> None:
     assert result.stdout == ""
 
 
-def test_inspect_prints_no_codes_from_a_bundle(cli: Cli, tmp_path: Path) -> None:
+def test_inspect_prints_markup_of_a_bundle_as_it_is(cli: Cli, tmp_path: Path) -> None:
     graph, digest = b"\x12\x01a", hashlib.sha256(b"\x12\x01a").hexdigest()
     (tmp_path / "a.onnx").write_bytes(graph)
     stream = TensorSpec(name="hidden_states", dtype="float32", axes=(8,))
@@ -74,11 +87,11 @@ def test_inspect_prints_no_codes_from_a_bundle(cli: Cli, tmp_path: Path) -> None
         name="a", start=0, stop=1, inputs=(stream,), outputs=(stream.model_copy(update={"name": "out"}),),
         ranges={}, key="a" * 64, onnx=FileEntry(name="a.onnx", size=len(graph), sha256=digest),
     )  # fmt: skip
-    model = ModelKey(pipeline="P", transformer="[/nope]\x1b[31m", config_hash="c" * 64, blocks=1)
+    model = ModelKey(pipeline="P", transformer="[/nope]x", config_hash="c" * 64, blocks=1)
     manifest = Manifest(
         target="onnxruntime", policy_id="0" * 16, policy_name="test", model=model, dtype="float32", opset=20,
         versions={"torch": "2.13.0+cpu"}, segments=(entry,),
     )  # fmt: skip
     (tmp_path / MANIFEST).write_bytes(encode_manifest(manifest))
     said = succeeds(cli("inspect", tmp_path))
-    assert "[/nope]?[31m, 1 blocks" in said and "\x1b" not in said and "hidden_states" in said
+    assert "[/nope]x, 1 blocks" in said and "hidden_states" in said
