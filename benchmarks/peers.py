@@ -29,6 +29,7 @@ import torch
 from contest.contestant import Course, Entry
 from contest.drawing import draw
 from contest.journal import Journal
+from contest.ours import CALIBRATED
 from contest.race import Race, Result
 from contest.tables import best, report
 from diffusers import DiffusionPipeline
@@ -120,8 +121,9 @@ def said(facts: dict[str, Any]) -> str:
 
 
 def shown(results: list[Result], budgets: tuple[int, ...]) -> set[str]:
-    """Names that the budgets' tables show, and uncached."""
-    return {"uncached"} | {result.name for budget in budgets for result in best(results, budget)}
+    """Names that the budgets' tables show, uncached, and the policy's profiles: a screening is no choice among them."""
+    found = {result.name for budget in budgets for result in best(results, budget)}
+    return {"uncached"} | found | {result.name for result in results if result.family == CALIBRATED}
 
 
 def write(folder: Path, facts: dict[str, Any], results: list[Result]) -> None:
