@@ -64,13 +64,12 @@ class Call:
                 if self.known is None:
                     result = original(*args, **kwargs)
                     return self._observe(result) if last else result
-                self._unchanged(position, read(args, kwargs))
                 if isinstance(self.known, Partial):
                     args, kwargs = write(args, kwargs, self.known.inputs)
                     self.known = self.known.complete((original(*args, **kwargs),))
-                return (
-                    self._finish(read(args, kwargs)) if last else self._bypass(position, read(args, kwargs))
-                )
+                values = read(args, kwargs)
+                self._unchanged(position, values)
+                return self._finish(values) if last else self._bypass(position, values)
 
             return forward
 
@@ -97,8 +96,10 @@ class Call:
 
     def _unchanged(self, position: int, values: tuple[Any, ...]) -> None:
         """A computer took all blocks in one go: raise `EngineError` where the transformer works between them."""
+        if not self.passed:
+            return
         by_name = dict(zip(self.unit.reads[position], values, strict=True))
-        if any(by_name.get(name, value) is not value for name, value in (self.passed or {}).items()):
+        if any(by_name.get(name, value) is not value for name, value in self.passed.items()):
             raise EngineError(
                 f"the transformer does something between the blocks of {self.unit.name}, as for a ControlNet, which "
                 "engines would leave out; run without the bundle"

@@ -180,18 +180,11 @@ class Estimator:
         def make() -> Tensor:
             return torch.tensor(rows)[torch.from_numpy(self._array(ids, lane)).long()].T
 
-        self._channelwise(ids, lane, like)
-        return self._kept((ids, lane, rows, like.device), make, like.device)
+        return _fitting(ids, self._kept((ids, lane, rows, like.device), make, like.device), like)
 
     def _channelwise(self, name: str, lane: int, like: Tensor, axis: int = -1) -> Tensor:
         """An array with an axis of channels. Raises `PolicyError` where `like` has another number of them."""
-        array = self._constant(name, lane, like.device)
-        if array.shape[axis] != like.shape[-1]:
-            raise PolicyError(
-                f"array {name!r} is for {array.shape[axis]} channels and this model has {like.shape[-1]}; "
-                "calibrate for this model"
-            )
-        return array
+        return _fitting(name, self._constant(name, lane, like.device), like, axis)
 
     def _constant(self, name: str, lane: int, device: torch.device) -> Tensor:
         return self._kept((name, lane, device), lambda: torch.from_numpy(self._array(name, lane)), device)
@@ -205,6 +198,15 @@ class Estimator:
             # a blocking copy would wait for the stream
             self._constants[key] = make().to(device, non_blocking=True)
         return self._constants[key]
+
+
+def _fitting(name: str, array: Tensor, like: Tensor, axis: int = -1) -> Tensor:
+    if array.shape[axis] != like.shape[-1]:
+        raise PolicyError(
+            f"array {name!r} is for {array.shape[axis]} channels and this model has {like.shape[-1]}; "
+            "calibrate for this model"
+        )
+    return array
 
 
 def _passed(increment: Tensor, band: Band) -> Tensor:

@@ -35,8 +35,8 @@ def check_model(policy: Policy, transformer: nn.Module) -> bool:
         ("config", "the transformer configuration", expected.config_hash, config_hash(transformer)),
         ("adapters", "the LoRA adapters", expected.adapters, lora_names(transformer)),
     ]
-    weights = present_weights(transformer)
-    if expected.weights_hash is not None and weights is not None:
+    weights = None if expected.weights_hash is None else present_weights(transformer)
+    if weights is not None:
         keys.append(("weights", "the weights", expected.weights_hash, weights))
     kept = [_act(actions, key, what, was, now) for key, what, was, now in keys if was != now]
     return all(kept)
