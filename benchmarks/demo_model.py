@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from diffusers import DiffusionPipeline
 
-from cachesmith.calibrate.prompts import Request
+from cachesmith.calibrate.prompts import Request, requests
 from cachesmith.calibrate.render import Renderer
 from cachesmith.policies import Policy
 
@@ -13,6 +13,8 @@ MODEL = "examples/fashion_dit/model"
 STEPS, GUIDANCE, BATCH, LABELS = 50, 1.5, 32, 10
 INTERVALS = {7: 9, 8: 7, 10: 6, 11: 5, 14: 4}
 """Full computations of 50 -> interval, with two steps of warm-up, as in the tables of RFC and TaylorSeer."""
+SLACK = 0.3
+"""How far NFC may be from a budget when a threshold is set to it."""
 UNUSED = 900_000
 """First seed where there is no calibration that could have used it."""
 
@@ -28,7 +30,7 @@ def unseen(policy: Policy | None, samples: int) -> list[Request]:
     """Labels in turn, with seeds that the policy's calibration never saw."""
     record = policy.document.calibration if policy else None
     first = record.unseen_seed if record else UNUSED
-    return [Request({"class_labels": i % LABELS}, first + i) for i in range(samples)]
+    return list(requests([{"class_labels": label} for label in range(LABELS)], samples, first))
 
 
 def profile_within(policy: Policy, budget: int) -> str:

@@ -17,7 +17,7 @@ from operator import itemgetter
 from pathlib import Path
 
 import torch
-from demo_model import INTERVALS, MODEL, open_renderer, profile_within, unseen
+from demo_model import INTERVALS, MODEL, SLACK, open_renderer, profile_within, unseen
 from rich.console import Console
 from rich.progress import track
 
@@ -32,8 +32,6 @@ from cachesmith.progress import bars
 
 RFC_ORDER = 2
 """RFC's Taylor order on DiT in the paper."""
-SLACK = 0.3
-"""How far RFC's NFC may be from the budget."""
 
 
 def published(evaluator: Evaluator, budget: int) -> Iterator[tuple[str, str, Policy]]:
