@@ -16,7 +16,6 @@ from contest.contestant import Contestant, Course, Dial, Enter, Entry, Gauge
 FAMILY, CALIBRATED = "published, this runtime", "calibrated"
 SLACK = 0.3
 """A setting counts for a budget if NFC exceeds it by no more."""
-WARMUP = 2
 DIALS = {"tau": (1e-3, 10.0), "threshold": (1e-4, 10.0)}
 """Options that are set to the budget, with the range they are looked for in."""
 ORDERS = (1, 2, 3)
@@ -86,14 +85,15 @@ def _grid(course: Course, name: str, known: Mapping[str, Any], dial: str | None)
     if "budget" in known:
         values["budget"] = course.budgets
     elif "interval" in known and dial is None:
-        values["interval"] = intervals(course.steps, course.budgets)
+        warmup = known["warmup"].default
+        values["interval"] = intervals(course.steps, course.budgets, warmup)
     values |= TRIED.get(name, {})
     yield from (dict(zip(values, chosen, strict=True)) for chosen in product(*values.values()))
 
 
-def intervals(steps: int, budgets: tuple[int, ...]) -> tuple[int, ...]:
-    """Return the shortest interval within each budget, two steps of warm-up included."""
-    counts = {i: mask(Interval(interval=i, warmup=WARMUP), steps).count("C") for i in range(2, steps)}
+def intervals(steps: int, budgets: tuple[int, ...], warmup: int) -> tuple[int, ...]:
+    """Return the shortest interval within each budget, `warmup` computed steps at the start included."""
+    counts = {i: mask(Interval(interval=i, warmup=warmup), steps).count("C") for i in range(2, steps)}
     found = {min(i for i, count in counts.items() if count <= budget + SLACK) for budget in budgets}
     return tuple(sorted(found, reverse=True))
 

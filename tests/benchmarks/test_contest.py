@@ -241,14 +241,15 @@ def test_presets_and_methods_enter_by_their_options(monkeypatch: pytest.MonkeyPa
     monkeypatch.setitem(METHODS, "made-up", fit)
     course = dit_course()
     found = {entry.name: entry for entry in ours.entries(course)}
-    assert {"fora interval=3", "taylorseer order=1 interval=3", "rfc order=2 tau={}"} <= found.keys()
+    assert {"fora interval=2", "taylorseer order=1 interval=3", "rfc order=2 tau={}"} <= found.keys()
     assert "uncached" not in found
     fitted = found["made-up (fitted) budget=6"]
     assert isinstance(fitted, Contestant) and nfc(course, fitted.enter) == pytest.approx(6)
 
 
 def test_intervals_follow_from_budgets() -> None:
-    assert ours.intervals(50, (8, 10, 14)) == (7, 6, 4)
+    assert ours.intervals(50, (8, 10, 14), warmup=2) == (7, 6, 4)
+    assert ours.intervals(50, (8, 10, 14), warmup=1) == (7, 5, 4)
     assert first_sentence(KeyError("x")) == "KeyError: 'x'"
     assert of_cache_dit.even_mask(4, 12) == [1, 0, 0] * 4
     assert of_cache_dit.even_mask(4, 13, first=2) == [1, 1, 0, 0, 0, 1, 0, 0, 0, 1, 0, 0, 0]
