@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 from cachesmith.calibrate.config import CalibrationConfig
 from cachesmith.calibrate.cost import EFFICIENCY, CostModel
@@ -10,7 +11,8 @@ from cachesmith.calibrate.improve import Plan, refined, tuned
 from cachesmith.calibrate.memo import Memo, digest_of
 from cachesmith.calibrate.metrics import bootstrap
 from cachesmith.calibrate.recording import Recording
-from cachesmith.calibrate.refine import resize, uniform
+from cachesmith.calibrate.race import POWERS, length, race
+from cachesmith.calibrate.refine import resize, spaced
 from cachesmith.calibrate.search import Candidate
 from cachesmith.calibrate.weights import RIDGES, Rows, fitted_rows, line, starting_rows
 from cachesmith.policies import Policy, PolicyError, Profile
@@ -48,22 +50,38 @@ class Makers:
         config = self.config
         with stage(f"NFC {budget}: schedule", config.moves) as advance:
             plan = refined(self.fitting, self._memo, self._starts(budget), self._untuned, config, advance)
-        start = self._rows(plan)
-        options = digest_of(plan, config.iterations, config.tune_batch, config.learning_rate)
-        saved = config.work / f"rows-{self.key}-{options}.pt"
+        mask, start = self._raced(budget, plan)
         with stage(f"NFC {budget}: weights", config.iterations) as advance:
-            rows = tuned(self.fitting, plan.mask, start, saved, config, advance)
+            saved = self._saved("tuned", mask, plan.start)
+            rows = tuned(self.fitting, mask, start, saved, config, advance)
         made = {
-            "refined schedule, tuned weights": rows.policy(plan.mask, f"nfc-{budget}"),
-            "refined schedule": start.policy(plan.mask, f"nfc-{budget}"),
+            "tuned weights": rows.policy(mask, f"nfc-{budget}"),
+            "refined schedule": self._rows(plan).policy(plan.mask, f"nfc-{budget}"),
             "refined schedule, line": line(plan.mask),
         }
         return [Candidate(policy, policy.profile(), name, budget, 0.0) for name, policy in made.items()]
 
+    def _raced(self, budget: int, plan: Plan) -> tuple[str, Rows]:
+        """The schedule whose weights promise most, of `plan` and evenly spaced ones; an earlier policy's goes on."""
+        if isinstance(plan.start, str) or self.config.iterations == 0:
+            return plan.mask, self._rows(plan)
+        masks = (plan.mask, *(spaced(budget, self.config.steps, power) for power in POWERS))
+        entrants = {mask: self._rows(Plan(mask, plan.start)) for mask in masks}
+        with stage(f"NFC {budget}: race", length(len(entrants), self.config.iterations)) as advance:
+            return race(
+                self.fitting, entrants, lambda mask, number: self._saved(mask, plan, number), self.config, advance
+            )
+
+    def _saved(self, *what: object) -> Path:
+        """The file for weights that are tuned with these settings."""
+        config = self.config
+        options = digest_of(*what, config.iterations, config.tune_batch, config.learning_rate)
+        return config.work / f"rows-{self.key}-{options}.pt"
+
     def _starts(self, budget: int) -> list[Plan]:
         masks = [
             self.recording.space.schedules[budget],
-            uniform(budget, self.config.steps),
+            spaced(budget, self.config.steps),
             *(resize(mask, budget) for mask in self.config.earlier_masks),
         ]
         ridges = RIDGES if self.recording.grams else (None,)

@@ -63,9 +63,10 @@ def from_steps(computed: set[int] | Sequence[int], steps: int) -> str:
     return "".join("C" if step in chosen else "F" for step in range(steps))
 
 
-def uniform(budget: int, steps: int) -> str:
-    """`budget` computed steps as evenly spread as can be, the first among them."""
-    return from_steps({round(i * steps / budget) for i in range(budget)}, steps)
+def spaced(budget: int, steps: int, power: float = 1.0) -> str:
+    """`budget` computed steps, the first among them, spread evenly (1) or ever further apart (a power above 1)."""
+    wanted = [round(steps * (i / budget) ** power) for i in range(budget)]
+    return from_steps([max(i, step) for i, step in enumerate(wanted)], steps)
 
 
 def resize(mask: str, budget: int) -> str:

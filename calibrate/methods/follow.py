@@ -5,7 +5,7 @@ from collections.abc import Callable
 from torch import Tensor
 
 from cachesmith.calibrate.record import Watcher
-from cachesmith.calibrate.refine import uniform
+from cachesmith.calibrate.refine import spaced
 from cachesmith.policies import Fixed, Interval, PolicyError, mask
 from cachesmith.runtime import Unit
 from cachesmith.runtime.history import Feature
@@ -53,7 +53,7 @@ def schedule(steps: int, interval: int, budget: int | None, warmup: int = 1) -> 
         return mask(Interval(interval=interval, warmup=warmup), steps)
     if not 1 <= budget <= steps:
         raise PolicyError(f"the budget is {budget} for {steps} steps; give a number from 1 to {steps}")
-    return uniform(budget, steps)
+    return spaced(budget, steps)
 
 
 def gate(steps: int, interval: int, budget: int | None, warmup: int) -> Fixed | Interval:
