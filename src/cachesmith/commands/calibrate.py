@@ -57,7 +57,13 @@ def calibrate(
         typer.Option("--moves", min=0, help="Moves of a computed step to try on each profile's schedule."),
     ] = 150,
     iterations: Annotated[
-        int, typer.Option("--iterations", min=0, help="Gradient steps spent on each profile's weights.")
+        int,
+        typer.Option(
+            "--iterations",
+            min=0,
+            help="Gradient steps spent on each profile's weights; without --from, more than half as many again go into "
+            "the choice of its schedule.",
+        ),
     ] = 100,
     work: Annotated[
         Path | None,

@@ -1,0 +1,82 @@
+"""Schedules are judged by what their weights can become."""
+
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from tests.tiny import tiny_dit
+
+from cachesmith.calibrate import race as module
+from cachesmith.calibrate.config import CalibrationConfig
+from cachesmith.calibrate.evaluate import Evaluator
+from cachesmith.calibrate.prompts import requests
+from cachesmith.calibrate.race import length, race, rounds
+from cachesmith.calibrate.refine import spaced
+from cachesmith.calibrate.render import Renderer
+from cachesmith.calibrate.weights import Rows, starting_rows
+
+STEPS = 10
+EVEN, EARLY, LATE = "CFFFCFFCFF", "CCCFFFFFFF", "CFFFFFFFCC"
+
+
+@pytest.fixture(scope="module")
+def evaluator() -> Evaluator:
+    renderer = Renderer(tiny_dit(), STEPS, guidance_scale=1.5)
+    return Evaluator(renderer, requests([{"class_labels": i} for i in range(4)], 4, 0))
+
+
+def run(evaluator: Evaluator, work: Path) -> tuple[str, Rows, int]:
+    shape = (1, 32)
+    entrants = {mask: starting_rows(mask, 3, shape, {}, None) for mask in (EARLY, LATE, EVEN)}
+    config = CalibrationConfig(steps=STEPS, iterations=24, tune_batch=4)
+    taken = [0]
+
+    def advance(count: int, **_: object) -> None:
+        taken[0] += count
+
+    mask, rows = race(evaluator, entrants, lambda mask, number: work / f"{mask}-{number}", config, advance)
+    return mask, rows, taken[0]
+
+
+def test_the_best_schedule_is_left_with_tuned_weights(evaluator: Evaluator, tmp_path: Path) -> None:
+    mask, rows, taken = run(evaluator, tmp_path)
+    assert mask == EVEN
+    assert not torch.equal(rows.outputs, starting_rows(mask, 3, (1, 32), {}, None).outputs)
+    assert taken == length(3, 24) == 3 * 2
+
+
+def test_a_resumed_race_tunes_nothing_again(evaluator: Evaluator, tmp_path: Path) -> None:
+    mask, rows, _ = run(evaluator, tmp_path)
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.iterdir()}
+    again = run(evaluator, tmp_path)
+    assert again[0] == mask and torch.equal(again[1].outputs, rows.outputs)
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.iterdir()} == before
+
+
+def test_one_entrant_has_won(evaluator: Evaluator, tmp_path: Path) -> None:
+    start = starting_rows(EVEN, 3, (1, 32), {}, None)
+    config = CalibrationConfig(steps=STEPS)
+    assert race(evaluator, {EVEN: start}, lambda *_: tmp_path / "none", config, print) == (EVEN, start)
+    assert rounds(1) == [] and rounds(5) == [5, 2] and rounds(8) == [8, 4, 2]
+
+
+@given(st.integers(2, 50), st.integers(2, 25), st.sampled_from(module.POWERS))
+def test_spaced_steps_are_as_many_as_asked_and_spread_ever_further_apart(
+    steps: int, budget: int, power: float
+) -> None:
+    budget = min(budget, steps)
+    mask = spaced(budget, steps, power)
+    computed = [i for i, letter in enumerate(mask) if letter == "C"]
+    assert len(mask) == steps and len(computed) == budget and computed[0] == 0
+    gaps = [b - a for a, b in pairwise(computed)]
+    assert all(later >= earlier - 1 for earlier, later in pairwise(gaps))
+
+
+def test_spaced_evenly() -> None:
+    assert spaced(5, 10) == "CFCFCFCFCF"
+    assert spaced(8, 50, 1.3) == "".join(
+        "C" if i in (0, 3, 8, 14, 20, 27, 34, 42) else "F" for i in range(50)
+    )
