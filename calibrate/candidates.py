@@ -10,8 +10,8 @@ from cachesmith.calibrate.evaluate import Evaluator
 from cachesmith.calibrate.improve import Plan, refined, tuned
 from cachesmith.calibrate.memo import Memo, digest_of
 from cachesmith.calibrate.metrics import bootstrap
-from cachesmith.calibrate.recording import Recording
 from cachesmith.calibrate.race import POWERS, length, race
+from cachesmith.calibrate.recording import Recording
 from cachesmith.calibrate.refine import resize, spaced
 from cachesmith.calibrate.search import Candidate
 from cachesmith.calibrate.weights import RIDGES, Rows, fitted_rows, line, starting_rows
