@@ -69,7 +69,11 @@ class Makers:
         entrants = {mask: self._rows(Plan(mask, plan.start)) for mask in masks}
         with stage(f"NFC {budget}: race", length(len(entrants), self.config.iterations)) as advance:
             return race(
-                self.fitting, entrants, lambda mask, number: self._saved(mask, plan, number), self.config, advance
+                self.fitting,
+                entrants,
+                lambda mask, number: self._saved(mask, plan, number),
+                self.config,
+                advance,
             )
 
     def _saved(self, *what: object) -> Path:

@@ -53,9 +53,7 @@ def race(
             mask: tuned(evaluator, mask, rows, saved(mask, number), short, advance)
             for mask, rows in field.items()
         }
-        scores = {
-            mask: evaluator(rows.policy(mask, "race"), MOVED).psnr for mask, rows in reached.items()
-        }
+        scores = {mask: evaluator(rows.policy(mask, "race"), MOVED).psnr for mask, rows in reached.items()}
         best = sorted(scores, key=lambda mask: -scores[mask])[: len(field) // 2]
         field = {mask: reached[mask] for mask in best}
     ((mask, rows),) = field.items()
