@@ -17,8 +17,11 @@ from cachesmith.calibrate.weights import Rows
 POWERS = (1.0, 1.15, 1.3, 1.5)
 """Spacings that enter a race: step i of n is computed at (i / n) ** power of the run."""
 
-ROUND = 12
+ROUND = 6
 """A round takes this part of the iterations that the winner will be tuned for."""
+
+CALM = 0.35
+"""Steps of a round are smaller by this: it ends before the noise of large ones has died down."""
 
 
 def rounds(entrants: int) -> list[int]:
@@ -48,7 +51,12 @@ def race(
     """
     field = dict(entrants)
     for number in range(len(rounds(len(field)))):
-        short = replace(config, iterations=-(-config.iterations // ROUND), seed=config.seed + number)
+        short = replace(
+            config,
+            iterations=-(-config.iterations // ROUND),
+            learning_rate=config.learning_rate * CALM,
+            seed=config.seed + number,
+        )
         reached = {
             mask: tuned(evaluator, mask, rows, saved(mask, number), short, advance)
             for mask, rows in field.items()

@@ -45,7 +45,7 @@ def test_the_best_schedule_is_left_with_tuned_weights(evaluator: Evaluator, tmp_
     mask, rows, taken = run(evaluator, tmp_path)
     assert mask == EVEN
     assert not torch.equal(rows.outputs, starting_rows(mask, 3, (1, 32), {}, None).outputs)
-    assert taken == length(3, 24) == 3 * 2
+    assert taken == length(3, 24) == 3 * 4
 
 
 def test_a_resumed_race_tunes_nothing_again(evaluator: Evaluator, tmp_path: Path) -> None:

@@ -61,8 +61,8 @@ def calibrate(
         typer.Option(
             "--iterations",
             min=0,
-            help="Gradient steps spent on each profile's weights; without --from, more than half as many again go into "
-            "the choice of its schedule.",
+            help="Gradient steps spent on each profile's weights; without --from, about as many go into the "
+            "choice of its schedule.",
         ),
     ] = 100,
     work: Annotated[
