@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 from cachesmith.calibrate.config import CalibrationConfig
@@ -62,19 +63,15 @@ class Makers:
         return [Candidate(policy, policy.profile(), name, budget, 0.0) for name, policy in made.items()]
 
     def _raced(self, budget: int, plan: Plan) -> tuple[str, Rows]:
-        """The schedule whose weights promise most, of `plan` and evenly spaced ones; an earlier policy's goes on."""
-        if isinstance(plan.start, str) or self.config.iterations == 0:
+        """The schedule whose weights promise most, of `plan` and spaced ones; an earlier policy's goes on."""
+        config, spacings = self.config, [spaced(budget, self.config.steps, power) for power in POWERS]
+        entrants = {mask: self._rows(Plan(mask, plan.start)) for mask in (plan.mask, *spacings)}
+        iterations = length(len(entrants), config.iterations)
+        if isinstance(plan.start, str) or not iterations:
             return plan.mask, self._rows(plan)
-        masks = (plan.mask, *(spaced(budget, self.config.steps, power) for power in POWERS))
-        entrants = {mask: self._rows(Plan(mask, plan.start)) for mask in masks}
-        with stage(f"NFC {budget}: race", length(len(entrants), self.config.iterations)) as advance:
-            return race(
-                self.fitting,
-                entrants,
-                lambda mask, number: self._saved(mask, plan, number),
-                self.config,
-                advance,
-            )
+        saved = partial(self._saved, "race", plan)
+        with stage(f"NFC {budget}: race", iterations) as advance:
+            return race(self.fitting, entrants, saved, config, advance)
 
     def _saved(self, *what: object) -> Path:
         """The file for weights that are tuned with these settings."""

@@ -20,6 +20,9 @@ POWERS = (1.0, 1.15, 1.3, 1.5)
 ROUND = 6
 """A round takes this part of the iterations that the winner will be tuned for."""
 
+SHORTEST = 10
+"""Shorter rounds tell schedules apart no better than chance does, and no race is run."""
+
 CALM = 0.35
 """Steps of a round are smaller by this: it ends before the noise of large ones has died down."""
 
@@ -34,8 +37,9 @@ def rounds(entrants: int) -> list[int]:
 
 
 def length(entrants: int, iterations: int) -> int:
-    """Iterations that a race takes in all."""
-    return sum(rounds(entrants)) * -(-iterations // ROUND)
+    """Iterations that a race takes in all: 0 where its rounds would be too short."""
+    each = iterations // ROUND
+    return sum(rounds(entrants)) * each if each >= SHORTEST else 0
 
 
 def race(
@@ -53,7 +57,7 @@ def race(
     for number in range(len(rounds(len(field)))):
         short = replace(
             config,
-            iterations=-(-config.iterations // ROUND),
+            iterations=config.iterations // ROUND,
             learning_rate=config.learning_rate * CALM,
             seed=config.seed + number,
         )

@@ -7,6 +7,8 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.calibrate.small import run as calibrated
+from tests.calibrate.small import settings
 from tests.tiny import tiny_dit
 
 from cachesmith.calibrate import race as module
@@ -31,7 +33,7 @@ def evaluator() -> Evaluator:
 def run(evaluator: Evaluator, work: Path) -> tuple[str, Rows, int]:
     shape = (1, 32)
     entrants = {mask: starting_rows(mask, 3, shape, {}, None) for mask in (EARLY, LATE, EVEN)}
-    config = CalibrationConfig(steps=STEPS, iterations=24, tune_batch=4)
+    config = CalibrationConfig(steps=STEPS, iterations=24, tune_batch=4)  # rounds of 4
     taken = [0]
 
     def advance(count: int, **_: object) -> None:
@@ -43,9 +45,13 @@ def run(evaluator: Evaluator, work: Path) -> tuple[str, Rows, int]:
 
 def test_the_best_schedule_is_left_with_tuned_weights(evaluator: Evaluator, tmp_path: Path) -> None:
     mask, rows, taken = run(evaluator, tmp_path)
-    assert mask == EVEN
+    scores = {}
+    for path in tmp_path.iterdir():
+        name = path.name.removesuffix("-0")
+        scores[name] = evaluator(Rows(*torch.load(path, weights_only=True)).policy(name, "t")).psnr
+    assert set(scores) == {EVEN, EARLY, LATE} and mask == max(scores, key=scores.__getitem__)
     assert not torch.equal(rows.outputs, starting_rows(mask, 3, (1, 32), {}, None).outputs)
-    assert taken == length(3, 24) == 3 * 4
+    assert taken == 3 * 4
 
 
 def test_a_resumed_race_tunes_nothing_again(evaluator: Evaluator, tmp_path: Path) -> None:
@@ -60,7 +66,22 @@ def test_one_entrant_has_won(evaluator: Evaluator, tmp_path: Path) -> None:
     start = starting_rows(EVEN, 3, (1, 32), {}, None)
     config = CalibrationConfig(steps=STEPS)
     assert race(evaluator, {EVEN: start}, lambda *_: tmp_path / "none", config, print) == (EVEN, start)
+
+
+def test_how_long_a_race_is() -> None:
     assert rounds(1) == [] and rounds(5) == [5, 2] and rounds(8) == [8, 4, 2]
+    assert length(5, 120) == 7 * 20 and length(5, 60) == 7 * 10
+    assert length(5, 59) == length(1, 120) == 0
+
+
+def test_calibration_races_and_resumes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "SHORTEST", 1)
+    first = calibrated(tmp_path, iterations=6)
+    raced = {path: path.stat().st_mtime_ns for path in tmp_path.glob("rows-*")}
+    budgets = len(set(settings(tmp_path).budgets.values()))
+    assert len(raced) > 3 * budgets  # each with more rounds than one
+    assert calibrated(tmp_path, iterations=6) == first
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.glob("rows-*")} == raced
 
 
 @given(st.integers(2, 50), st.integers(2, 25), st.sampled_from(module.POWERS))
