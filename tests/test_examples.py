@@ -45,3 +45,10 @@ def test_a_model_folder_is_a_plain_pipeline(name: str) -> None:
         value[0] in ("diffusers", "transformers", None) for value in index.values() if isinstance(value, list)
     )
     assert sum(file.stat().st_size for file in folder.rglob("*") if file.is_file()) < 25 * 2**20
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_no_configuration_tells_where_it_was_trained(name: str) -> None:
+    """diffusers writes the folder a part was loaded from; delete that line after training."""
+    found = list((EXAMPLES / name / "model").rglob("*.json"))
+    assert found and not [path for path in found if "_name_or_path" in json.loads(path.read_text())]
