@@ -51,27 +51,29 @@ class Makers:
         config = self.config
         with stage(f"NFC {budget}: schedule", config.moves) as advance:
             plan = refined(self.fitting, self._memo, self._starts(budget), self._untuned, config, advance)
-        mask, start = self._raced(budget, plan)
+        untuned = self._rows(plan)
+        mask, start = self._raced(budget, plan, untuned)
         with stage(f"NFC {budget}: weights", config.iterations) as advance:
             saved = self._saved("tuned", mask, plan.start)
             rows = tuned(self.fitting, mask, start, saved, config, advance)
         made = {
             "tuned weights": rows.policy(mask, f"nfc-{budget}"),
-            "refined schedule": self._rows(plan).policy(plan.mask, f"nfc-{budget}"),
+            "refined schedule": untuned.policy(plan.mask, f"nfc-{budget}"),
             "refined schedule, line": line(plan.mask),
         }
         return [Candidate(policy, policy.profile(), name, budget, 0.0) for name, policy in made.items()]
 
-    def _raced(self, budget: int, plan: Plan) -> tuple[str, Rows]:
+    def _raced(self, budget: int, plan: Plan, untuned: Rows) -> tuple[str, Rows]:
         """The schedule whose weights promise most, of `plan` and spaced ones; an earlier policy's goes on."""
-        config, spacings = self.config, [spaced(budget, self.config.steps, power) for power in POWERS]
-        entrants = {mask: self._rows(Plan(mask, plan.start)) for mask in (plan.mask, *spacings)}
-        iterations = length(len(entrants), config.iterations)
+        spacings = {spaced(budget, self.config.steps, power): None for power in POWERS}
+        others = [mask for mask in spacings if mask != plan.mask]
+        iterations = length(1 + len(others), self.config.iterations)
         if isinstance(plan.start, str) or not iterations:
-            return plan.mask, self._rows(plan)
+            return plan.mask, untuned
+        entrants = {plan.mask: untuned} | {mask: self._rows(Plan(mask, plan.start)) for mask in others}
         saved = partial(self._saved, "race", plan)
         with stage(f"NFC {budget}: race", iterations) as advance:
-            return race(self.fitting, entrants, saved, config, advance)
+            return race(self.fitting, entrants, saved, self.config, advance)
 
     def _saved(self, *what: object) -> Path:
         """The file for weights that are tuned with these settings."""

@@ -54,7 +54,7 @@ def race(
     saved: names the file for what a mask has reached in a round, for a resumed run.
     """
     field = dict(entrants)
-    for number in range(len(rounds(len(field)))):
+    for number, size in enumerate(rounds(len(entrants))):
         short = replace(
             config,
             iterations=config.iterations // ROUND,
@@ -66,7 +66,7 @@ def race(
             for mask, rows in field.items()
         }
         scores = {mask: evaluator(rows.policy(mask, "race"), MOVED).psnr for mask, rows in reached.items()}
-        best = sorted(scores, key=lambda mask: -scores[mask])[: len(field) // 2]
+        best = sorted(scores, key=lambda mask: -scores[mask])[: size // 2]
         field = {mask: reached[mask] for mask in best}
     ((mask, rows),) = field.items()
     return mask, rows
