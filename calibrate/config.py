@@ -42,7 +42,7 @@ class CalibrationConfig:
     moves: int = 150
     iterations: int = 100
     tune_batch: int = 12
-    learning_rate: float = 2.8
+    learning_rate: float = 1.5
     taps: int = 3
     name: str = "policy"
     work: Path = field(default_factory=lambda: Path("cachesmith-work"))

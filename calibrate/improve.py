@@ -24,8 +24,8 @@ PROBE = 8
 MOVED = 32
 """Samples that decide about a move."""
 
-FASTEST = 0.03
-"""Largest step of a weight in one iteration: weights are of order one."""
+FASTEST = 0.015
+"""Largest step along an axis in one iteration: weights are of order one."""
 
 Start = float | str | None
 """Weights to start from: fitted to recorded runs with this ridge, those of the policy with this id, or a line."""

@@ -1,10 +1,10 @@
 """Fit a schedule's weight rows by gradient through the closed loop.
 
 A cached sampling run is differentiable and cheap to differentiate: only the computed steps hold activations, and every
-forecast is linear in its weights. Adam on the rows alone minimises the log error of the final picture against the
-uncached one, so the rows learn to correct the errors that accumulate along the run; fitting each forecast by itself to
-recorded outputs does not. Every channel has weights of its own: channels move at different rates (HyCa's observation,
-arXiv 2510.04188), and a sum weighted per channel costs no more than one weighted as a whole.
+forecast is linear in its weights. Adam on the rows alone, in the axes of `Moments`, minimises the log error of the
+final picture against the uncached one, so the rows learn to correct the errors that accumulate along the run; fitting
+each forecast by itself to recorded outputs does not. Every channel has weights of its own: channels move at different
+rates (HyCa's observation, arXiv 2510.04188), and a sum weighted per channel costs no more than one weighted as a whole.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -14,6 +14,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from cachesmith.calibrate.axes import Moments, moved
 from cachesmith.calibrate.checkpoint import Checkpoint
 from cachesmith.calibrate.prompts import Request
 from cachesmith.calibrate.record import watch
@@ -28,10 +29,10 @@ FLOOR = 1e-8
 
 
 class Trainer:
-    """A runner that forecasts the stack with rows that carry gradients."""
+    """A runner that forecasts the stack with rows that carry gradients; sums `moments` of what they multiply."""
 
-    def __init__(self, mask: str, trained: Rows):
-        self.mask, self.rows = mask, trained
+    def __init__(self, mask: str, trained: Rows, moments: Moments | None = None):
+        self.mask, self.rows, self.moments = mask, trained, moments
         self._tick = Tick(0, None, "")
         self._past: dict[str, list[tuple[Feature, Feature]]] = {}
 
@@ -49,11 +50,14 @@ class Trainer:
         return tuple(self._stream(lane, step, now) for lane, now in enumerate(inputs))
 
     def _stream(self, lane: int, step: int, now: Tensor) -> Tensor:
-        weights, moved = self.rows.outputs[lane, step], self.rows.inputs[lane, step]
-        total = now * (1 + moved[-1])
-        for tap, (entered, made) in enumerate(self._past[self._tick.branch]):
+        weights, of_inputs = self.rows.outputs[lane, step], self.rows.inputs[lane, step]
+        past = self._past[self._tick.branch]
+        if self.moments is not None:
+            self.moments.add(lane, step, past, now)
+        total = now * (1 + of_inputs[-1])
+        for tap, (entered, made) in enumerate(past):
             total = torch.addcmul(total, weights[tap], made[lane])
-            total = torch.addcmul(total, moved[tap], entered[lane])
+            total = torch.addcmul(total, of_inputs[tap], entered[lane])
         return total.to(now.dtype)
 
     def observe(self, unit: Unit, inputs: Feature, outputs: Feature) -> None:
@@ -73,28 +77,40 @@ def tune(
     advance: Callable[[float], None],
     unfinished: Path,
 ) -> Rows:
-    """Take one Adam step per batch of (requests, uncached images) and return the rows.
+    """Take one Adam step, in the axes of `Moments`, per batch of (requests, uncached images) and return the rows.
 
     `advance(loss)` is called after every step. An interrupted call leaves its state in the file `unfinished`, and the
     same call takes it up. The model's own parameters are left alone.
     """
+    if not batches:
+        return start
     transformer = renderer.pipe.transformer
-    trained = Rows(*(part.clone().to(transformer.device).requires_grad_() for part in start))
-    optimizer = torch.optim.Adam(trained, lr=learning_rate, betas=(0.9, 0.95))
+    start = Rows(*(part.to(transformer.device) for part in start))
+    axes = _axes(renderer, batches[0][0], mask, start)
+    along = torch.zeros_like(axes[..., 0]).mT.contiguous().requires_grad_()
+    optimizer = torch.optim.Adam([along], lr=learning_rate, betas=(0.9, 0.95))
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, len(batches), learning_rate * 0.05)
-    with _frozen(transformer), Checkpoint(unfinished, trained, optimizer, schedule) as checkpoint:
+    with _frozen(transformer), Checkpoint(unfinished, [along], optimizer, schedule) as checkpoint:
         for known in checkpoint.losses:
             advance(known)
         for requests, reference in batches[len(checkpoint.losses) :]:
-            loss = _loss(renderer, requests, reference, mask, trained)
+            loss = _loss(renderer, requests, reference, mask, moved(start, axes, along))
             loss.backward()  # type: ignore[no-untyped-call]
-            torch.nn.utils.clip_grad_norm_(trained, 1.0)
+            torch.nn.utils.clip_grad_norm_(along, 1.0)
             optimizer.step()
             schedule.step()
             optimizer.zero_grad()
             checkpoint.add(loss.item())
             advance(loss.item())
-    return Rows(trained.outputs.detach(), trained.inputs.detach())
+    return moved(start, axes, along.detach())
+
+
+@torch.no_grad()
+def _axes(renderer: Renderer, requests: Sequence[Request], mask: str, start: Rows) -> Tensor:
+    moments = Moments(start)
+    with watch(renderer.pipe, Stack(), Trainer(mask, start, moments)):
+        renderer(requests)
+    return moments.axes()
 
 
 @contextmanager
