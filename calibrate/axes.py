@@ -1,55 +1,58 @@
 """The axes in which weights are tuned.
 
-What a forecast reads (past outputs, past inputs, the input now) is nearly equal; what is to be found lies in small
-differences. Adam scales every weight by itself, and along a valley that no single weight spans it creeps. So weights
-are tuned in the principal axes of what they multiply, for every step and channel. An axis of second moment s is scaled
-by s^(-1/4): half way between equal steps of the weights (power 0) and equal steps of the forecast (-1/2).
+Outputs of neighbouring steps are nearly equal, and so are inputs; what is to be found lies in their small differences.
+Adam scales every weight by itself, and creeps along a valley that no single weight spans. So weights are tuned in the
+principal axes of what they multiply, for every step and channel. An axis of second moment s, where S is the largest,
+is scaled by (s / S)^(-1/4): half way between equal steps of the weights (power 0) and equal steps of the forecast
+(-1/2). The rule is this project's; Shampoo (arXiv 1802.09568) and SOAP (arXiv 2409.11321) take axes from gradients.
 """
 
 import torch
 from torch import Tensor
 
+from cachesmith.calibrate.channels import temporal_gram
 from cachesmith.calibrate.weights import Rows
 from cachesmith.runtime.history import Feature
 
 POWER = 0.25
-"""Axes are scaled by their second moment to minus this power."""
+"""Axes are scaled by their part of the largest second moment to minus this power."""
 
 SMALLEST = 1e-6
-"""Axes of a smaller part of the largest second moment are noise, and are scaled no further."""
+"""Axes of a smaller part of the largest second moment are scaled as if they had this one."""
 
 
 class Moments:
-    """Second moments [lanes, steps, channels, D, D], float32, of the D tensors that each forecast reads.
+    """Second moments of the K = 2 taps + 1 tensors that each forecast reads, summed over samples and tokens.
 
-    D = 2 taps + 1: outputs and inputs of the last computed steps, and the input now; zero where there were none yet.
+    Outputs of the last computed steps come first, then their inputs, then the input now; zero where there were none
+    yet. `total`: [lanes, steps, channels, K, K], float64, on the device of the rows.
     """
 
     def __init__(self, rows: Rows):
         lanes, steps, taps, channels = rows.outputs.shape
         size = 2 * taps + 1
-        self.taps, self.total = taps, rows.outputs.new_zeros(lanes, steps, channels, size, size)
+        self.taps = taps
+        self.total = rows.outputs.new_zeros(lanes, steps, channels, size, size, dtype=torch.float64)
 
     def add(self, lane: int, step: int, past: list[tuple[Feature, Feature]], now: Tensor) -> None:
-        """A forecast from `past`, pairs of inputs and outputs with the newest first, and the input `now`."""
+        """Add a forecast of one lane: from `past` (inputs, outputs), newest first, and `now` [samples, tokens, C]."""
         missing = [torch.zeros_like(now)] * (self.taps - len(past))
         outputs, inputs = [made[lane] for _, made in past], [entered[lane] for entered, _ in past]
-        read = torch.stack([*outputs, *missing, *inputs, *missing, now], -1).float().flatten(0, -3)
-        self.total[lane, step] += torch.einsum("nci,ncj->cij", read, read) / len(read)
+        read = torch.stack([*outputs, *missing, *inputs, *missing, now])
+        self.total[lane, step] += temporal_gram(read) * now[..., 0].numel()
 
     def axes(self) -> Tensor:
-        """Scaled principal axes as columns [lanes, steps, channels, D, D]; none where nothing was read."""
-        total = self.total.double().cpu()
+        """Scaled principal axes as columns: like `total`, but float32; zero for what was not read."""
+        total = self.total.cpu()
         moments, axes = torch.linalg.eigh(total)
-        largest = moments[..., -1:].clamp(min=torch.finfo(torch.float64).tiny)
+        largest = moments[..., -1:].clamp(min=torch.finfo(total.dtype).tiny)
         scaled = axes * (moments.clamp(min=0) / largest + SMALLEST).pow(-POWER)[..., None, :]
-        read = total.diagonal(dim1=-2, dim2=-1) > 0
-        found: Tensor = scaled * read[..., None]
-        return found.to(self.total)
+        found: Tensor = scaled * (total.diagonal(dim1=-2, dim2=-1) > 0)[..., None]
+        return found.to(self.total.device, torch.float32)
 
 
-def moved(start: Rows, axes: Tensor, along: Tensor) -> Rows:
-    """The weights `start` after going `along` the axes: [lanes, steps, D, channels]."""
-    change = torch.einsum("lkcij,lkjc->lkic", axes, along)
+def rows_at(start: Rows, axes: Tensor, coordinates: Tensor) -> Rows:
+    """The weights that lie at `coordinates` [lanes, steps, K, channels] of `axes`, seen from `start`."""
+    change = torch.einsum("lkcij,lkjc->lkic", axes, coordinates)
     taps = start.outputs.shape[2]
     return Rows(start.outputs + change[:, :, :taps], start.inputs + change[:, :, taps:])

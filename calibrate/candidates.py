@@ -8,7 +8,7 @@ from pathlib import Path
 from cachesmith.calibrate.config import CalibrationConfig
 from cachesmith.calibrate.cost import EFFICIENCY, CostModel
 from cachesmith.calibrate.evaluate import Evaluator
-from cachesmith.calibrate.improve import Plan, refined, tuned
+from cachesmith.calibrate.improve import TUNING, Plan, refined, tuned
 from cachesmith.calibrate.memo import Memo, digest_of
 from cachesmith.calibrate.metrics import bootstrap
 from cachesmith.calibrate.race import POWERS, length, race
@@ -65,7 +65,7 @@ class Makers:
 
     def _raced(self, budget: int, plan: Plan, untuned: Rows) -> tuple[str, Rows]:
         """The schedule whose weights promise most, of `plan` and spaced ones; an earlier policy's goes on."""
-        spacings = {spaced(budget, self.config.steps, power): None for power in POWERS}
+        spacings = dict.fromkeys(spaced(budget, self.config.steps, power) for power in POWERS)
         others = [mask for mask in spacings if mask != plan.mask]
         iterations = length(1 + len(others), self.config.iterations)
         if isinstance(plan.start, str) or not iterations:
@@ -78,7 +78,7 @@ class Makers:
     def _saved(self, *what: object) -> Path:
         """The file for weights that are tuned with these settings."""
         config = self.config
-        options = digest_of(*what, config.iterations, config.tune_batch, config.learning_rate)
+        options = digest_of(*what, config.iterations, config.tune_batch, config.learning_rate, TUNING)
         return config.work / f"rows-{self.key}-{options}.pt"
 
     def _starts(self, budget: int) -> list[Plan]:

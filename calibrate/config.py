@@ -22,10 +22,10 @@ class CalibrationConfig:
     steps: sampler steps; trials: Optuna trials; speedups: a profile each, with NFC <= steps / speed-up; min_psnr: adds
     the fastest profile that holds it on the validation samples. fitting, validation, heldout: samples in the three
     disjoint parts. moves: moves of a computed step tried on each schedule; iterations: gradient steps spent on each
-    profile's weights (and about as many on the choice of its schedule), of `tune_batch` samples, whose size is
-    `learning_rate` times the root mean squared error of the untuned pictures. work: folder for study and scores (a
-    second run resumes there); report: folder for figures; earlier: a policy whose schedules and weights are tried as
-    starting points: of a shorter calibration, or of a former version of the model.
+    profile's weights (and about as many on the choice of its schedule), of `tune_batch` samples, whose size (along an
+    axis, see `axes`) is `learning_rate` times the root mean squared error of the untuned pictures. work: folder for
+    study and scores (a second run resumes there); report: folder for figures; earlier: a policy whose schedules and
+    weights are tried as starting points: of a shorter calibration, or of a former version of the model.
     lpips: weights from `benchmarks/fetch_lpips.py`, to measure held-out LPIPS as well.
     """
 

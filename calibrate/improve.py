@@ -8,6 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from cachesmith.calibrate.axes import POWER, SMALLEST
 from cachesmith.calibrate.config import CalibrationConfig
 from cachesmith.calibrate.evaluate import Evaluator
 from cachesmith.calibrate.memo import Memo
@@ -25,7 +26,10 @@ MOVED = 32
 """Samples that decide about a move."""
 
 FASTEST = 0.015
-"""Largest step along an axis in one iteration: weights are of order one."""
+"""Largest step along an axis in one iteration; along the shortest axes, weights go 32 times as far."""
+
+TUNING = (POWER, SMALLEST, FASTEST)
+"""What else decides how weights are tuned: rows of other values are no part of a resumed run."""
 
 Start = float | str | None
 """Weights to start from: fitted to recorded runs with this ridge, those of the policy with this id, or a line."""

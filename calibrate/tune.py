@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from cachesmith.calibrate.axes import Moments, moved
+from cachesmith.calibrate.axes import Moments, rows_at
 from cachesmith.calibrate.checkpoint import Checkpoint
 from cachesmith.calibrate.prompts import Request
 from cachesmith.calibrate.record import watch
@@ -80,29 +80,29 @@ def tune(
     """Take one Adam step, in the axes of `Moments`, per batch of (requests, uncached images) and return the rows.
 
     `advance(loss)` is called after every step. An interrupted call leaves its state in the file `unfinished`, and the
-    same call takes it up. The model's own parameters are left alone.
+    same call takes it up in the same axes. The model's own parameters are left alone.
     """
     if not batches:
         return start
     transformer = renderer.pipe.transformer
     start = Rows(*(part.to(transformer.device) for part in start))
     axes = _axes(renderer, batches[0][0], mask, start)
-    along = torch.zeros_like(axes[..., 0]).mT.contiguous().requires_grad_()
-    optimizer = torch.optim.Adam([along], lr=learning_rate, betas=(0.9, 0.95))
+    coordinates = torch.zeros_like(axes[..., 0]).mT.contiguous().requires_grad_()
+    optimizer = torch.optim.Adam([coordinates], lr=learning_rate, betas=(0.9, 0.95))
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, len(batches), learning_rate * 0.05)
-    with _frozen(transformer), Checkpoint(unfinished, [along], optimizer, schedule) as checkpoint:
+    with _frozen(transformer), Checkpoint(unfinished, [coordinates, axes], optimizer, schedule) as checkpoint:
         for known in checkpoint.losses:
             advance(known)
         for requests, reference in batches[len(checkpoint.losses) :]:
-            loss = _loss(renderer, requests, reference, mask, moved(start, axes, along))
+            loss = _loss(renderer, requests, reference, mask, rows_at(start, axes, coordinates))
             loss.backward()  # type: ignore[no-untyped-call]
-            torch.nn.utils.clip_grad_norm_(along, 1.0)
+            torch.nn.utils.clip_grad_norm_(coordinates, 1.0)
             optimizer.step()
             schedule.step()
             optimizer.zero_grad()
             checkpoint.add(loss.item())
             advance(loss.item())
-    return moved(start, axes, along.detach())
+    return rows_at(start, axes, coordinates.detach())
 
 
 @torch.no_grad()

@@ -1,19 +1,23 @@
 """Tuning axes: they decorrelate what a forecast reads, and reach no weight that multiplies nothing."""
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 import torch
 from tests.tiny import tiny_dit
 
-from cachesmith.calibrate.axes import POWER, SMALLEST, Moments, moved
-from cachesmith.calibrate.prompts import requests
+from cachesmith.calibrate import tune as tune_module
+from cachesmith.calibrate.axes import POWER, SMALLEST, Moments, rows_at
+from cachesmith.calibrate.prompts import Request, requests
 from cachesmith.calibrate.render import Renderer
 from cachesmith.calibrate.tune import tune
 from cachesmith.calibrate.weights import Rows, starting_rows
 
-LANES, STEPS, TAPS, CHANNELS = 1, 4, 2, 3
-STEP = 2
+LANES, STEPS, TAPS, CHANNELS = 2, 4, 2, 3
+SIZE = 2 * TAPS + 1
+LANE, STEP = 1, 2
 
 
 @pytest.fixture
@@ -21,51 +25,128 @@ def rows() -> Rows:
     return Rows(torch.rand(LANES, STEPS, TAPS, CHANNELS), torch.rand(LANES, STEPS, TAPS + 1, CHANNELS))
 
 
-def features(count: int) -> list[tuple[torch.Tensor, ...]]:
-    """Nearly equal features of two samples, as neighbouring steps have them."""
+def features(count: int, dtype: torch.dtype = torch.float32) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    """Nearly equal features of two samples, as neighbouring steps have them; lanes of 5 and 7 tokens."""
     generator = torch.Generator().manual_seed(0)
-    common = torch.randn(2, 5, CHANNELS, generator=generator)
-    return [(common + 0.1 * torch.randn(common.shape, generator=generator),) for _ in range(count)]
+
+    def lane(tokens: int) -> list[torch.Tensor]:
+        common = 300 * torch.randn(2, tokens, CHANNELS, generator=generator)
+        return [
+            (common + 30 * torch.randn(common.shape, generator=generator)).to(dtype) for _ in range(count)
+        ]
+
+    return list(zip(lane(5), lane(7), strict=True))
 
 
-def test_axes_decorrelate_what_is_read(rows: Rows) -> None:
-    newest, older, made, made_older, now = features(5)
+def whole(rows: Rows, dtype: torch.dtype = torch.float32) -> tuple[Moments, torch.Tensor]:
+    """Moments of one forecast, and what it read: [tokens of all samples, channels, SIZE]."""
+    newest, older, made, made_older, now = features(5, dtype)
     moments = Moments(rows)
-    moments.add(0, STEP, [(newest, made), (older, made_older)], now[0])
-    read = torch.stack([made[0], made_older[0], newest[0], older[0], now[0]], -1)
-    along = torch.einsum("bnci,cij->bncj", read, moments.axes()[0, STEP])
-    second = torch.einsum("bnci,bncj->cij", along, along) / (read.shape[0] * read.shape[1])
-    own = second.diagonal(dim1=-2, dim2=-1)
-    assert torch.allclose(second, torch.diag_embed(own), atol=1e-4)
-    plain = torch.linalg.eigvalsh(moments.total[0, STEP].double())
-    expected = plain * (plain / plain[:, -1:] + SMALLEST).pow(-2 * POWER)
-    assert torch.allclose(own.double(), expected, rtol=1e-3, atol=1e-5)
+    moments.add(LANE, STEP, [(newest, made), (older, made_older)], now[LANE])
+    read = torch.stack([f[LANE] for f in (made, made_older, newest, older, now)], -1)
+    return moments, read.double().flatten(0, 1)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_axes_decorrelate_what_is_read(rows: Rows, dtype: torch.dtype) -> None:
+    moments, read = whole(rows, dtype)
+    second = torch.einsum("nci,ncj->cij", read, read)
+    assert torch.allclose(moments.total[LANE, STEP], second)
+    assert moments.total.count_nonzero() == second.numel()
+    axes = moments.axes()[LANE, STEP].double()
+    turned = axes.mT @ second @ axes / second.diagonal(dim1=-2, dim2=-1).sum(-1)[:, None, None]
+    own = turned.diagonal(dim1=-2, dim2=-1)
+    assert torch.allclose(turned, torch.diag_embed(own), atol=1e-6)
+    plain = torch.linalg.eigvalsh(second)
+    expected = plain * (plain / plain[:, -1:] + SMALLEST).pow(-2 * POWER) / plain.sum(-1, keepdim=True)
+    assert torch.allclose(own, expected, rtol=1e-4)
+
+
+def test_moments_add_up_over_samples(rows: Rows) -> None:
+    newest, older, made, made_older, now = features(5)
+    parts = Moments(rows)
+    for tokens in (slice(0, 3), slice(3, None)):
+        past = [
+            tuple(tuple(lane[:, tokens] for lane in feature) for feature in pair)
+            for pair in ((newest, made), (older, made_older))
+        ]
+        parts.add(LANE, STEP, past, now[LANE][:, tokens])  # type: ignore[arg-type]
+    assert torch.allclose(parts.total, whole(rows)[0].total)
 
 
 def test_nothing_is_reached_where_nothing_was_read(rows: Rows) -> None:
     newest, made, now = features(3)
     moments = Moments(rows)
-    moments.add(0, STEP, [(newest, made)], now[0])
+    moments.add(LANE, STEP, [(newest, made)], now[LANE])
     axes = moments.axes()
     assert axes.isfinite().all()
-    assert not axes[0, [s for s in range(STEPS) if s != STEP]].any()
-    assert not axes[0, STEP, :, [1, TAPS + 1]].any()
-    assert axes[0, STEP, :, [0, TAPS, 2 * TAPS]].any(-1).all()
+    assert axes.any(-1).any(-1).any(-1).nonzero().tolist() == [[LANE, STEP]]
+    assert not axes[LANE, STEP, :, [1, TAPS + 1]].any()
+    assert axes[LANE, STEP, :, [0, TAPS, 2 * TAPS]].any(-1).all()
 
 
-def test_no_way_along_the_axes_leaves_the_weights(rows: Rows) -> None:
-    size = 2 * TAPS + 1
-    axes = torch.rand(LANES, STEPS, CHANNELS, size, size)
-    same = moved(rows, axes, torch.zeros(LANES, STEPS, size, CHANNELS))
+def test_the_origin_of_the_axes_is_the_start(rows: Rows) -> None:
+    axes = torch.rand(LANES, STEPS, CHANNELS, SIZE, SIZE)
+    same = rows_at(rows, axes, torch.zeros(LANES, STEPS, SIZE, CHANNELS))
     assert torch.equal(same.outputs, rows.outputs) and torch.equal(same.inputs, rows.inputs)
 
 
-def test_tuning_leaves_computed_steps_and_missing_taps_alone(tmp_path: Path) -> None:
+class Samples(NamedTuple):
+    renderer: Renderer
+    requests: tuple[Request, ...]
+    images: torch.Tensor
+
+    def tuned(self, unfinished: Path, advance: Callable[[float], None]) -> Rows:
+        """Four iterations from a line."""
+        start = starting_rows("CFCFFF", 3, (1, 32), {}, None)
+        batches = [(self.requests, self.images)] * 4
+        return tune(self.renderer, batches, "CFCFFF", start, 0.01, advance, unfinished)
+
+
+@pytest.fixture(scope="module")
+def samples() -> Samples:
     renderer = Renderer(tiny_dit(), 6, guidance_scale=1.5)
-    samples = requests([{"class_labels": i} for i in range(2)], 2, 0)
-    images = renderer(samples).images
+    some = requests([{"class_labels": i} for i in range(2)], 2, 0)
+    return Samples(renderer, some, renderer(some).images)
+
+
+def test_tuning_goes_along_the_axes(
+    samples: Samples, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    used: list[torch.Tensor] = []
+
+    def spy(start: Rows, axes: torch.Tensor, coordinates: torch.Tensor) -> Rows:
+        used.append(axes)
+        return rows_at(start, axes, coordinates)
+
+    monkeypatch.setattr(tune_module, "rows_at", spy)
+    samples.tuned(tmp_path / "rows", lambda _: None)
+    last = used[0][0, -1]
+    lengths = (last.mT @ last).diagonal(dim1=-2, dim2=-1)
+    assert torch.allclose(lengths[:, -1], torch.ones(len(last)), atol=1e-5), "the longest"
+    assert (lengths.amax(-1) > 2).all(), "shorter ones"
+
+
+def test_a_resumed_tuning_keeps_its_axes(
+    samples: Samples, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Elsewhere (another batch size, another device) the same axes may come out turned."""
+    whole = samples.tuned(tmp_path / "whole", lambda _: None)
+
+    def interrupt(loss: float) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        samples.tuned(tmp_path / "parts", interrupt)
+    found = tune_module._axes
+    monkeypatch.setattr(tune_module, "_axes", lambda *given: -found(*given).flip(-1))
+    resumed = samples.tuned(tmp_path / "parts", lambda _: None)
+    assert torch.equal(resumed.outputs, whole.outputs) and torch.equal(resumed.inputs, whole.inputs)
+
+
+def test_tuning_leaves_computed_steps_and_missing_taps_alone(samples: Samples, tmp_path: Path) -> None:
     start = starting_rows("CFCFFF", 3, (1, 32), {}, None)
-    tuned = tune(renderer, [(samples, images)] * 2, "CFCFFF", start, 0.01, lambda _: None, tmp_path / "rows")
+    tuned = samples.tuned(tmp_path / "rows", lambda _: None)
     change = [new != old for new, old in zip(tuned, start, strict=True)]
     outputs, inputs = (part.any(-1)[0] for part in change)
     assert outputs.tolist() == [
