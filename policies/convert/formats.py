@@ -13,7 +13,7 @@ from cachesmith.policies.convert.diffusers_configs import (
 )
 from cachesmith.policies.convert.lists import from_mask, from_smoothcache, from_teacache
 from cachesmith.policies.document import Document, Profile
-from cachesmith.policies.errors import PolicyError
+from cachesmith.policies.errors import PolicyError, refusing
 from cachesmith.policies.gate import Fixed
 from cachesmith.policies.policy import Policy
 
@@ -44,7 +44,8 @@ def import_settings(raw: object, source: str, steps: int | None = None) -> Conve
     """
     if source not in SOURCES:
         raise PolicyError(f"there is no format {source!r} to import; choose from {', '.join(SOURCES)}")
-    return SOURCES[source](raw, steps)
+    with refusing("the policy that these settings make"):
+        return SOURCES[source](raw, steps)
 
 
 def export_profile(

@@ -73,7 +73,7 @@ def test_a_prompt_listed_twice_is_in_one_part() -> None:
 def test_the_published_policy_was_made_with_this_split() -> None:
     record = load(FLUX / "fashion-flux.policy.safetensors").document.calibration
     prompts = read_prompts(FLUX / "prompts.jsonl")
-    parts = split(prompts, 320, 32, 64, 0)
+    parts = split(prompts, 640, 32, 64, 0)
     assert record is not None
     assert digest([*parts.fitting, *parts.validation]) == record.fitting_prompts
     assert digest(parts.heldout) == record.heldout_prompts

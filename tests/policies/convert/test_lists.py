@@ -93,6 +93,13 @@ def test_unknown_formats_list_the_known() -> None:
         export_profile(preset("fora"), "nonsense")
 
 
+def test_more_steps_than_a_policy_takes() -> None:
+    flags = [1] + [0] * 10_000
+    for source, raw in (("smoothcache", {"attn": flags}), ("mask", flags)):
+        with pytest.raises(PolicyError, match="at most 10000"):
+            import_settings(raw, source)
+
+
 @pytest.mark.parametrize("source", SOURCES)
 @pytest.mark.parametrize(
     "raw", [None, 3, "x", [], {}, {"a": {"b": [1]}}, [[1]], {"cache_config": None}, {1: 2}]
