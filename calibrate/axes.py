@@ -5,7 +5,13 @@ Adam scales every weight by itself, and creeps along a valley that no single wei
 principal axes of what they multiply, for every step and channel. An axis of second moment s, where S is the largest,
 is scaled by (s / S)^(-1/4): half way between equal steps of the weights (power 0) and equal steps of the forecast
 (-1/2). The rule is this project's; Shampoo (arXiv 1802.09568) and SOAP (arXiv 2409.11321) take axes from gradients.
+
+How much a channel's forecast matters to the picture differs by orders between channels and steps, too. So all axes of
+a channel at a step, where their gradients have the root mean square g and G is the median of all, are scaled by
+(g / G)^(-1/2), again half way: K-FAC (arXiv 1503.05671) would divide by both factors in full.
 """
+
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -19,6 +25,12 @@ POWER = 0.25
 
 SMALLEST = 1e-6
 """Axes of a smaller part of the largest second moment are scaled as if they had this one."""
+
+PILOTS = 4
+"""Batches whose gradients tell how much each channel matters at each step."""
+
+LEAST = 1e-2
+"""Channels of a smaller part of the median gradient are scaled as if they had this one."""
 
 
 class Moments:
@@ -49,6 +61,15 @@ class Moments:
         scaled = axes * (moments.clamp(min=0) / largest + SMALLEST).pow(-POWER)[..., None, :]
         found: Tensor = scaled * (total.diagonal(dim1=-2, dim2=-1) > 0)[..., None]
         return found.to(self.total.device, torch.float32)
+
+
+def balanced(axes: Tensor, gradients: Sequence[Tensor]) -> Tensor:
+    """`axes`, scaled by how much channels matter: `gradients` of coordinates, one [lanes, steps, K, channels] a batch."""
+    size = torch.stack([gradient.double().square().mean(2) for gradient in gradients]).mean(0).sqrt()
+    if not size.any():
+        return axes
+    part = size / size[size > 0].median()
+    return axes * part.clamp(min=LEAST).rsqrt().to(axes)[..., None, None]
 
 
 def rows_at(start: Rows, axes: Tensor, coordinates: Tensor) -> Rows:

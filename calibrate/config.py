@@ -41,8 +41,8 @@ class CalibrationConfig:
     guidance_scale: float | None = None
     moves: int = 150
     iterations: int = 100
-    tune_batch: int = 12
-    learning_rate: float = 1.5
+    tune_batch: int = 6
+    learning_rate: float = 3.0
     taps: int = 3
     name: str = "policy"
     work: Path = field(default_factory=lambda: Path("cachesmith-work"))

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from cachesmith.calibrate.axes import POWER, SMALLEST
+from cachesmith.calibrate.axes import LEAST, PILOTS, POWER, SMALLEST
 from cachesmith.calibrate.config import CalibrationConfig
 from cachesmith.calibrate.evaluate import Evaluator
 from cachesmith.calibrate.memo import Memo
@@ -28,7 +28,7 @@ MOVED = 32
 FASTEST = 0.015
 """Largest step along an axis in one iteration; along the shortest axes, weights go 32 times as far."""
 
-TUNING = (POWER, SMALLEST, FASTEST)
+TUNING = (POWER, SMALLEST, PILOTS, LEAST, FASTEST)
 """What else decides how weights are tuned: rows of other values are no part of a resumed run."""
 
 Start = float | str | None

@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from cachesmith.calibrate.axes import Moments, rows_at
+from cachesmith.calibrate.axes import PILOTS, Moments, balanced, rows_at
 from cachesmith.calibrate.checkpoint import Checkpoint
 from cachesmith.calibrate.prompts import Request
 from cachesmith.calibrate.record import watch
@@ -86,7 +86,8 @@ def tune(
         return start
     transformer = renderer.pipe.transformer
     start = Rows(*(part.to(transformer.device) for part in start))
-    axes = _axes(renderer, batches[0][0], mask, start)
+    # those of an unfinished call follow from its file
+    axes = Moments(start).axes() if unfinished.exists() else _axes(renderer, batches, mask, start)
     coordinates = torch.zeros_like(axes[..., 0]).mT.contiguous().requires_grad_()
     optimizer = torch.optim.Adam([coordinates], lr=learning_rate, betas=(0.9, 0.95))
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, len(batches), learning_rate * 0.05)
@@ -95,7 +96,7 @@ def tune(
             advance(known)
         for requests, reference in batches[len(checkpoint.losses) :]:
             loss = _loss(renderer, requests, reference, mask, rows_at(start, axes, coordinates))
-            loss.backward()  # type: ignore[no-untyped-call]
+            (coordinates.grad,) = torch.autograd.grad(loss, coordinates)
             torch.nn.utils.clip_grad_norm_(coordinates, 1.0)
             optimizer.step()
             schedule.step()
@@ -105,12 +106,17 @@ def tune(
     return rows_at(start, axes, coordinates.detach())
 
 
-@torch.no_grad()
-def _axes(renderer: Renderer, requests: Sequence[Request], mask: str, start: Rows) -> Tensor:
+def _axes(
+    renderer: Renderer, batches: Sequence[tuple[Sequence[Request], Tensor]], mask: str, start: Rows
+) -> Tensor:
     moments = Moments(start)
-    with watch(renderer.pipe, Stack(), Trainer(mask, start, moments)):
-        renderer(requests)
-    return moments.axes()
+    with torch.no_grad(), watch(renderer.pipe, Stack(), Trainer(mask, start, moments)):
+        renderer(batches[0][0])
+    axes = moments.axes()
+    origin = torch.zeros_like(axes[..., 0]).mT.contiguous().requires_grad_()
+    with _frozen(renderer.pipe.transformer):
+        losses = (_loss(renderer, *batch, mask, rows_at(start, axes, origin)) for batch in batches[:PILOTS])
+        return balanced(axes, [torch.autograd.grad(loss, origin)[0] for loss in losses])
 
 
 @contextmanager

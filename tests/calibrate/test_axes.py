@@ -9,7 +9,7 @@ import torch
 from tests.tiny import tiny_dit
 
 from cachesmith.calibrate import tune as tune_module
-from cachesmith.calibrate.axes import POWER, SMALLEST, Moments, rows_at
+from cachesmith.calibrate.axes import LEAST, POWER, SMALLEST, Moments, balanced, rows_at
 from cachesmith.calibrate.prompts import Request, requests
 from cachesmith.calibrate.render import Renderer
 from cachesmith.calibrate.tune import tune
@@ -85,6 +85,22 @@ def test_nothing_is_reached_where_nothing_was_read(rows: Rows) -> None:
     assert axes[LANE, STEP, :, [0, TAPS, 2 * TAPS]].any(-1).all()
 
 
+def test_channels_that_matter_more_are_moved_less() -> None:
+    axes = torch.rand(LANES, STEPS, CHANNELS, SIZE, SIZE)
+    gradient = torch.zeros(LANES, STEPS, SIZE, CHANNELS)
+    gradient[LANE, STEP] = torch.tensor([0.25, 1.0, 4.0])
+    gains = balanced(axes, [gradient, -gradient]) / axes
+    expected = torch.full((LANES, STEPS, CHANNELS), LEAST**-0.5)
+    expected[LANE, STEP] = torch.tensor([2.0, 1.0, 0.5])
+    assert torch.allclose(gains, expected[..., None, None].expand_as(axes))
+
+
+def test_without_gradients_axes_stay_finite() -> None:
+    """As when the start is already exact."""
+    axes = torch.rand(LANES, STEPS, CHANNELS, SIZE, SIZE)
+    assert balanced(axes, [torch.zeros(LANES, STEPS, SIZE, CHANNELS)]).isfinite().all()
+
+
 def test_the_origin_of_the_axes_is_the_start(rows: Rows) -> None:
     axes = torch.rand(LANES, STEPS, CHANNELS, SIZE, SIZE)
     same = rows_at(rows, axes, torch.zeros(LANES, STEPS, SIZE, CHANNELS))
@@ -121,16 +137,19 @@ def test_tuning_goes_along_the_axes(
 
     monkeypatch.setattr(tune_module, "rows_at", spy)
     samples.tuned(tmp_path / "rows", lambda _: None)
-    last = used[0][0, -1]
-    lengths = (last.mT @ last).diagonal(dim1=-2, dim2=-1)
-    assert torch.allclose(lengths[:, -1], torch.ones(len(last)), atol=1e-5), "the longest"
+    plain, balanced_ones = used[0][0, -1], used[-1][0, -1]
+    lengths = (plain.mT @ plain).diagonal(dim1=-2, dim2=-1)
+    assert torch.allclose(lengths[:, -1], torch.ones(len(plain)), atol=1e-5), "the longest"
     assert (lengths.amax(-1) > 2).all(), "shorter ones"
+    gains = (balanced_ones.norm(dim=(1, 2)) / plain.norm(dim=(1, 2)))[:, None, None]
+    assert torch.allclose(balanced_ones, gains * plain, rtol=1e-4)
+    assert gains.std() > 0.01
 
 
 def test_a_resumed_tuning_keeps_its_axes(
     samples: Samples, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Elsewhere (another batch size, another device) the same axes may come out turned."""
+    """Elsewhere (another batch size, another device) they may come out turned: they are not looked for again."""
     whole = samples.tuned(tmp_path / "whole", lambda _: None)
 
     def interrupt(loss: float) -> None:
@@ -138,8 +157,7 @@ def test_a_resumed_tuning_keeps_its_axes(
 
     with pytest.raises(KeyboardInterrupt):
         samples.tuned(tmp_path / "parts", interrupt)
-    found = tune_module._axes
-    monkeypatch.setattr(tune_module, "_axes", lambda *given: -found(*given).flip(-1))
+    monkeypatch.delattr(tune_module, "_axes")
     resumed = samples.tuned(tmp_path / "parts", lambda _: None)
     assert torch.equal(resumed.outputs, whole.outputs) and torch.equal(resumed.inputs, whole.inputs)
 

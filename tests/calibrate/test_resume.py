@@ -35,7 +35,7 @@ def interrupt(monkeypatch: pytest.MonkeyPatch, owner: Any, name: str, call: int)
     monkeypatch.setattr(owner, name, interrupting)
 
 
-@pytest.mark.parametrize(("owner", "name", "call"), [(tune, "_loss", 4), (evaluate.Evaluator, "__call__", 2)])
+@pytest.mark.parametrize(("owner", "name", "call"), [(tune, "_loss", 8), (evaluate.Evaluator, "__call__", 2)])
 def test_an_interrupted_calibration_ends_as_an_uninterrupted_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, owner: Any, name: str, call: int
 ) -> None:
