@@ -23,13 +23,13 @@ class Outcome(NamedTuple):
 
 
 class Evaluator:
-    """Runs candidates on a fixed set of requests; the uncached pictures are sampled once."""
+    """Runs candidates on a fixed set of requests; the uncached pictures and paths are sampled once."""
 
     def __init__(
         self, renderer: Renderer, requests: Sequence[Request], advance: Callable[[int], None] | None = None
     ):
         self.renderer, self.requests = renderer, list(requests)
-        self.reference = renderer(self.requests, advance)
+        self.reference, self.path = renderer.walk(self.requests, advance)
 
     def __call__(self, policy: Policy, count: int | None = None) -> Outcome:
         """Sample the first `count` requests (default: all) under `policy`."""

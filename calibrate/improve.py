@@ -14,7 +14,8 @@ from cachesmith.calibrate.evaluate import Evaluator
 from cachesmith.calibrate.memo import Memo
 from cachesmith.calibrate.prompts import Request
 from cachesmith.calibrate.refine import refine
-from cachesmith.calibrate.tune import tune
+from cachesmith.calibrate.path import WAYPOINTS
+from cachesmith.calibrate.tune import PATH, Batch, tune
 from cachesmith.calibrate.weights import Rows
 from cachesmith.files import replacing
 from cachesmith.policies import Policy
@@ -28,7 +29,7 @@ MOVED = 32
 FASTEST = 0.015
 """Largest step along an axis in one iteration; along the shortest axes, weights go 32 times as far."""
 
-TUNING = (POWER, SMALLEST, PILOTS, LEAST, FASTEST)
+TUNING = (POWER, SMALLEST, PILOTS, LEAST, WAYPOINTS, PATH, FASTEST)
 """What else decides how weights are tuned: rows of other values are no part of a resumed run."""
 
 Start = float | str | None
@@ -107,11 +108,12 @@ def tuned(
     return rows
 
 
-def _batches(evaluator: Evaluator, config: CalibrationConfig) -> list[tuple[list[Request], Tensor]]:
+def _batches(evaluator: Evaluator, config: CalibrationConfig) -> list[Batch]:
     chooser = random.Random(config.seed)
     size = min(config.tune_batch, len(evaluator.requests))
     batches = []
     for _ in range(config.iterations):
         picked = chooser.sample(range(len(evaluator.requests)), size)
-        batches.append(([evaluator.requests[i] for i in picked], evaluator.reference.images[picked]))
+        requests = [evaluator.requests[i] for i in picked]
+        batches.append(Batch(requests, evaluator.reference.images[picked], evaluator.path[picked]))
     return batches

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from cachesmith.calibrate.path import follow, joined, waypoints
 from cachesmith.calibrate.prompts import Request
 from cachesmith.runtime.patch import patched
 
@@ -31,21 +32,34 @@ class Renderer:
 
     def __call__(self, requests: Sequence[Request], advance: Callable[[int], None] | None = None) -> Pictures:
         """Sample all `requests`; `advance(n)` is called after every n finished samples."""
-        parts: list[Pictures] = []
-        for chunk in _batches(requests, self.batch):
-            parts.append(self._call(chunk))
-            if advance is not None:
-                advance(len(chunk))
-        return Pictures(torch.cat([p.images for p in parts]), torch.cat([p.latents for p in parts]))
+        return _whole([pictures for pictures, _ in self._runs(requests, advance)])
 
-    def differentiable(self, requests: Sequence[Request]) -> Tensor:
-        """Sample one batch with gradients enabled and return its images [N, C, H, W].
+    def walk(
+        self, requests: Sequence[Request], advance: Callable[[int], None] | None = None
+    ) -> tuple[Pictures, Tensor]:
+        """Sample all `requests`; return their paths as well, [N, waypoints, ...], float32, see `path`."""
+        runs = list(self._runs(requests, advance))
+        return _whole([pictures for pictures, _ in runs]), torch.cat([path for _, path in runs])
+
+    def differentiable(self, requests: Sequence[Request]) -> tuple[Tensor, Tensor]:
+        """Sample one batch with gradients enabled; return its images [N, C, H, W] and its path.
 
         diffusers wraps every pipeline's `__call__` in `torch.no_grad`; this goes around the wrapper.
         """
         plain: Any = inspect.unwrap(type(self.pipe).__call__)
-        with torch.enable_grad():
-            return self._images(plain(self.pipe, **self._arguments(requests)))
+        with torch.enable_grad(), follow(self.pipe.scheduler, waypoints(self.steps)) as seen:
+            images = self._images(plain(self.pipe, **self._arguments(requests)))
+            return images, joined(seen, len(requests))
+
+    def _runs(
+        self, requests: Sequence[Request], advance: Callable[[int], None] | None
+    ) -> Iterator[tuple[Pictures, Tensor]]:
+        for chunk in _batches(requests, self.batch):
+            with follow(self.pipe.scheduler, waypoints(self.steps)) as seen:
+                pictures = self._call(chunk)
+            yield pictures, joined(seen, len(chunk))
+            if advance is not None:
+                advance(len(chunk))
 
     def _call(self, chunk: Sequence[Request]) -> Pictures:
         with _decoder_input(self.pipe) as latents:
@@ -67,6 +81,10 @@ class Renderer:
     def _images(result: Any) -> Tensor:
         images: Tensor = result.images if hasattr(result, "images") else result.frames
         return images.float().cpu()
+
+
+def _whole(parts: Sequence[Pictures]) -> Pictures:
+    return Pictures(torch.cat([p.images for p in parts]), torch.cat([p.latents for p in parts]))
 
 
 def _batches(requests: Sequence[Request], size: int) -> Iterator[list[Request]]:

@@ -2,14 +2,15 @@
 
 A cached sampling run is differentiable and cheap to differentiate: only the computed steps hold activations, and every
 forecast is linear in its weights. Adam on the rows alone, in the axes of `Moments`, minimises the log error of the
-final picture against the uncached one, so the rows learn to correct the errors that accumulate along the run; fitting
-each forecast by itself to recorded outputs does not. Every channel has weights of its own: channels move at different
+final picture and of the path to it against the uncached ones, so the rows learn to correct the errors that accumulate
+along the run; fitting each forecast by itself to recorded outputs does not. Every channel has weights of its own: channels move at different
 rates (HyCa's observation, arXiv 2510.04188), and a sum weighted per channel costs no more than one weighted as a whole.
 """
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -26,6 +27,17 @@ from cachesmith.runtime.history import Feature
 
 FLOOR = 1e-8
 """Squared error below which a picture counts as equal."""
+
+PATH = 0.85
+"""The path's part of the loss; the rest is the picture's."""
+
+
+class Batch(NamedTuple):
+    """Requests, with their uncached images [N, C, H, W] and paths [N, waypoints, ...]."""
+
+    requests: Sequence[Request]
+    images: Tensor
+    path: Tensor
 
 
 class Trainer:
@@ -70,16 +82,16 @@ class Trainer:
 
 def tune(
     renderer: Renderer,
-    batches: Sequence[tuple[Sequence[Request], Tensor]],
+    batches: Sequence[Batch],
     mask: str,
     start: Rows,
     learning_rate: float,
     advance: Callable[[float], None],
     unfinished: Path,
 ) -> Rows:
-    """Take one Adam step, in the axes of `Moments`, per batch of (requests, uncached images) and return the rows.
+    """Take one Adam step, in the axes of `Moments`, per batch and return the rows.
 
-    `advance(loss)` is called after every step. An interrupted call leaves its state in the file `unfinished`, and the
+    `advance(error)` is called after every step, with the mean log squared error of the pictures. An interrupted call leaves its state in the file `unfinished`, and the
     same call takes it up in the same axes. The model's own parameters are left alone.
     """
     if not batches:
@@ -94,28 +106,26 @@ def tune(
     with _frozen(transformer), Checkpoint(unfinished, [coordinates, axes], optimizer, schedule) as checkpoint:
         for known in checkpoint.losses:
             advance(known)
-        for requests, reference in batches[len(checkpoint.losses) :]:
-            loss = _loss(renderer, requests, reference, mask, rows_at(start, axes, coordinates))
+        for batch in batches[len(checkpoint.losses) :]:
+            loss, error = _loss(renderer, batch, mask, rows_at(start, axes, coordinates))
             (coordinates.grad,) = torch.autograd.grad(loss, coordinates)
             torch.nn.utils.clip_grad_norm_(coordinates, 1.0)
             optimizer.step()
             schedule.step()
             optimizer.zero_grad()
-            checkpoint.add(loss.item())
-            advance(loss.item())
+            checkpoint.add(error)
+            advance(error)
     return rows_at(start, axes, coordinates.detach())
 
 
-def _axes(
-    renderer: Renderer, batches: Sequence[tuple[Sequence[Request], Tensor]], mask: str, start: Rows
-) -> Tensor:
+def _axes(renderer: Renderer, batches: Sequence[Batch], mask: str, start: Rows) -> Tensor:
     moments = Moments(start)
     with torch.no_grad(), watch(renderer.pipe, Stack(), Trainer(mask, start, moments)):
-        renderer(batches[0][0])
+        renderer(batches[0].requests)
     axes = moments.axes()
     origin = torch.zeros_like(axes[..., 0]).mT.contiguous().requires_grad_()
     with _frozen(renderer.pipe.transformer):
-        losses = (_loss(renderer, *batch, mask, rows_at(start, axes, origin)) for batch in batches[:PILOTS])
+        losses = (_loss(renderer, batch, mask, rows_at(start, axes, origin))[0] for batch in batches[:PILOTS])
         return balanced(axes, [torch.autograd.grad(loss, origin)[0] for loss in losses])
 
 
@@ -132,10 +142,16 @@ def _frozen(transformer: nn.Module) -> Iterator[None]:
             parameter.requires_grad_(True)
 
 
-def _loss(
-    renderer: Renderer, requests: Sequence[Request], reference: Tensor, mask: str, trained: Rows
-) -> Tensor:
+def _loss(renderer: Renderer, batch: Batch, mask: str, trained: Rows) -> tuple[Tensor, float]:
+    """What is minimised, and the pictures' part of it as a number."""
     with watch(renderer.pipe, Stack(), Trainer(mask, trained)):
-        images = renderer.differentiable(requests)
-    error = (images - reference).square().flatten(1).mean(1)
+        images, path = renderer.differentiable(batch.requests)
+    picture = _log_error(images.flatten(1), batch.images.flatten(1))
+    on_the_way = _log_error(path.flatten(2), batch.path.flatten(2))
+    return (1 - PATH) * picture + PATH * on_the_way, picture.item()
+
+
+def _log_error(made: Tensor, uncached: Tensor) -> Tensor:
+    """Mean log of the mean squared error over the last dimension."""
+    error = (made - uncached).square().mean(-1)
     return (error + FLOOR).log().mean()

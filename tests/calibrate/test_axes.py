@@ -10,9 +10,9 @@ from tests.tiny import tiny_dit
 
 from cachesmith.calibrate import tune as tune_module
 from cachesmith.calibrate.axes import LEAST, POWER, SMALLEST, Moments, balanced, rows_at
-from cachesmith.calibrate.prompts import Request, requests
+from cachesmith.calibrate.prompts import requests
 from cachesmith.calibrate.render import Renderer
-from cachesmith.calibrate.tune import tune
+from cachesmith.calibrate.tune import Batch, tune
 from cachesmith.calibrate.weights import Rows, starting_rows
 
 LANES, STEPS, TAPS, CHANNELS = 2, 4, 2, 3
@@ -109,21 +109,20 @@ def test_the_origin_of_the_axes_is_the_start(rows: Rows) -> None:
 
 class Samples(NamedTuple):
     renderer: Renderer
-    requests: tuple[Request, ...]
-    images: torch.Tensor
+    batch: Batch
 
     def tuned(self, unfinished: Path, advance: Callable[[float], None]) -> Rows:
         """Four iterations from a line."""
         start = starting_rows("CFCFFF", 3, (1, 32), {}, None)
-        batches = [(self.requests, self.images)] * 4
-        return tune(self.renderer, batches, "CFCFFF", start, 0.01, advance, unfinished)
+        return tune(self.renderer, [self.batch] * 4, "CFCFFF", start, 0.01, advance, unfinished)
 
 
 @pytest.fixture(scope="module")
 def samples() -> Samples:
     renderer = Renderer(tiny_dit(), 6, guidance_scale=1.5)
     some = requests([{"class_labels": i} for i in range(2)], 2, 0)
-    return Samples(renderer, some, renderer(some).images)
+    pictures, path = renderer.walk(some)
+    return Samples(renderer, Batch(some, pictures.images, path))
 
 
 def test_tuning_goes_along_the_axes(

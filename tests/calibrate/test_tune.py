@@ -17,7 +17,7 @@ from cachesmith.calibrate.prompts import requests
 from cachesmith.calibrate.record import watch
 from cachesmith.calibrate.render import Renderer
 from cachesmith.calibrate.solvers import errors
-from cachesmith.calibrate.tune import Trainer, tune
+from cachesmith.calibrate.tune import Batch, Trainer, tune
 from cachesmith.calibrate.weights import Rows, line, starting_rows
 from cachesmith.policies import Stack
 
@@ -61,7 +61,7 @@ def test_trainer_and_runtime_give_the_same_pictures(evaluator: Evaluator) -> Non
 
 def tuned(evaluator: Evaluator, unfinished: Path, advance: Callable[[float], None]) -> Rows:
     start = starting_rows(MASK, 3, (LANES, CHANNELS), {}, None)
-    batches = [(evaluator.requests, evaluator.reference.images)] * 6
+    batches = [Batch(evaluator.requests, evaluator.reference.images, evaluator.path)] * 6
     return tune(evaluator.renderer, batches, MASK, start, 0.01, advance, unfinished)
 
 

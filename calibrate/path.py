@@ -1,0 +1,50 @@
+"""The path from noise to picture: latents at a few steps of a run.
+
+Weights that are judged by pictures alone may let the latents stray, as long as the last steps bring them back. Most
+samples forgive that; a sample at a fork takes the other branch, and the error grows tenfold. So tuned runs are held to
+the uncached path, too, which tells gradients of early steps more than the picture at the end does.
+"""
+
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+from itertools import count
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from cachesmith.runtime.patch import patched
+
+WAYPOINTS = 8
+"""Steps of a run whose latents are remembered; fewer of a short one."""
+
+
+def waypoints(steps: int) -> tuple[int, ...]:
+    """Steps that part a run evenly; neither its first nor its last."""
+    even = (round((steps - 1) * (i + 1) / (WAYPOINTS + 1)) for i in range(WAYPOINTS))
+    return tuple(dict.fromkeys(even))
+
+
+@contextmanager
+def follow(scheduler: Any, steps: Collection[int]) -> Iterator[list[Tensor]]:
+    """Collect the latents that `scheduler.step` is given at `steps` of one run; gradients flow through them."""
+    seen: list[Tensor] = []
+    calls, step = count(), scheduler.step
+
+    def spy(*args: Any, **kwargs: Any) -> Any:
+        if next(calls) in steps:
+            seen.append(kwargs["sample"] if "sample" in kwargs else args[2])
+        return step(*args, **kwargs)
+
+    with patched(scheduler, "step", spy):
+        yield seen
+
+
+def joined(seen: list[Tensor], samples: int) -> Tensor:
+    """One batch's path, [samples, waypoints, ...], float32, on the host.
+
+    Pipelines that step both halves of guidance keep the samples in the first.
+    """
+    if not seen:
+        return torch.empty(samples, 0)
+    return torch.stack([latents[:samples] for latents in seen], 1).float().cpu()
