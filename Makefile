@@ -6,8 +6,8 @@ MODEL := examples/fashion_dit/model
 OUT ?= out
 PROMPTS := --prompts examples/fashion_dit/prompts.jsonl
 FLUX := examples/fashion_flux/model --prompts examples/fashion_flux/prompts.jsonl
-EFFORT ?= --trials 24 --fitting 24 --validation 16 --heldout 32 --moves 24 --iterations 24
-FULL := --fitting 640 --moves 40 --iterations 120
+EFFORT ?= --trials 24 --fitting 24 --validation 16 --heldout 32 --moves 24 --iterations 48
+FULL := --fitting 640 --moves 40 --iterations 240
 RACE := --samples 32 --screen 8 --batch 8
 MEASURE ?= --samples 32 --repeats 1
 

@@ -40,7 +40,7 @@ class CalibrationConfig:
     batch: int = 32
     guidance_scale: float | None = None
     moves: int = 150
-    iterations: int = 100
+    iterations: int = 200
     tune_batch: int = 6
     learning_rate: float = 3.0
     taps: int = 3

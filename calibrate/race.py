@@ -20,7 +20,7 @@ POWERS = (1.0, 1.15, 1.3, 1.5)
 ROUND = 6
 """A round takes this part of the iterations that the winner will be tuned for."""
 
-SHORTEST = 10
+SHORTEST = 20
 """Shorter rounds tell schedules apart no better than chance does, and no race is run."""
 
 CALM = 0.35

@@ -70,8 +70,8 @@ def test_one_entrant_has_won(evaluator: Evaluator, tmp_path: Path) -> None:
 
 def test_how_long_a_race_is() -> None:
     assert rounds(1) == [] and rounds(5) == [5, 2] and rounds(8) == [8, 4, 2]
-    assert length(5, 120) == 7 * 20 and length(5, 60) == 7 * 10
-    assert length(5, 59) == length(1, 120) == 0
+    assert length(5, 240) == 7 * 40 and length(5, 120) == 7 * 20
+    assert length(5, 119) == length(1, 240) == 0
 
 
 def test_calibration_races_and_resumes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

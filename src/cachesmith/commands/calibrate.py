@@ -64,7 +64,7 @@ def calibrate(
             help="Gradient steps spent on each profile's weights; without --from, about as many go into the "
             "choice of its schedule.",
         ),
-    ] = 100,
+    ] = 200,
     work: Annotated[
         Path | None,
         typer.Option(
