@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from cachesmith.runtime.patch import patched
+from cachesmith.runtime.patch import heard, patched
 
 WAYPOINTS = 8
 """Steps of a run whose latents are remembered; fewer of a short one."""
@@ -29,22 +29,22 @@ def waypoints(steps: int) -> tuple[int, ...]:
 def follow(scheduler: Any, steps: Collection[int]) -> Iterator[list[Tensor]]:
     """Collect the latents that `scheduler.step` is given at `steps` of one run; gradients flow through them."""
     seen: list[Tensor] = []
-    calls, step = count(), scheduler.step
+    calls = count()
 
-    def spy(*args: Any, **kwargs: Any) -> Any:
+    def note(output: Tensor, timestep: Any, sample: Tensor, *_: Any, **__: Any) -> None:
         if next(calls) in steps:
-            seen.append(kwargs["sample"] if "sample" in kwargs else args[2])
-        return step(*args, **kwargs)
+            seen.append(sample)
 
-    with patched(scheduler, "step", spy):
+    with patched(scheduler, "step", heard(scheduler, "step", note)):
         yield seen
 
 
 def joined(seen: list[Tensor], samples: int) -> Tensor:
     """One batch's path, [samples, waypoints, ...], float32, on the host.
 
-    Pipelines that step both halves of guidance keep the samples in the first.
+    Pipelines that step both halves of guidance keep the samples in the first. Those that step a copy of their scheduler
+    show no path: a zero stands for it.
     """
     if not seen:
-        return torch.empty(samples, 0)
+        return torch.zeros(samples, 1, 1)
     return torch.stack([latents[:samples] for latents in seen], 1).float().cpu()

@@ -3,8 +3,9 @@
 A cached sampling run is differentiable and cheap to differentiate: only the computed steps hold activations, and every
 forecast is linear in its weights. Adam on the rows alone, in the axes of `Moments`, minimises the log error of the
 final picture and of the path to it against the uncached ones, so the rows learn to correct the errors that accumulate
-along the run; fitting each forecast by itself to recorded outputs does not. Every channel has weights of its own: channels move at different
-rates (HyCa's observation, arXiv 2510.04188), and a sum weighted per channel costs no more than one weighted as a whole.
+along the run; fitting each forecast by itself to recorded outputs does not. Every channel has weights of its own:
+channels move at different rates (HyCa's observation, arXiv 2510.04188), and a sum weighted per channel costs no more than
+one weighted as a whole.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -91,8 +92,9 @@ def tune(
 ) -> Rows:
     """Take one Adam step, in the axes of `Moments`, per batch and return the rows.
 
-    `advance(error)` is called after every step, with the mean log squared error of the pictures. An interrupted call leaves its state in the file `unfinished`, and the
-    same call takes it up in the same axes. The model's own parameters are left alone.
+    `advance(error)` is called after every step, with the mean log squared error of the pictures. An interrupted call
+    leaves its state in the file `unfinished`, and the same call takes it up in the same axes. The model's own
+    parameters are left alone.
     """
     if not batches:
         return start

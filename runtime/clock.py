@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from cachesmith.runtime.patch import patched
+from cachesmith.runtime.patch import heard, patched
 
 MOST_CALLS = 8
 """Calls in one step and cache context; with more, the scheduler is not what moves the sampler on."""
@@ -58,8 +58,8 @@ class Clock:
     def follow(self, scheduler: Any) -> Iterator["Clock"]:
         """Watch `scheduler` while the context is open."""
         self._scheduler = scheduler
-        set_timesteps = _followed_by(scheduler, "set_timesteps", self._restart)
-        step = _followed_by(scheduler, "step", self._advance)
+        set_timesteps = heard(scheduler, "set_timesteps", lambda *_, **__: self._restart())
+        step = heard(scheduler, "step", lambda *_, **__: self._advance())
         with patched(scheduler, "set_timesteps", set_timesteps), patched(scheduler, "step", step):
             yield self
 
@@ -132,22 +132,3 @@ class Clock:
         # second-order schedulers list a timestep twice; entering in the middle means the second, as in diffusers
         twice = 0 < nearest < len(steps) - 1 and steps[nearest + 1] == steps[nearest]
         return nearest + 1 if twice else nearest
-
-
-def _followed_by(owner: Any, name: str, then: Callable[[], None]) -> Callable[..., Any]:
-    """Return `owner`'s method `name` that calls `then` after it.
-
-    It is a bound method, and as such follows its owner: pipelines that deep-copy the scheduler get a copy that calls
-    its own method and leaves the clock alone. Pipelines also ask for its signature.
-    """
-    original = getattr(owner, name)
-    function = getattr(original, "__func__", None)
-
-    @wraps(function or original)
-    def method(this: Any, *args: Any, **kwargs: Any) -> Any:
-        result = function(this, *args, **kwargs) if function else original(*args, **kwargs)
-        if this is owner:
-            then()
-        return result
-
-    return MethodType(method, owner)

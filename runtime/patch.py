@@ -1,7 +1,9 @@
 """Replace an attribute of one object for the length of a context, and put it back whatever happens."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import wraps
+from types import MethodType
 from typing import Any
 
 _ABSENT = object()
@@ -19,3 +21,22 @@ def patched(target: Any, name: str, value: Any) -> Iterator[None]:
             vars(target).pop(name, None)
         else:
             vars(target)[name] = before
+
+
+def heard(owner: Any, name: str, then: Callable[..., None]) -> Callable[..., Any]:
+    """Return `owner`'s method `name` that calls `then`, with the same arguments, after it.
+
+    It is a bound method, and as such follows its owner: pipelines that deep-copy the scheduler get a copy that calls
+    its own method and is not heard. Pipelines also ask for its signature.
+    """
+    original = getattr(owner, name)
+    function = getattr(original, "__func__", None)
+
+    @wraps(function or original)
+    def method(this: Any, *args: Any, **kwargs: Any) -> Any:
+        result = function(this, *args, **kwargs) if function else original(*args, **kwargs)
+        if this is owner:
+            then(*args, **kwargs)
+        return result
+
+    return MethodType(method, owner)

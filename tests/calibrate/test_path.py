@@ -1,12 +1,14 @@
 """The path of a run: latents at a few steps, per sample, whatever the batch."""
 
+from copy import deepcopy
+from inspect import signature
 from typing import Any
 
 import pytest
 import torch
 from tests.tiny import tiny_dit
 
-from cachesmith.calibrate.path import WAYPOINTS, follow, waypoints
+from cachesmith.calibrate.path import WAYPOINTS, follow, joined, waypoints
 from cachesmith.calibrate.prompts import Request, requests
 from cachesmith.calibrate.render import Renderer
 
@@ -59,6 +61,25 @@ def test_gradients_flow_through_the_path() -> None:
     assert not expected.requires_grad
     (gradient,) = torch.autograd.grad(path[:, 0].sum(), next(pipe.transformer.parameters()))
     assert gradient.any()
+
+
+def test_pipelines_still_see_what_a_scheduler_takes() -> None:
+    scheduler = tiny_dit().scheduler
+    before = signature(scheduler.step)
+    with follow(scheduler, (1,)):
+        assert signature(scheduler.step) == before
+
+
+def test_a_copied_scheduler_steps_by_itself() -> None:
+    """And leaves no path, on which every run agrees."""
+    pipe = tiny_dit()
+    pipe.scheduler.set_timesteps(STEPS)
+    latents = torch.ones(2, 4, 8, 8)
+    with follow(pipe.scheduler, (0,)) as seen:
+        deepcopy(pipe.scheduler).step(latents, pipe.scheduler.timesteps[0], latents)
+        assert not joined(seen, 2).any()
+        pipe.scheduler.step(latents, pipe.scheduler.timesteps[0], sample=latents)
+    assert torch.equal(joined(seen, 1), latents[:1, None])
 
 
 def test_the_scheduler_is_left_as_it_was() -> None:
