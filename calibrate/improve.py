@@ -6,15 +6,13 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
 
 from cachesmith.calibrate.axes import LEAST, PILOTS, POWER, SMALLEST
 from cachesmith.calibrate.config import CalibrationConfig
 from cachesmith.calibrate.evaluate import Evaluator
 from cachesmith.calibrate.memo import Memo
-from cachesmith.calibrate.prompts import Request
-from cachesmith.calibrate.refine import refine
 from cachesmith.calibrate.path import WAYPOINTS
+from cachesmith.calibrate.refine import refine
 from cachesmith.calibrate.tune import PATH, Batch, tune
 from cachesmith.calibrate.weights import Rows
 from cachesmith.files import replacing

@@ -6,11 +6,9 @@ interrupted run.
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import wraps
-from types import MethodType
 from typing import Any
 
 import torch
