@@ -4,8 +4,8 @@ A cached sampling run is differentiable and cheap to differentiate: only the com
 forecast is linear in its weights. Adam on the rows alone, in the axes of `Moments`, minimises the log error of the
 final picture and of the path to it against the uncached ones, so the rows learn to correct the errors that accumulate
 along the run; fitting each forecast by itself to recorded outputs does not. Every channel has weights of its own:
-channels move at different rates (HyCa's observation, arXiv 2510.04188), and a sum weighted per channel costs no more than
-one weighted as a whole.
+channels move at different rates (HyCa's observation, arXiv 2510.04188), and a sum weighted per channel costs no more
+than one weighted as a whole.
 """
 
 from collections.abc import Callable, Iterator, Sequence
