@@ -64,7 +64,7 @@ class Moments:
 
 
 def balanced(axes: Tensor, gradients: Sequence[Tensor]) -> Tensor:
-    """`axes`, scaled by how much channels matter: `gradients` of coordinates [lanes, steps, K, channels], one a batch."""
+    """`axes`, scaled by how much channels matter: `gradients` [lanes, steps, K, channels] of coordinates, by batch."""
     size = torch.stack([gradient.double().square().mean(2) for gradient in gradients]).mean(0).sqrt()
     if not size.any():
         return axes
