@@ -11,6 +11,7 @@ from torch.optim import Adam
 from torch.optim.lr_scheduler import CosineAnnealingLR
 
 from cachesmith.calibrate import checkpoint
+from cachesmith.calibrate import tune as tune_module
 from cachesmith.calibrate.channels import record_grams
 from cachesmith.calibrate.evaluate import Evaluator
 from cachesmith.calibrate.prompts import requests
@@ -72,6 +73,20 @@ def test_tuning_lowers_the_closed_loop_error(evaluator: Evaluator, tmp_path: Pat
     assert min(losses[1:]) < losses[0]
     assert not torch.equal(rows.outputs, start.outputs)
     assert all(p.requires_grad for p in evaluator.renderer.pipe.transformer.parameters())
+
+
+def test_tuning_stays_closer_to_the_path_than_by_pictures_alone(
+    evaluator: Evaluator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def strayed(part: float) -> float:
+        monkeypatch.setattr(tune_module, "PATH", part)
+        rows = tuned(evaluator, tmp_path / "unfinished", lambda _: None)
+        (tmp_path / "unfinished").unlink(missing_ok=True)
+        with torch.no_grad(), watch(evaluator.renderer.pipe, Stack(), Trainer(MASK, rows)):
+            _, path = evaluator.renderer.walk(evaluator.requests)
+        return (path - evaluator.path).square().mean().item()
+
+    assert strayed(tune_module.PATH) < strayed(0.0)
 
 
 # the learning rate's constructor takes a step, too
