@@ -32,13 +32,13 @@ class Renderer:
 
     def __call__(self, requests: Sequence[Request], advance: Callable[[int], None] | None = None) -> Pictures:
         """Sample all `requests`; `advance(n)` is called after every n finished samples."""
-        return _whole([pictures for pictures, _ in self._runs(requests, advance)])
+        return _whole([self._call(chunk) for chunk in self._chunks(requests, advance)])
 
     def walk(
         self, requests: Sequence[Request], advance: Callable[[int], None] | None = None
     ) -> tuple[Pictures, Tensor]:
         """Sample all `requests`; return their paths as well, [N, waypoints, ...], float32, see `path`."""
-        runs = list(self._runs(requests, advance))
+        runs = [self._followed(chunk) for chunk in self._chunks(requests, advance)]
         return _whole([pictures for pictures, _ in runs]), torch.cat([path for _, path in runs])
 
     def differentiable(self, requests: Sequence[Request]) -> tuple[Tensor, Tensor]:
@@ -51,15 +51,18 @@ class Renderer:
             images = self._images(plain(self.pipe, **self._arguments(requests)))
             return images, joined(seen, len(requests))
 
-    def _runs(
+    def _chunks(
         self, requests: Sequence[Request], advance: Callable[[int], None] | None
-    ) -> Iterator[tuple[Pictures, Tensor]]:
+    ) -> Iterator[list[Request]]:
         for chunk in _batches(requests, self.batch):
-            with follow(self.pipe.scheduler, waypoints(self.steps)) as seen:
-                pictures = self._call(chunk)
-            yield pictures, joined(seen, len(chunk))
+            yield chunk
             if advance is not None:
                 advance(len(chunk))
+
+    def _followed(self, chunk: Sequence[Request]) -> tuple[Pictures, Tensor]:
+        with follow(self.pipe.scheduler, waypoints(self.steps)) as seen:
+            pictures = self._call(chunk)
+        return pictures, joined(seen, len(chunk))
 
     def _call(self, chunk: Sequence[Request]) -> Pictures:
         with _decoder_input(self.pipe) as latents:

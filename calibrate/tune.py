@@ -114,7 +114,6 @@ def tune(
             torch.nn.utils.clip_grad_norm_(coordinates, 1.0)
             optimizer.step()
             schedule.step()
-            optimizer.zero_grad()
             checkpoint.add(error)
             advance(error)
     return rows_at(start, axes, coordinates.detach())

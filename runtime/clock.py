@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from cachesmith.runtime.patch import heard, patched
+from cachesmith.runtime.patch import heard
 
 MOST_CALLS = 8
 """Calls in one step and cache context; with more, the scheduler is not what moves the sampler on."""
@@ -56,9 +56,8 @@ class Clock:
     def follow(self, scheduler: Any) -> Iterator["Clock"]:
         """Watch `scheduler` while the context is open."""
         self._scheduler = scheduler
-        set_timesteps = heard(scheduler, "set_timesteps", lambda *_, **__: self._restart())
-        step = heard(scheduler, "step", lambda *_, **__: self._advance())
-        with patched(scheduler, "set_timesteps", set_timesteps), patched(scheduler, "step", step):
+        restarts = heard(scheduler, "set_timesteps", lambda *_, **__: self._restart())
+        with restarts, heard(scheduler, "step", lambda *_, **__: self._advance()):
             yield self
 
     def timesteps(self) -> list[float]:

@@ -23,10 +23,11 @@ def patched(target: Any, name: str, value: Any) -> Iterator[None]:
             vars(target)[name] = before
 
 
-def heard(owner: Any, name: str, then: Callable[..., None]) -> Callable[..., Any]:
-    """Return `owner`'s method `name` that calls `then`, with the same arguments, after it.
+@contextmanager
+def heard(owner: Any, name: str, then: Callable[..., None]) -> Iterator[None]:
+    """Call `then`, with the same arguments, after every call of `owner`'s method `name`.
 
-    It is a bound method, and as such follows its owner: pipelines that deep-copy the scheduler get a copy that calls
+    It stays a bound method, and as such follows its owner: pipelines that deep-copy the scheduler get a copy that calls
     its own method and is not heard. Pipelines also ask for its signature.
     """
     original = getattr(owner, name)
@@ -39,4 +40,5 @@ def heard(owner: Any, name: str, then: Callable[..., None]) -> Callable[..., Any
             then(*args, **kwargs)
         return result
 
-    return MethodType(method, owner)
+    with patched(owner, name, MethodType(method, owner)):
+        yield
