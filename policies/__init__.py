@@ -55,11 +55,12 @@ from cachesmith.policies.migrations import MIGRATIONS, upgrade
 from cachesmith.policies.policy import Policy, content_id, unbound
 from cachesmith.policies.presets import PRESETS, parse_preset, preset
 from cachesmith.policies.refresh import Clustered, Refresh, Scored
-from cachesmith.policies.schedule import mask, remap
-from cachesmith.policies.units import Modules, Segments, Stack, Units
+from cachesmith.policies.schedule import computations, halves, mask, remap
+from cachesmith.policies.units import GUIDANCE, Follower, Modules, Segments, Stack, Units
 
 __all__ = [
     "FORMAT",
+    "GUIDANCE",
     "MIGRATIONS",
     "PRESETS",
     "SUFFIX",
@@ -83,6 +84,7 @@ __all__ = [
     "Fitted",
     "Fixed",
     "Foca",
+    "Follower",
     "Forecaster",
     "Frozen",
     "Gate",
@@ -116,9 +118,11 @@ __all__ = [
     "UnitFit",
     "Units",
     "canonical",
+    "computations",
     "content_id",
     "decode",
     "encode",
+    "halves",
     "load",
     "magcache_mask",
     "mask",

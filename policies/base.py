@@ -45,6 +45,9 @@ Text = Annotated[str, StringConstraints(max_length=400), AfterValidator(one_line
 Mask = Annotated[str, StringConstraints(pattern=r"^C[CF]*$", max_length=10_000)]
 """One letter a step: C computed, F forecast. The first step has nothing to be forecast from."""
 
+HalfMask = Annotated[str, StringConstraints(pattern=r"^C[CFH]*$", max_length=10_000)]
+"""As `Mask`, with one letter more, H: half of it is computed, that half of guidance which the other follows."""
+
 Threshold = Annotated[float, Field(ge=0, le=1e6)]
 MAX_GROUPS = 1000
 """Unit groups that a profile may treat on their own: as many as it may have segments."""

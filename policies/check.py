@@ -4,9 +4,9 @@ from cachesmith.policies.arrays import Spans, check_array, check_forecaster, id_
 from cachesmith.policies.base import Arrays
 from cachesmith.policies.document import Document, Profile, SamplerKey
 from cachesmith.policies.errors import PolicyError
-from cachesmith.policies.gate import Fixed
+from cachesmith.policies.gate import Fixed, StaticGate
 from cachesmith.policies.references import forecasters, mentions, references
-from cachesmith.policies.units import Modules, Segments
+from cachesmith.policies.units import Modules, Segments, Stack
 
 MAX_BYTES = 2**30
 """Of all arrays together: what a reader is willing to hold in memory."""
@@ -23,6 +23,7 @@ def check(document: Document, arrays: Arrays) -> None:
     for name, profile in document.profiles.items():
         _check_units(name, profile, blocks)
         steps = _check_masks(name, profile, document.sampler)
+        _check_follower(name, profile)
         _check_lanes(name, profile, arrays)
         for field, forecaster in forecasters(name, profile):
             check_forecaster(field, forecaster, steps, arrays, spans)
@@ -97,6 +98,21 @@ def _check_masks(name: str, profile: Profile, sampler: SamplerKey | None) -> int
                 "give one letter per step"
             )
     return steps
+
+
+def _check_follower(name: str, profile: Profile) -> None:
+    """Steps that are computed by half, and the half that follows, come together and are settled beforehand."""
+    follower = profile.units.follower if isinstance(profile.units, Stack) else None
+    if follower is None and isinstance(profile.gate, Fixed) and "H" in profile.gate.mask:
+        raise PolicyError(
+            f"profiles.{name}.gate.mask computes half of guidance at some steps, but no half follows the other; "
+            "say which one does in units.follower, or replace H"
+        )
+    if follower is not None and not isinstance(profile.gate, StaticGate):
+        raise PolicyError(
+            f"profiles.{name}.units has a follower, but the gate {profile.gate.kind!r} decides while sampling; "
+            "use the gate `fixed` or `interval`, or leave the follower out"
+        )
 
 
 def _check_lanes(name: str, profile: Profile, arrays: Arrays) -> None:

@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from cachesmith.policies.base import MAX_GROUPS, Count, Frozen, Mask, Name, Threshold
+from cachesmith.policies.base import MAX_GROUPS, Count, Frozen, HalfMask, Mask, Name, Threshold
 
 Steps = Annotated[int, Field(ge=1, le=1000)]
 Coefficient = Annotated[float, Field(ge=-1e12, le=1e12)]
@@ -13,11 +13,13 @@ Coefficient = Annotated[float, Field(ge=-1e12, le=1e12)]
 class Fixed(Frozen):
     """A schedule settled beforehand: `mask` has one letter a step, C computed or F forecast.
 
+    Where one half of guidance follows the other (`Stack.follower`), a step may be H: only the other half is computed.
+
     `groups` gives a unit group (`attn`, `mlp`, `segment.3`) a schedule of its own.
     """
 
     kind: Literal["fixed"] = "fixed"
-    mask: Mask
+    mask: HalfMask
     groups: dict[Name, Mask] = Field(default_factory=dict, max_length=MAX_GROUPS)
 
 

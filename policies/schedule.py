@@ -1,17 +1,18 @@
-"""Which steps a static gate computes: masks with one letter a step, C computed or F forecast."""
+"""Which steps a static gate computes: masks with one letter a step, C computed, F forecast or H by halves."""
 
 from collections.abc import Sequence
 from math import inf, log
 
 from cachesmith.policies.errors import PolicyError
 from cachesmith.policies.gate import Fixed, Interval, StaticGate
+from cachesmith.policies.units import GUIDANCE
 
 FLOOR = 1e-6
 """Noise levels below it count as equal: samplers end at, or next to, zero."""
 
 
 def mask(gate: StaticGate, steps: int, group: str | None = None) -> str:
-    """Return the gate's mask for a run of `steps` steps, for one unit group if named."""
+    """Return the gate's mask for a run of `steps` steps; for one unit group, if named, in C and F alone."""
     if steps < 1:
         raise PolicyError(f"a run has {steps} steps; at least 1 is needed")
     match gate:
@@ -22,14 +23,27 @@ def mask(gate: StaticGate, steps: int, group: str | None = None) -> str:
 
 
 def remap(mask: str, sigmas_from: Sequence[float], sigmas_to: Sequence[float]) -> str:
-    """Carry a mask to other noise levels: each computed step goes to the nearest one in log sigma."""
+    """Carry a mask to other noise levels: each computed step goes to the nearest one in log sigma, C before H."""
     if len(mask) != len(sigmas_from):
         raise PolicyError(
             f"the mask has {len(mask)} letters for {len(sigmas_from)} noise levels; give one letter per step"
         )
     old, new = _logs(sigmas_from), _logs(sigmas_to)
-    computed = {_nearest(old, step, new) for step, letter in enumerate(mask) if letter == "C"} | {0}
-    return "".join("C" if step in computed else "F" for step in range(len(new)))
+    letters = ["F"] * len(new)
+    for letter in "HC":
+        for step in (step for step, found in enumerate(mask) if found == letter):
+            letters[_nearest(old, step, new)] = letter
+    return "".join(["C", *letters[1:]])
+
+
+def computations(mask: str) -> float:
+    """Full computations of a mask: a step that is computed by half counts half."""
+    return mask.count("C") + mask.count("H") / 2
+
+
+def halves(mask: str) -> tuple[str, str]:
+    """The masks, in C and F, of the half of guidance that is followed, and of the one that follows."""
+    return mask.replace("H", "C"), mask.replace("H", "F")
 
 
 def _fixed(gate: Fixed, steps: int, group: str | None) -> str:
@@ -38,7 +52,8 @@ def _fixed(gate: Fixed, steps: int, group: str | None) -> str:
         raise PolicyError(
             f"the mask has {len(letters)} letters for {steps} steps; use {len(letters)} steps or remap it"
         )
-    return letters
+    leading, following = halves(letters)
+    return letters if group is None else following if group == GUIDANCE else leading
 
 
 def _computes(gate: Interval, step: int, steps: int) -> bool:

@@ -67,7 +67,9 @@ def apply(
     engines = (
         None
         if bundle is None
-        else bind_engines(bundle, transformer, pipe, units, drop_torch_weights, session.stats)
+        else bind_engines(
+            bundle, transformer, pipe, tuple(u for u in units if u.members), drop_torch_weights, session.stats
+        )
     )
     with ExitStack() as stack:
         stack.callback(session.free)

@@ -35,15 +35,28 @@ def reader(module: nn.Module, names: tuple[str, ...]) -> Callable[..., tuple[Any
     return read
 
 
-def writer(
-    module: nn.Module, names: tuple[str, ...]
-) -> Callable[..., tuple[tuple[Any, ...], dict[str, Any]]]:
+Change = Callable[[str, Any], Any]
+"""Makes another value of an argument, from its name and value."""
+
+Call = tuple[tuple[Any, ...], dict[str, Any]]
+
+
+def mapper(module: nn.Module) -> Callable[[tuple[Any, ...], dict[str, Any], Change], Call]:
+    """Return a function that changes every argument of a call."""
+    parameters = _parameters(module)
+
+    def changed(args: tuple[Any, ...], kwargs: dict[str, Any], change: Change) -> Call:
+        placed = tuple(change(n, value) for n, value in zip(parameters, args, strict=False))
+        return placed, {n: change(n, value) for n, value in kwargs.items()}
+
+    return changed
+
+
+def writer(module: nn.Module, names: tuple[str, ...]) -> Callable[..., Call]:
     """Return a function that puts other values in the place of what `reader` reads."""
     places = _places(module, names)
 
-    def write(
-        args: tuple[Any, ...], kwargs: dict[str, Any], values: Feature
-    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    def write(args: tuple[Any, ...], kwargs: dict[str, Any], values: Feature) -> Call:
         placed, named = [*args], {**kwargs}
         for (name, index), value in zip(places, values, strict=True):
             if name in kwargs:

@@ -18,9 +18,10 @@ from cachesmith.runtime.adapters import adapter_for
 from cachesmith.runtime.arguments import reader
 from cachesmith.runtime.call import Call, Forward, Scope
 from cachesmith.runtime.clock import Clock
+from cachesmith.runtime.halves import Halves
 from cachesmith.runtime.patch import patched
-from cachesmith.runtime.runner import Computer, Runner
-from cachesmith.runtime.units import Unit
+from cachesmith.runtime.runner import Computer, Foreseeing, Runner
+from cachesmith.runtime.units import IMAGE, Unit
 
 _MARK = "_cachesmith_session"
 
@@ -41,7 +42,7 @@ def attach(
     """
     if _MARK in vars(transformer):
         raise PolicyError("this transformer already runs under a policy; leave that context first")
-    scope = Scope(runner, clock, computer)
+    scope = Scope(_guided(runner, units), clock, computer)
     with ExitStack() as stack:
         stack.enter_context(patched(transformer, _MARK, runner))
         stack.enter_context(_watch(transformer, scope))
@@ -58,13 +59,25 @@ def clock_for(transformer: nn.Module) -> Clock:
     return Clock(adapter.timestep_scale, adapter.timestep_shift)
 
 
+def _guided(runner: Runner, units: tuple[Unit, ...]) -> Runner | Halves:
+    """Show `runner` the halves of guidance, if one of them is a unit of its own."""
+    following = next((unit for unit in units if unit.follower is not None), None)
+    if following is None:
+        return runner
+    assert isinstance(runner, Foreseeing), "only runners that know what they compute can follow halves"
+    return Halves(runner, following)
+
+
 @contextmanager
 def _watch(transformer: Any, scope: Scope) -> Iterator[None]:
     """Tell the runner of every call. Hooks, since CPU offloading replaces `forward` after each pipeline call."""
-    read = reader(transformer, (adapter_for(transformer).timestep,))
+    read = reader(transformer, (adapter_for(transformer).timestep, IMAGE))
 
     def before(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        scope.runner.begin(scope.clock.tick(read(args, kwargs)[0]))
+        timestep, latents = read(args, kwargs)
+        scope.runner.begin(scope.clock.tick(timestep))
+        if isinstance(scope.runner, Halves):
+            scope.runner.check(latents)
         scope.open = True
 
     def after(*_: Any) -> None:

@@ -8,8 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from cachesmith.policies import EngineError
-from cachesmith.runtime.arguments import namer, reader, writer
+from cachesmith.runtime.arguments import mapper, namer, reader, writer
 from cachesmith.runtime.clock import Clock
+from cachesmith.runtime.halves import Half, Halves
 from cachesmith.runtime.history import Feature
 from cachesmith.runtime.peek import peek
 from cachesmith.runtime.refresh import Partial
@@ -22,7 +23,7 @@ Forward = Callable[..., Any]
 class Scope:
     """The transformer call in progress; units called outside of one are left alone."""
 
-    def __init__(self, runner: Runner, clock: Clock, computer: Computer | None):
+    def __init__(self, runner: Runner | Halves, clock: Clock, computer: Computer | None):
         self.runner, self.clock, self.computer = runner, clock, computer
         self.onlooker = runner if isinstance(runner, Onlooker) else None
         self.open = False
@@ -39,7 +40,7 @@ class Call:
         self.enters = None if unit.entry is None else _entering(*unit.entry)
         self.begun = False
         self.inputs: Feature = ()
-        self.known: Feature | Partial | None = None
+        self.known: Feature | Partial | Half | None = None
         self.passed: dict[str, Tensor] | None = None
 
     def member(self, position: int) -> Callable[[Forward], Forward]:
@@ -61,9 +62,9 @@ class Call:
                     self._engage(name(args, kwargs))
                 if not self.begun:
                     return original(*args, **kwargs)
-                if self.known is None:
-                    result = original(*args, **kwargs)
-                    return self._observe(result) if last else result
+                if not isinstance(self.known, tuple | Partial):
+                    result = self._compute(original, args, kwargs, position)
+                    return self._computed(result) if last else result
                 if isinstance(self.known, Partial):
                     args, kwargs = write(args, kwargs, self.known.inputs)
                     self.known = self.known.complete((original(*args, **kwargs),))
@@ -88,11 +89,20 @@ class Call:
 
     def _engage(self, arguments: Mapping[str, Any]) -> None:
         """Unless the unit was forecast, let the computer have it."""
-        if self.known is None and self.scope.computer is not None:
-            self.known = known = self.scope.computer.compute(self.unit, arguments)
-            if known is not None:
-                self.passed = {}
-                self.scope.runner.observe(self.unit, self.inputs, known)
+        if self.scope.computer is None or isinstance(self.known, tuple | Partial):
+            return
+        half = self.known
+        if half is not None:
+            arguments = {name: half.take(name, value) for name, value in arguments.items()}
+        made = self.scope.computer.compute(self.unit, arguments)
+        if made is None:
+            return
+        self.passed = {}
+        if half is not None:
+            self.known = half.complete(made)
+        else:
+            self.known = made
+            self.scope.runner.observe(self.unit, self.inputs, made)
 
     def _unchanged(self, position: int, values: tuple[Any, ...]) -> None:
         """A computer took all blocks in one go: raise `EngineError` where the transformer works between them."""
@@ -109,9 +119,22 @@ class Call:
         by_name = dict(zip(self.unit.reads[position], values, strict=True))
         return tuple(by_name[stream] for stream in self.unit.streams)
 
-    def _observe(self, result: Any) -> Any:
+    def _compute(
+        self, original: Forward, args: tuple[Any, ...], kwargs: dict[str, Any], position: int
+    ) -> Any:
+        """Call the member for the batch, or for the half of it that is to be computed."""
+        if isinstance(self.known, Half):
+            args, kwargs = mapper(self.unit.members[position])(args, kwargs, self.known.take)
+            self.known.check(reader(self.unit.members[position], self.unit.reads[position])(args, kwargs))
+        return original(*args, **kwargs)
+
+    def _computed(self, result: Any) -> Any:
+        """The last member has computed the unit, or half of the batch."""
         values = result if isinstance(result, tuple) else (result,)
         outputs = self._select(values, -1) if self.unit.residual else values
+        if isinstance(self.known, Half):
+            self.known = self.known.complete(outputs)
+            return self._finish(values)
         self.scope.runner.observe(self.unit, self.inputs, outputs)
         self.begun, self.inputs = False, ()
         return result

@@ -74,6 +74,17 @@ class Run:
             case Forecast() as decision:
                 return self._estimate(unit, decision, history, inputs)
 
+    def computes(self, unit: Unit, inputs: Feature) -> bool:
+        """Whether `unit` cannot be forecast now; a reason that was not planned is counted."""
+        history = self._branch.history(unit)
+        decision = self.plan.decide(unit, self._step, history.steps)
+        if isinstance(decision, Forecast) and history.fits(inputs):
+            return False
+        why = decision.why if isinstance(decision, Compute) else CHANGED_SHAPE
+        if why is not None:
+            self.stats.fall_back(why)
+        return True
+
     def observe(self, unit: Unit, inputs: Feature, outputs: Feature) -> None:
         """Show a computed unit to the gate, and remember it."""
         if len(outputs) != len(unit.streams):

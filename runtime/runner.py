@@ -26,6 +26,14 @@ class Runner(Protocol):
 
 
 @runtime_checkable
+class Foreseeing(Runner, Protocol):
+    """A runner that knows what it will compute before it is asked to forecast it."""
+
+    def computes(self, unit: Unit, inputs: Feature) -> bool:
+        """Whether `unit` is to be computed now, for inputs of this shape."""
+
+
+@runtime_checkable
 class Onlooker(Protocol):
     """A runner that may want to see the modulated input of a run of blocks, although it is forecast."""
 

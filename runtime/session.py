@@ -64,6 +64,11 @@ class Session:
         run = self._current
         return None if run is None else run.forecast(unit, inputs)
 
+    def computes(self, unit: Unit, inputs: Feature) -> bool:
+        """Whether `unit` is to be computed now, for inputs of this shape."""
+        run = self._current
+        return run is None or run.computes(unit, inputs)
+
     def observe(self, unit: Unit, inputs: Feature, outputs: Feature) -> None:
         """Remember a computed unit."""
         if self._tick is None:

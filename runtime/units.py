@@ -1,11 +1,11 @@
 """The units of a loaded transformer: which modules belong to each, and what flows in and out."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import assert_never
 
 from torch import nn
 
-from cachesmith.policies import Modules, PolicyError, Segments, Stack, Units
+from cachesmith.policies import GUIDANCE, Follower, Modules, PolicyError, Segments, Stack, Units
 from cachesmith.runtime.adapters import JOINED, Adapter, BlockList, ModuleSpan, adapter_for, is_compiled
 
 IMAGE = "hidden_states"
@@ -22,6 +22,8 @@ class Unit:
     one unit; `lane` is the index of the unit's first. `share` is the unit's part of all blocks. A `tokenwise` unit has
     one member and one stream [B, N, D], and computes every token by itself.
 
+    The unit `guidance` is one half of guidance, its `follower`, as it differs from the other; it has no members.
+
     `entry` is the first heavy submodule inside a run of blocks, and the argument that carries the image stream there:
     what it is given is the modulated input. None where the adapter does not describe it, or the block is compiled.
     """
@@ -37,6 +39,7 @@ class Unit:
     lane: int
     tokenwise: bool = False
     entry: tuple[nn.Module, str] | None = None
+    follower: Follower | None = None
 
     @property
     def main(self) -> int:
@@ -61,8 +64,9 @@ def resolve_units(transformer: nn.Module, units: Units) -> tuple[Unit, ...]:
     adapter = adapter_for(transformer)
     blocks = block_lists(transformer)
     match units:
-        case Stack():
-            return _segments(blocks, adapter, (0,), "stack")
+        case Stack(follower=follower):
+            (stack,) = _segments(blocks, adapter, (0,), "stack")
+            return (stack,) if follower is None else (replace(stack, share=0.5), _guidance(stack, follower))
         case Segments():
             return _segments(blocks, adapter, units.resolved(len(blocks)), "segment")
         case Modules():
@@ -92,6 +96,13 @@ def _segments(
         )
         units.append(unit)
     return tuple(units)
+
+
+def _guidance(stack: Unit, follower: Follower) -> Unit:
+    return Unit(
+        name=GUIDANCE, group=GUIDANCE, members=(), reads=(), streams=stack.streams, residual=False, joined=False,
+        share=0.5, lane=len(stack.streams), follower=follower,
+    )  # fmt: skip
 
 
 def _entry(entry: BlockList, block: nn.Module) -> tuple[nn.Module, str] | None:

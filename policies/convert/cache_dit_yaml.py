@@ -108,12 +108,12 @@ def _forecaster(config: CacheConfig) -> Forecaster:
 def _first_blocks(profile: Profile, masks: dict[str | None, str]) -> tuple[int, tuple[str, ...]]:
     """Return how many first blocks cache-dit computes at every step; it needs at least one."""
     match profile.units:
-        case Stack() if len(masks) == 1:
+        case Stack(follower=None) if len(masks) == 1:
             return 1, ("cache-dit always computes the first block; the policy forecasts all blocks together",)
         case Segments(starts=(0, first)) if first > 0 and set(masks) == {None, "segment.0"}:
             if set(masks["segment.0"]) == {"C"}:
                 return first, ()
     raise PolicyError(
         f"cache-dit forecasts all blocks after the first few with one schedule, not units {profile.units.kind!r} "
-        "like these; export a profile whose unit is the stack"
+        "like these; export a profile whose unit is the stack, without a follower"
     )

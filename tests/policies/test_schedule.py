@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cachesmith.policies import Fixed, Interval, PolicyError, mask, remap
+from cachesmith.policies import Fixed, Interval, PolicyError, computations, halves, mask, remap
 
 PUBLISHED = [
     *[("TaylorSeer on DiT", 2, n, nfc) for n, nfc in {4: 14, 5: 11, 6: 10, 7: 8, 9: 7}.items()],
@@ -50,6 +50,16 @@ def test_fixed_masks() -> None:
     assert (mask(gate, 3), mask(gate, 3, "mlp"), mask(gate, 3, "attn")) == ("CFF", "CFC", "CFF")
     with pytest.raises(PolicyError, match="3 letters for 4 steps; use 3 steps or remap"):
         mask(gate, 4)
+
+
+def test_steps_that_are_computed_by_half() -> None:
+    gate = Fixed(mask="CHFCF")
+    assert [mask(gate, 5, group) for group in (None, "stack", "guidance")] == ["CHFCF", "CCFCF", "CFFCF"]
+    assert computations("CHFCF") == 2.5
+    assert halves("CHFCF") == ("CCFCF", "CFFCF")
+    assert remap("CHFCF", [5, 4, 3, 2, 1], [5, 4.5, 4, 3.5, 3, 2.5, 2, 1.5, 1, 0.5]) == "CFHFFFCFFF"
+    # a step that is computed in full is not lost to one that is computed by half
+    assert remap("CHC", [5, 4, 3.9], [5, 4]) == "CC"
 
 
 masks = st.text("CF", max_size=40).map(lambda letters: "C" + letters)

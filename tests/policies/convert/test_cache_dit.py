@@ -182,6 +182,7 @@ def test_the_flat_form_and_other_sections() -> None:
         ({"gate": Interval(), "overrides": {"stack": Forecaster()}}, "no overrides"),
         ({"gate": Interval(), "axis": "sigma"}, "this profile in sigma"),
         ({"gate": Fixed(mask="CCF", groups={"stack": "CFF"})}, "not units 'stack'"),
+        ({"gate": Fixed(mask="CHF"), "units": Stack(follower="first")}, "without a follower"),
     ],
 )
 def test_what_cannot_be_exported_is_named(profile: dict[str, Any], said: str) -> None:
