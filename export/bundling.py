@@ -10,7 +10,7 @@ from cachesmith.export.build_engine import build_engine
 from cachesmith.export.bundle_writer import earlier, publish, take, workshop
 from cachesmith.export.config import TOLERANCE, ExportConfig, Report
 from cachesmith.export.digest import engine_digest
-from cachesmith.export.job import Job, make_job, manifest_of, part_key, parts_of, record_parts
+from cachesmith.export.job import Job, halved, make_job, manifest_of, part_key, parts_of, record_parts
 from cachesmith.export.parity import Row, judge
 from cachesmith.export.parts import Part, part_unit
 from cachesmith.export.prove import prove
@@ -86,7 +86,7 @@ def _graph(
         module=part.module,
         inputs=inputs,
         outputs=outputs,
-        ranges=axis_ranges(face, inputs, samples, job.config),
+        ranges=axis_ranges(face, inputs, samples, job.config, halved(job.policy, job.config)),
         key=key,
         onnx=describe_file(path),
         data=take(work, f"{path.name}.data"),

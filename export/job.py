@@ -11,7 +11,7 @@ from cachesmith.export.config import ExportConfig, Report
 from cachesmith.export.digest import digest, versions, weights_digest
 from cachesmith.export.parts import Part, part_unit, plan_parts
 from cachesmith.export.record import Sample, record
-from cachesmith.policies import EngineError, ModelKey, Policy
+from cachesmith.policies import EngineError, ModelKey, Policy, Stack
 from cachesmith.policies.bundle import Build, Manifest, SegmentEntry
 from cachesmith.runtime.fingerprint import model_key
 
@@ -68,7 +68,8 @@ def part_key(job: Job, part: Part) -> str:
     c = job.config
     about = [part.name, job.model.transformer, job.model.config_hash, job.dtype, c.opset, versions()]
     tokens = None if c.tokens is None else c.tokens.model_dump()
-    shapes = [c.requests, steps_of(job.policy, c), c.pictures.model_dump(), tokens, c.prove]
+    pictures = [c.pictures.model_dump(), halved(job.policy, c)]
+    shapes = [c.requests, steps_of(job.policy, c), pictures, tokens, c.prove]
     return digest([about, shapes, weights_digest(part_unit(job.transformer, part).members)])
 
 
@@ -76,6 +77,12 @@ def steps_of(policy: Policy, config: ExportConfig) -> int:
     """Number of sampler steps of the recorded runs: as told, else as calibrated, else 20."""
     sampler = policy.document.sampler
     return config.steps or (sampler.steps if sampler is not None else 20)
+
+
+def halved(policy: Policy, config: ExportConfig) -> bool:
+    """Whether some steps are computed for one half of guidance."""
+    units = [policy.profile(name).units for name in config.profiles or policy.document.profiles]
+    return any(isinstance(each, Stack) and each.follower is not None for each in units)
 
 
 def record_parts(job: Job, parts: tuple[Part, ...], report: Report) -> dict[str, list[Sample]]:

@@ -20,12 +20,12 @@ def specs(face: Interface, sample: Sample) -> tuple[Specs, Specs]:
 
 
 def axis_ranges(
-    face: Interface, inputs: Specs, samples: Sequence[Sample], config: ExportConfig
+    face: Interface, inputs: Specs, samples: Sequence[Sample], config: ExportConfig, halved: bool = False
 ) -> dict[str, Range]:
     """Return the extents of every variable axis.
 
-    The batch is `config.pictures` times what guidance makes of one picture; tokens are those seen, or `config.tokens`
-    for the pictures' own stream.
+    The batch is `config.pictures` times what guidance makes of one picture, and if some steps are computed for half of
+    it (`halved`), down to half of the smallest; tokens are those seen, or `config.tokens` for the pictures' own stream.
     """
     found: dict[str, Range] = {}
     for spec in inputs:
@@ -34,6 +34,8 @@ def axis_ranges(
                 seen = [s.inputs[spec.name].shape[place] for s in samples]
                 found[axis] = Range(min=min(seen), opt=max(seen), max=max(seen))
     found[BATCH] = _batches(found[BATCH], config)
+    if halved:
+        found[BATCH] = found[BATCH].model_copy(update={"min": max(1, found[BATCH].min // 2)})
     if config.tokens is not None:
         own = f"hidden_states_{TOKENS}"
         found[own if own in found else TOKENS] = config.tokens

@@ -11,11 +11,21 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tests.export.conftest import FLUX_CONFIG, Shipped, dit_policy
+from tests.export.conftest import DIT_CONFIG, FLUX_CONFIG, Shipped, dit_policy
 from tests.tiny import policy, sample_dit, sample_flux, tiny_dit, tiny_flux
 
 from cachesmith.export import export_bundle
-from cachesmith.policies import EngineError, Interval, Mismatch, Policy, Segments, preset
+from cachesmith.policies import (
+    EngineError,
+    Fixed,
+    Interval,
+    Lagrange,
+    Mismatch,
+    Policy,
+    Segments,
+    Stack,
+    preset,
+)
 from cachesmith.policies.bundle import Manifest
 from cachesmith.runtime import Engines, Session, apply, open_bundle
 from cachesmith.runtime.backends import opener
@@ -85,6 +95,21 @@ def test_same_decisions_and_counts(shipped: Shipped, engines: Engines) -> None:
 def test_uncached_through_engines(shipped: Shipped, engines: Engines) -> None:
     uncached = preset("uncached")
     assert psnr(paint(shipped, engines, uncached), paint(shipped, None, uncached)) >= 60
+
+
+def test_one_half_of_guidance_through_engines(backend: str, tmp_path: Any) -> None:
+    """Bundles for such policies take half a batch, of one picture at the least."""
+    made = policy(Stack(follower="second"), Fixed(mask="CCHFHFCFHFFF"), Lagrange(order=1))
+    folder = tmp_path / "bundle"
+    config = replace(DIT_CONFIG, target="onnxruntime" if "onnx" in backend else backend)  # type: ignore[arg-type]
+    export_bundle(pipe := tiny_dit(), made, folder, config)
+    expected = paint(Shipped(pipe, made, folder, config, None, sample_dit), None, labels=(1,))  # type: ignore[arg-type]
+    device = "cpu" if backend == "onnxruntime" else "cuda"
+    engines = open_bundle(folder, device, backend=None if "tensorrt" in backend else "onnxruntime")
+    assert [entry.ranges["batch"].min for entry in engines.manifest.segments] == [1]
+    with apply(pipe.to(device), made, bundle=engines) as session:
+        assert psnr(sample_dit(pipe, labels=(1,)), expected) >= 60
+    assert session.stats.nfc == 4.5 and not session.stats.fallbacks
 
 
 def test_stable_to_the_bit(shipped: Shipped, engines: Engines) -> None:
