@@ -18,7 +18,6 @@ from torch import Tensor
 
 from cachesmith.calibrate.channels import temporal_gram
 from cachesmith.calibrate.weights import Rows
-from cachesmith.runtime.history import Feature
 
 POWER = 0.25
 """Axes are scaled by their part of the largest second moment to minus this power."""
@@ -46,10 +45,10 @@ class Moments:
         self.taps = taps
         self.total = rows.outputs.new_zeros(lanes, steps, channels, size, size, dtype=torch.float64)
 
-    def add(self, lane: int, step: int, past: list[tuple[Feature, Feature]], now: Tensor) -> None:
+    def add(self, lane: int, step: int, past: list[tuple[Tensor, Tensor]], now: Tensor) -> None:
         """Add a forecast of one lane: from `past` (inputs, outputs), newest first, and `now` [samples, tokens, C]."""
         missing = [torch.zeros_like(now)] * (self.taps - len(past))
-        outputs, inputs = [made[lane] for _, made in past], [entered[lane] for entered, _ in past]
+        outputs, inputs = [made for _, made in past], [entered for entered, _ in past]
         read = torch.stack([*outputs, *missing, *inputs, *missing, now])
         self.total[lane, step] += temporal_gram(read) * now[..., 0].numel()
 
@@ -76,4 +75,4 @@ def rows_at(start: Rows, axes: Tensor, coordinates: Tensor) -> Rows:
     """The weights that lie at `coordinates` [lanes, steps, K, channels] of `axes`, seen from `start`."""
     change = torch.einsum("lkcij,lkjc->lkic", axes, coordinates)
     taps = start.outputs.shape[2]
-    return Rows(start.outputs + change[:, :, :taps], start.inputs + change[:, :, taps:])
+    return Rows(start.outputs + change[:, :, :taps], start.inputs + change[:, :, taps:], start.follower)

@@ -8,15 +8,15 @@ from pathlib import Path
 from cachesmith.calibrate.config import CalibrationConfig
 from cachesmith.calibrate.cost import EFFICIENCY, CostModel
 from cachesmith.calibrate.evaluate import Evaluator
-from cachesmith.calibrate.improve import TUNING, Plan, refined, tuned
+from cachesmith.calibrate.improve import MOVED, TUNING, Plan, refined, tuned
 from cachesmith.calibrate.memo import Memo, digest_of
 from cachesmith.calibrate.metrics import bootstrap
 from cachesmith.calibrate.race import POWERS, length, race
 from cachesmith.calibrate.recording import Recording
-from cachesmith.calibrate.refine import resize, spaced
+from cachesmith.calibrate.refine import by_halves, resize, spaced
 from cachesmith.calibrate.search import Candidate
 from cachesmith.calibrate.weights import RIDGES, Rows, fitted_rows, line, starting_rows
-from cachesmith.policies import Policy, PolicyError, Profile
+from cachesmith.policies import Follower, Policy, PolicyError, Profile, computations
 from cachesmith.policies.base import Arrays
 from cachesmith.progress import stage
 
@@ -59,14 +59,13 @@ class Makers:
         made = {
             "tuned weights": rows.policy(mask, f"nfc-{budget}"),
             "refined schedule": untuned.policy(plan.mask, f"nfc-{budget}"),
-            "refined schedule, line": line(plan.mask),
+            "refined schedule, line": line(plan.mask, self._follower(plan.mask)),
         }
         return [Candidate(policy, policy.profile(), name, budget, 0.0) for name, policy in made.items()]
 
     def _raced(self, budget: int, plan: Plan, untuned: Rows) -> tuple[str, Rows]:
         """The schedule whose weights promise most, of `plan` and spaced ones; an earlier policy's goes on."""
-        spacings = dict.fromkeys(spaced(budget, self.config.steps, power) for power in POWERS)
-        others = [mask for mask in spacings if mask != plan.mask]
+        others = [mask for mask in self._entrants(budget) if mask != plan.mask]
         iterations = length(1 + len(others), self.config.iterations)
         if isinstance(plan.start, str) or not iterations:
             return plan.mask, untuned
@@ -74,6 +73,25 @@ class Makers:
         saved = partial(self._saved, "race", plan)
         with stage(f"NFC {budget}: race", iterations) as advance:
             return race(self.fitting, entrants, saved, self.config, advance)
+
+    def _entrants(self, budget: int) -> list[str]:
+        """Spaced schedules; where guidance is sampled in one batch, of steps that are computed by half."""
+        make = by_halves if self.recording.guidance == "batched" else spaced
+        return list(dict.fromkeys(make(budget, self.config.steps, power) for power in POWERS))
+
+    def _follower(self, mask: str) -> Follower | None:
+        """The half of guidance that is forecast better from the other, where some steps are computed by half."""
+        if "H" not in mask:
+            return None
+        halves: tuple[Follower, Follower] = ("first", "second")
+        return max(halves, key=lambda half: self._measured(f"{mask} {half}", line(mask, half)))
+
+    def _measured(self, key: str, policy: Policy) -> float:
+        known = self._memo.get(key)
+        if known is None:
+            known = [self.fitting(policy, MOVED).psnr]
+            self._memo.put(key, known)
+        return known[0]
 
     def _saved(self, *what: object) -> Path:
         """The file for weights that are tuned with these settings."""
@@ -85,7 +103,8 @@ class Makers:
         masks = [
             self.recording.space.schedules[budget],
             spaced(budget, self.config.steps),
-            *(resize(mask, budget) for mask in self.config.earlier_masks),
+            *(resize(mask, budget) for mask in self.config.earlier_masks if "H" not in mask),
+            *(mask for mask in self.config.earlier_masks if "H" in mask and computations(mask) == budget),
         ]
         ridges = RIDGES if self.recording.grams else (None,)
         starts = [Plan(mask, ridge) for mask in masks for ridge in ridges]
@@ -97,17 +116,23 @@ class Makers:
         """The earlier policy's weights, where they have the shape of this model's."""
         rows = None if self.config.earlier is None else fitted_rows(self.config.earlier, mask)
         lanes, channels = self.recording.stack
-        shape = (lanes, self.config.steps, self.config.taps, channels)
-        return rows if rows is not None and rows.outputs.shape == shape else None
+        if rows is None:
+            return None
+        shape = (lanes * (1 if rows.follower is None else 2), self.config.steps, self.config.taps, channels)
+        return rows if rows.outputs.shape == shape else None
 
     def _rows(self, plan: Plan) -> Rows:
         rows = self._fitted(plan.mask) if isinstance(plan.start, str) else None
         ridge = None if isinstance(plan.start, str) else plan.start
         recording = self.recording
-        return rows or starting_rows(plan.mask, self.config.taps, recording.stack, recording.grams, ridge)
+        return rows or starting_rows(
+            plan.mask, self.config.taps, recording.stack, recording.grams, ridge, self._follower(plan.mask)
+        )
 
     def _untuned(self, plan: Plan) -> Policy:
-        return line(plan.mask) if plan.start is None else self._rows(plan).policy(plan.mask, "start")
+        if plan.start is None:
+            return line(plan.mask, self._follower(plan.mask))
+        return self._rows(plan).policy(plan.mask, "start")
 
     def _searched(self, budget: int) -> list[Candidate]:
         """The search's best two within the budget whose forecasts do not eat up what skipping saves."""

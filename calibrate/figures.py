@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 
 from cachesmith.calibrate.fit import ScaleFit
 from cachesmith.files import replacing
+from cachesmith.policies import computations
 
 Point = tuple[float, float]
 """Full computations, PSNR in dB."""
@@ -38,12 +39,15 @@ def front_figure(trials: Mapping[str, Sequence[Point]], profiles: Mapping[str, P
 def timeline_figure(masks: Mapping[str, str]) -> Figure:
     """Which steps every profile computes."""
     figure, axes = plt.subplots(figsize=(8, 0.5 + 0.35 * len(masks)), layout="constrained")
-    image = np.array([[letter == "C" for letter in letters] for letters in masks.values()], dtype=float)
+    shades = {"C": 1.0, "H": 0.5, "F": 0.0}
+    image = np.array([[shades[letter] for letter in letters] for letters in masks.values()])
     axes.imshow(image, aspect="auto", cmap="Greys", vmin=0, vmax=1.3, interpolation="nearest")
     axes.set_yticks(
-        range(len(masks)), [f"{name} ({letters.count('C')})" for name, letters in masks.items()], fontsize=8
+        range(len(masks)),
+        [f"{name} ({computations(letters):g})" for name, letters in masks.items()],
+        fontsize=8,
     )
-    axes.set_xlabel("step (dark: computed)")
+    axes.set_xlabel("step (dark: computed; grey: one half of guidance)")
     return figure
 
 

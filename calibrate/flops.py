@@ -16,7 +16,7 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from cachesmith.policies import StaticGate, Units, mask
+from cachesmith.policies import GUIDANCE, Stack, StaticGate, Units, mask
 from cachesmith.runtime import Unit, resolve_units
 
 
@@ -45,7 +45,7 @@ def count_flops(transformer: nn.Module, units: Units, /, **arguments: Any) -> Ca
 
     Raises `PolicyError` when there is no adapter for the transformer.
     """
-    members = resolve_units(transformer, units)
+    members = [unit for unit in resolve_units(transformer, units) if unit.members]
     counter = FlopCounterMode(display=False)
     spent: Counter[str] = Counter()
     with ExitStack() as stack:
@@ -53,8 +53,11 @@ def count_flops(transformer: nn.Module, units: Units, /, **arguments: Any) -> Ca
             _measure(unit, counter, spent, stack)
         with counter:
             transformer(**arguments)
+    if isinstance(units, Stack) and units.follower is not None:
+        spent[GUIDANCE] = spent["stack"] // 2
+        spent["stack"] -= spent[GUIDANCE]
     groups: Counter[str] = Counter()
-    for unit in members:
+    for unit in resolve_units(transformer, units):
         groups[unit.group] += spent[unit.name]
     return CallFlops(counter.get_total_flops(), dict(spent), dict(groups))
 

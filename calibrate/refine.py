@@ -9,6 +9,9 @@ from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
 
 SHIFTS = (-1, 1, -2, 2, -3, 3)
+LEADING = 4 / 3
+"""Steps at which the followed half of guidance is computed, in full computations of a budget."""
+
 PROBE_MARGIN = 0.25
 """A move that loses more than this many dB on the probe samples is not run on the rest."""
 
@@ -47,14 +50,15 @@ def refine(
 
 
 def _neighbours(mask: str, chooser: random.Random) -> Iterator[str]:
-    """All masks that differ by one computed step moved up to three places, in random order."""
-    computed = [i for i, letter in enumerate(mask) if letter == "C"]
+    """All masks that differ by one step, computed in full or by half, moved up to three places, in random order."""
+    computed = [i for i, letter in enumerate(mask) if letter != "F"]
     moves = [(step, step + shift) for step in computed[1:] for shift in SHIFTS]
     chooser.shuffle(moves)
-    taken = set(computed)
     for source, target in moves:
-        if 0 < target < len(mask) and target not in taken:
-            yield from_steps((taken - {source}) | {target}, len(mask))
+        if 0 < target < len(mask) and mask[target] == "F":
+            letters = [*mask]
+            letters[source], letters[target] = "F", mask[source]
+            yield "".join(letters)
 
 
 def from_steps(computed: set[int] | Sequence[int], steps: int) -> str:
@@ -67,6 +71,14 @@ def spaced(budget: int, steps: int, power: float = 1.0) -> str:
     """`budget` computed steps, the first among them, spread evenly (1) or ever further apart (a power above 1)."""
     wanted = [round(steps * (i / budget) ** power) for i in range(budget)]
     return from_steps([max(i, step) for i, step in enumerate(wanted)], steps)
+
+
+def by_halves(budget: int, steps: int, power: float = 1.0) -> str:
+    """As `spaced`, with a third more steps, of which so many are computed by half that the budget is kept."""
+    leading = min(steps, round(budget * LEADING))
+    computed = [i for i, letter in enumerate(spaced(leading, steps, power)) if letter == "C"]
+    whole = {computed[round(i * leading / (2 * budget - leading))] for i in range(2 * budget - leading)}
+    return "".join("F" if i not in computed else "C" if i in whole else "H" for i in range(steps))
 
 
 def resize(mask: str, budget: int) -> str:

@@ -15,7 +15,7 @@ from cachesmith.calibrate.recording import Recording
 from cachesmith.calibrate.render import Renderer
 from cachesmith.calibrate.sheet import sheet
 from cachesmith.files import replacing
-from cachesmith.policies import Policy
+from cachesmith.policies import Fixed, Policy
 from cachesmith.progress import stage
 from cachesmith.runtime import apply, distill
 from cachesmith.runtime.patch import patched
@@ -112,7 +112,9 @@ def step_errors(
         with apply(heldout.renderer.pipe, policy, name) as session:
             states, pictures[name] = trajectory(heldout.renderer, shown)
         errors[name] = [float((a - b).norm() / b.norm()) for a, b in zip(states, reference, strict=True)]
-        masks[name] = distill(session.stats.trace, len(reference)).mask
+        gate = policy.profile(name).gate
+        gate = gate if isinstance(gate, Fixed) else distill(session.stats.trace, len(reference))
+        masks[name] = gate.mask
         advance()
     return errors, pictures, masks
 

@@ -22,7 +22,7 @@ from cachesmith.calibrate.prompts import Request
 from cachesmith.calibrate.record import watch
 from cachesmith.calibrate.render import Renderer
 from cachesmith.calibrate.weights import Rows
-from cachesmith.policies import Stack
+from cachesmith.policies import GUIDANCE, Stack, halves
 from cachesmith.runtime import Tick, Unit
 from cachesmith.runtime.history import Feature
 
@@ -42,12 +42,16 @@ class Batch(NamedTuple):
 
 
 class Trainer:
-    """A runner that forecasts the stack with rows that carry gradients; sums `moments` of what they multiply."""
+    """A runner that forecasts the stack, and a follower's difference from it, with rows that carry gradients.
+
+    Sums `moments` of what they multiply.
+    """
 
     def __init__(self, mask: str, trained: Rows, moments: Moments | None = None):
-        self.mask, self.rows, self.moments = mask, trained, moments
+        self.rows, self.moments = trained, moments
+        self._leading, self._following = halves(mask)
         self._tick = Tick(0, None, "")
-        self._past: dict[str, list[tuple[Feature, Feature]]] = {}
+        self._past: dict[tuple[str, str], list[tuple[Feature, Feature]]] = {}
 
     def begin(self, tick: Tick) -> None:
         """A transformer call; a new run starts clean."""
@@ -56,27 +60,35 @@ class Trainer:
         self._tick = tick
 
     def forecast(self, unit: Unit, inputs: Feature) -> Feature | None:
-        """Return input + sum_j w_j F_j + sum_j u_j I_j + u I per channel, or None on computed steps."""
+        """Return sum_j w_j F_j + sum_j u_j I_j + u I per channel (+ I, for blocks), or None on computed steps."""
         step = self._tick.step
-        if step is None or self.mask[step] == "C":
+        if step is None or self.computes(unit, inputs):
             return None
-        return tuple(self._stream(lane, step, now) for lane, now in enumerate(inputs))
+        return tuple(self._stream(unit, stream, step, now) for stream, now in enumerate(inputs))
 
-    def _stream(self, lane: int, step: int, now: Tensor) -> Tensor:
+    def computes(self, unit: Unit, inputs: Feature) -> bool:
+        """Whether the schedule has `unit` computed."""
+        letters = self._following if unit.group == GUIDANCE else self._leading
+        return self._tick.step is None or letters[self._tick.step] == "C"
+
+    def _stream(self, unit: Unit, stream: int, step: int, now: Tensor) -> Tensor:
+        lane = unit.lane + stream
         weights, of_inputs = self.rows.outputs[lane, step], self.rows.inputs[lane, step]
-        past = self._past[self._tick.branch]
+        past = [(entered[stream], made[stream]) for entered, made in self._past[self._tick.branch, unit.name]]
         if self.moments is not None:
             self.moments.add(lane, step, past, now)
-        total = now * (1 + of_inputs[-1])
+        total = now * (of_inputs[-1] + unit.residual)
         for tap, (entered, made) in enumerate(past):
-            total = torch.addcmul(total, weights[tap], made[lane])
-            total = torch.addcmul(total, of_inputs[tap], entered[lane])
+            total = torch.addcmul(total, weights[tap], made)
+            total = torch.addcmul(total, of_inputs[tap], entered)
         return total.to(now.dtype)
 
     def observe(self, unit: Unit, inputs: Feature, outputs: Feature) -> None:
         """Remember a computed step, as many as there are taps."""
-        made = tuple(new - old for new, old in zip(outputs, inputs, strict=True))
-        past = self._past.setdefault(self._tick.branch, [])
+        made = (
+            tuple(new - old for new, old in zip(outputs, inputs, strict=True)) if unit.residual else outputs
+        )
+        past = self._past.setdefault((self._tick.branch, unit.name), [])
         past.insert(0, (inputs, made))
         del past[self.rows.outputs.shape[2] :]
 
@@ -99,7 +111,7 @@ def tune(
     if not batches:
         return start
     transformer = renderer.pipe.transformer
-    start = Rows(*(part.to(transformer.device) for part in start))
+    start = Rows(start.outputs.to(transformer.device), start.inputs.to(transformer.device), start.follower)
     # those of an unfinished call follow from its file
     axes = Moments(start).axes() if unfinished.exists() else _axes(renderer, batches, mask, start)
     coordinates = torch.zeros_like(axes[..., 0]).mT.contiguous().requires_grad_()
@@ -121,7 +133,7 @@ def tune(
 
 def _axes(renderer: Renderer, batches: Sequence[Batch], mask: str, start: Rows) -> Tensor:
     moments = Moments(start)
-    with torch.no_grad(), watch(renderer.pipe, Stack(), Trainer(mask, start, moments)):
+    with torch.no_grad(), watch(renderer.pipe, Stack(follower=start.follower), Trainer(mask, start, moments)):
         renderer(batches[0].requests)
     axes = moments.axes()
     origin = torch.zeros_like(axes[..., 0]).mT.contiguous().requires_grad_()
@@ -145,7 +157,7 @@ def _frozen(transformer: nn.Module) -> Iterator[None]:
 
 def _loss(renderer: Renderer, batch: Batch, mask: str, trained: Rows) -> tuple[Tensor, float]:
     """What is minimised, and the pictures' part of it as a number."""
-    with watch(renderer.pipe, Stack(), Trainer(mask, trained)):
+    with watch(renderer.pipe, Stack(follower=trained.follower), Trainer(mask, trained)):
         images, path = renderer.differentiable(batch.requests)
     picture = _log_error(images.flatten(1), batch.images.flatten(1))
     on_the_way = _log_error(path.flatten(2), batch.path.flatten(2))

@@ -8,7 +8,18 @@ import torch
 from torch import Tensor
 
 from cachesmith.calibrate.solvers import ridge_table, row_table
-from cachesmith.policies import Fitted, Fixed, Forecaster, Lagrange, Policy, Profile, Stack, unbound
+from cachesmith.policies import (
+    Fitted,
+    Fixed,
+    Follower,
+    Forecaster,
+    Lagrange,
+    Policy,
+    Profile,
+    Stack,
+    halves,
+    unbound,
+)
 from cachesmith.policies.base import Arrays
 
 RIDGES = (None, 1.0, 0.1)
@@ -22,10 +33,14 @@ RIDGE_TAPS = 2
 
 
 class Rows(NamedTuple):
-    """Weights [lanes, steps, taps, channels] of past outputs and, with one tap more for the input now, of inputs."""
+    """Weights [lanes, steps, taps, channels] of past outputs and, with one tap more for the input now, of inputs.
+
+    With a `follower`, as many lanes more: those of its difference from the other half of guidance.
+    """
 
     outputs: Tensor
     inputs: Tensor
+    follower: Follower | None = None
 
     def policy(self, mask: str, prefix: str) -> Policy:
         """As a policy bound to no model: every channel is a group of its own. Inputs of no weight are left out."""
@@ -38,15 +53,16 @@ class Rows(NamedTuple):
         if reads is not None:
             arrays[reads] = self.inputs.float().cpu().numpy()
         rows = Fitted(weights=f"{prefix}/weights", input_weights=reads, ids=f"{prefix}/ids")
-        return unbound(fixed_profile(mask, Forecaster(rows=rows)), arrays)
+        return unbound(fixed_profile(mask, Forecaster(rows=rows), self.follower), arrays)
 
 
 def fitted_rows(policy: Policy, mask: str) -> Rows | None:
     """The weights that a policy has for the whole stack on the schedule `mask`, one per channel; None without."""
     for profile in policy.document.profiles.values():
         rows = profile.forecaster.rows
-        on_mask = isinstance(profile.units, Stack) and profile.gate == Fixed(mask=mask)
-        if not on_mask or not isinstance(rows, Fitted) or rows.ids is None:
+        if not isinstance(profile.units, Stack) or profile.gate != Fixed(mask=mask):
+            continue
+        if not isinstance(rows, Fitted) or rows.ids is None:
             continue
         outputs = torch.from_numpy(policy.arrays[rows.weights])
         index = torch.from_numpy(policy.arrays[rows.ids]).long()
@@ -58,33 +74,45 @@ def fitted_rows(policy: Policy, mask: str) -> Rows | None:
             torch.stack([part[lane][..., index[lane]] for lane in range(len(index))])
             for part in (outputs, inputs)
         ]
-        return Rows(*each)
+        return Rows(each[0], each[1], profile.units.follower)
     return None
 
 
-def line(mask: str) -> Policy:
+def line(mask: str, follower: Follower | None = None) -> Policy:
     """The whole stack on a fixed schedule, every output forecast by the line through the last two computed ones."""
-    return unbound(fixed_profile(mask, Forecaster(rows=Lagrange(order=1))))
+    return unbound(fixed_profile(mask, Forecaster(rows=Lagrange(order=1)), follower))
 
 
 def starting_rows(
-    mask: str, taps: int, shape: tuple[int, int], grams: Mapping[str, Tensor], ridge: float | None
+    mask: str,
+    taps: int,
+    shape: tuple[int, int],
+    grams: Mapping[str, Tensor],
+    ridge: float | None,
+    follower: Follower | None = None,
 ) -> Rows:
     """Weights fitted to recorded runs (a line where `ridge` is None), no weight on inputs.
 
-    shape: lanes and channels; grams: lane -> [requests, channels, steps, steps], see `channels.record_grams`.
+    shape: lanes and channels; grams: lane -> [requests, channels, steps, steps], see `channels.record_grams`. The
+    differences of a `follower` start as lines.
     """
     lanes, channels = shape
-    outputs = torch.zeros(lanes, len(mask), taps, channels)
+    leading, following = halves(mask)
     used = min(taps, RIDGE_TAPS)
-    if ridge is None:
-        outputs[:, :, :used] = row_table(Lagrange(order=1), mask, used)[..., None].float()
-    else:
-        for lane, gram in enumerate(grams.values()):
-            outputs[lane, :, :used] = ridge_table(gram.mean(0), mask, used, ridge).float()
-    return Rows(outputs, torch.zeros(lanes, len(mask), taps + 1, channels))
+    tables = [_line(leading, used)] * lanes + [_line(following, used)] * (lanes if follower else 0)
+    if ridge is not None:
+        tables[:lanes] = [ridge_table(gram.mean(0), leading, used, ridge) for gram in grams.values()]
+    outputs = torch.zeros(len(tables), len(mask), taps, channels)
+    for lane, table in enumerate(tables):
+        outputs[lane, :, :used] = table.float()
+    return Rows(outputs, torch.zeros(len(tables), len(mask), taps + 1, channels), follower)
 
 
-def fixed_profile(mask: str, forecaster: Forecaster) -> Profile:
+def _line(mask: str, taps: int) -> Tensor:
+    """One weight for all channels: [steps, taps, 1]."""
+    return row_table(Lagrange(order=1), mask, taps)[..., None]
+
+
+def fixed_profile(mask: str, forecaster: Forecaster, follower: Follower | None = None) -> Profile:
     """The whole stack on a fixed schedule."""
-    return Profile(units=Stack(), gate=Fixed(mask=mask), forecaster=forecaster)
+    return Profile(units=Stack(follower=follower), gate=Fixed(mask=mask), forecaster=forecaster)

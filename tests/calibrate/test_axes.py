@@ -42,7 +42,8 @@ def whole(rows: Rows, dtype: torch.dtype = torch.float32) -> tuple[Moments, torc
     """Moments of one forecast, and what it read: [tokens of all samples, channels, SIZE]."""
     newest, older, made, made_older, now = features(5, dtype)
     moments = Moments(rows)
-    moments.add(LANE, STEP, [(newest, made), (older, made_older)], now[LANE])
+    past = [(newest[LANE], made[LANE]), (older[LANE], made_older[LANE])]
+    moments.add(LANE, STEP, past, now[LANE])
     read = torch.stack([f[LANE] for f in (made, made_older, newest, older, now)], -1)
     return moments, read.double().flatten(0, 1)
 
@@ -66,18 +67,16 @@ def test_moments_add_up_over_samples(rows: Rows) -> None:
     newest, older, made, made_older, now = features(5)
     parts = Moments(rows)
     for tokens in (slice(0, 3), slice(3, None)):
-        past = [
-            tuple(tuple(lane[:, tokens] for lane in feature) for feature in pair)
-            for pair in ((newest, made), (older, made_older))
-        ]
-        parts.add(LANE, STEP, past, now[LANE][:, tokens])  # type: ignore[arg-type]
+        pairs = ((newest, made), (older, made_older))
+        past = [(entered[LANE][:, tokens], left[LANE][:, tokens]) for entered, left in pairs]
+        parts.add(LANE, STEP, past, now[LANE][:, tokens])
     assert torch.allclose(parts.total, whole(rows)[0].total)
 
 
 def test_nothing_is_reached_where_nothing_was_read(rows: Rows) -> None:
     newest, made, now = features(3)
     moments = Moments(rows)
-    moments.add(LANE, STEP, [(newest, made)], now[LANE])
+    moments.add(LANE, STEP, [(newest[LANE], made[LANE])], now[LANE])
     axes = moments.axes()
     assert axes.isfinite().all()
     assert axes.any(-1).any(-1).any(-1).nonzero().tolist() == [[LANE, STEP]]
@@ -164,8 +163,9 @@ def test_a_resumed_tuning_keeps_its_axes(
 def test_tuning_leaves_computed_steps_and_missing_taps_alone(samples: Samples, tmp_path: Path) -> None:
     start = starting_rows("CFCFFF", 3, (1, 32), {}, None)
     tuned = samples.tuned(tmp_path / "rows", lambda _: None)
-    change = [new != old for new, old in zip(tuned, start, strict=True)]
-    outputs, inputs = (part.any(-1)[0] for part in change)
+    outputs, inputs = (
+        (new != old).any(-1)[0] for new, old in ((tuned.outputs, start.outputs), (tuned.inputs, start.inputs))
+    )
     assert outputs.tolist() == [
         [False, False, False], [True, False, False], [False, False, False],
         [True, True, False], [True, True, False], [True, True, False],

@@ -16,9 +16,10 @@ from cachesmith.calibrate.config import CalibrationConfig
 from cachesmith.calibrate.evaluate import Evaluator
 from cachesmith.calibrate.prompts import requests
 from cachesmith.calibrate.race import length, race, rounds
-from cachesmith.calibrate.refine import spaced
+from cachesmith.calibrate.refine import by_halves, spaced
 from cachesmith.calibrate.render import Renderer
 from cachesmith.calibrate.weights import Rows, starting_rows
+from cachesmith.policies import computations
 
 STEPS = 10
 EVEN, EARLY, LATE = "CFFFCFFCFF", "CCCFFFFFFF", "CFFFFFFFCC"
@@ -94,6 +95,13 @@ def test_spaced_steps_are_as_many_as_asked_and_spread_ever_further_apart(
     assert len(mask) == steps and len(computed) == budget and computed[0] == 0
     gaps = [b - a for a, b in pairwise(computed)]
     assert all(later >= earlier - 1 for earlier, later in pairwise(gaps))
+
+
+@given(st.integers(2, 25), st.integers(50, 60), st.floats(1, 1.5))
+def test_steps_by_half_keep_the_budget(budget: int, steps: int, power: float) -> None:
+    mask = by_halves(budget, steps, power)
+    assert len(mask) == steps and computations(mask) == budget and mask[0] == "C"
+    assert mask.count("H") > 0 or budget < 3
 
 
 def test_spaced_evenly() -> None:

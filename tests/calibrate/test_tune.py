@@ -19,8 +19,8 @@ from cachesmith.calibrate.record import watch
 from cachesmith.calibrate.render import Renderer
 from cachesmith.calibrate.solvers import errors
 from cachesmith.calibrate.tune import Batch, Trainer, tune
-from cachesmith.calibrate.weights import Rows, line, starting_rows
-from cachesmith.policies import Stack
+from cachesmith.calibrate.weights import Rows, fitted_rows, line, starting_rows
+from cachesmith.policies import Follower, Stack, computations
 
 STEPS = 10
 MASK = "CCFFCFFCFF"
@@ -33,15 +33,25 @@ def evaluator() -> Evaluator:
     return Evaluator(renderer, requests([{"class_labels": i} for i in range(4)], 4, 0))
 
 
-def test_starting_rows_are_the_line(evaluator: Evaluator) -> None:
-    straight = evaluator(line(MASK))
-    fitted = evaluator(starting_rows(MASK, 3, (LANES, CHANNELS), {}, None).policy(MASK, "t"))
+KINDS: list[tuple[str, Follower | None]] = [
+    (MASK, None), ("CHFFCFHFCF", "first"), ("CHFFCFHFCF", "second"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("mask", "follower"), KINDS)
+def test_starting_rows_are_the_line(evaluator: Evaluator, mask: str, follower: Follower | None) -> None:
+    straight = evaluator(line(mask, follower))
+    fitted = evaluator(starting_rows(mask, 3, (LANES, CHANNELS), {}, None, follower).policy(mask, "t"))
     assert torch.allclose(straight.pictures.images, fitted.pictures.images, atol=1e-5)
-    assert fitted.nfc == MASK.count("C")
+    assert fitted.nfc == computations(mask)
 
 
-def test_trainer_and_runtime_give_the_same_pictures(evaluator: Evaluator) -> None:
-    rows = starting_rows(MASK, 3, (LANES, CHANNELS), {}, None)
+@pytest.mark.parametrize(("mask", "follower"), KINDS)
+def test_trainer_and_runtime_give_the_same_pictures(
+    evaluator: Evaluator, mask: str, follower: Follower | None
+) -> None:
+    rows = starting_rows(mask, 3, (LANES, CHANNELS), {}, None, follower)
+    lanes = LANES if follower is None else 2 * LANES
     generator = torch.Generator().manual_seed(0)
     used = rows.outputs != 0
     disturbed = Rows(
@@ -49,15 +59,19 @@ def test_trainer_and_runtime_give_the_same_pictures(evaluator: Evaluator) -> Non
         torch.cat(
             [
                 0.01 * used * torch.randn(rows.outputs.shape, generator=generator),
-                torch.full((LANES, STEPS, 1, CHANNELS), 0.01),
+                torch.full((lanes, STEPS, 1, CHANNELS), 0.01),
             ],
             2,
         ),
+        follower,
     )
-    with torch.no_grad(), watch(evaluator.renderer.pipe, Stack(), Trainer(MASK, disturbed)):
+    runner = Trainer(mask, disturbed)
+    with torch.no_grad(), watch(evaluator.renderer.pipe, Stack(follower=follower), runner):
         trained = evaluator.renderer(evaluator.requests).images
-    served = evaluator(disturbed.policy(MASK, "t")).pictures.images
-    assert torch.allclose(trained, served, atol=1e-5)
+    policy = disturbed.policy(mask, "t")
+    assert torch.allclose(trained, evaluator(policy).pictures.images, atol=1e-5)
+    found = fitted_rows(policy, mask)
+    assert found is not None and found.follower == follower and torch.equal(found.outputs, disturbed.outputs)
 
 
 def tuned(evaluator: Evaluator, unfinished: Path, advance: Callable[[float], None]) -> Rows:
