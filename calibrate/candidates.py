@@ -75,14 +75,16 @@ class Makers:
             return race(self.fitting, entrants, saved, self.config, advance)
 
     def _entrants(self, budget: int) -> list[str]:
-        """Spaced schedules; where guidance is sampled in one batch, of steps that are computed by half."""
-        make = by_halves if self.recording.guidance == "batched" else spaced
+        """Spaced schedules; where there is guidance, with steps that are computed by half."""
+        make = spaced if self.recording.guidance == "none" else by_halves
         return list(dict.fromkeys(make(budget, self.config.steps, power) for power in POWERS))
 
     def _follower(self, mask: str) -> Follower | None:
         """The half of guidance that is forecast better from the other, where some steps are computed by half."""
         if "H" not in mask:
             return None
+        if self.recording.guidance == "sequential":
+            return "second"
         halves: tuple[Follower, Follower] = ("first", "second")
         return max(halves, key=lambda half: self._measured(f"{mask} {half}", line(mask, half)))
 

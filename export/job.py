@@ -80,7 +80,9 @@ def steps_of(policy: Policy, config: ExportConfig) -> int:
 
 
 def halved(policy: Policy, config: ExportConfig) -> bool:
-    """Whether some steps are computed for one half of guidance."""
+    """Whether some steps are computed for one half of a guided batch."""
+    if policy.document.sampler is not None and policy.document.sampler.guidance == "sequential":
+        return False
     units = [policy.profile(name).units for name in config.profiles or policy.document.profiles]
     return any(isinstance(each, Stack) and each.follower is not None for each in units)
 

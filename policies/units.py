@@ -9,7 +9,7 @@ from cachesmith.policies.base import MAX_GROUPS, Frozen
 from cachesmith.policies.errors import PolicyError
 
 Follower = Literal["first", "second"]
-"""A half of a batch that is guided."""
+"""A half of guidance."""
 
 GUIDANCE = "guidance"
 """The unit, and its group, that a `Stack` with a follower has beside the blocks."""
@@ -18,8 +18,9 @@ GUIDANCE = "guidance"
 class Stack(Frozen):
     """All blocks as one unit: input = hidden state before the first block, output = the residual they add.
 
-    With a `follower`, for pipelines that guide in one batch, the blocks take the other half of it, and this half is a
-    unit of its own, `guidance`: its input is the other half's output, its output is how much this half's differs.
+    With a `follower`, the blocks are that half of guidance which it follows, and the follower is a unit of its own,
+    `guidance`: its input is the other half's output, its output is how much its own differs. Halves are of a batch;
+    where they are calls of their own, only the second can follow.
     """
 
     kind: Literal["stack"] = "stack"

@@ -75,9 +75,11 @@ def _watch(transformer: Any, scope: Scope) -> Iterator[None]:
 
     def before(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         timestep, latents = read(args, kwargs)
-        scope.runner.begin(scope.clock.tick(timestep))
+        tick = scope.clock.tick(timestep)
         if isinstance(scope.runner, Halves):
-            scope.runner.check(latents)
+            scope.runner.begin(tick, latents)
+        else:
+            scope.runner.begin(tick)
         scope.open = True
 
     def after(*_: Any) -> None:

@@ -15,7 +15,6 @@ from torch import Tensor
 from cachesmith.policies import PolicyError
 from cachesmith.runtime.clock import Tick
 from cachesmith.runtime.history import Feature
-from cachesmith.runtime.refresh import Partial
 from cachesmith.runtime.runner import Foreseeing
 from cachesmith.runtime.units import Unit
 
@@ -53,30 +52,12 @@ class Half:
             )
 
 
-class Halves:
-    """Shows `runner` the halves of every batch: one as the blocks, one as the unit `guidance`."""
+class InBatch:
+    """The halves are one batch: shows `runner` one of them as the blocks, and the other as the unit `guidance`."""
 
     def __init__(self, runner: Foreseeing, guidance: Unit):
         self.runner, self.guidance = runner, guidance
-        self._tick = Tick(0, None, "")
-        self._checked = -1
-
-    def begin(self, tick: Tick) -> None:
-        """A transformer call."""
-        self._tick = tick
-        self.runner.begin(tick)
-
-    def check(self, latents: Any) -> None:
-        """Raise `PolicyError` unless both halves of the batch are the same samples. Looks at each run's first call."""
-        if self._checked == self._tick.run:
-            return
-        self._checked = self._tick.run
-        guided = isinstance(latents, Tensor) and len(latents) % 2 == 0 and torch.equal(*latents.chunk(2))
-        if not guided:
-            raise PolicyError(
-                "the policy has one half of a guided batch follow the other, but this batch is not two halves of the "
-                "same samples; sample with guidance, or use a policy for sampling without"
-            )
+        self._first = guidance.follower == "first"
 
     def forecast(self, unit: Unit, inputs: Feature) -> Feature | Half | None:
         """Return the whole batch's forecast, the half that is to be computed, or None to have all of it computed."""
@@ -84,8 +65,7 @@ class Halves:
         if self.runner.computes(self.guidance, leading):
             return None
         known = self.runner.forecast(unit, leading)
-        assert not isinstance(known, Partial), "a stack is not computed token by token"
-        if known is not None:
+        if isinstance(known, tuple):
             return self._followed(inputs, leading, known)
 
         def complete(computed: Feature) -> Feature:
@@ -106,28 +86,98 @@ class Halves:
 
     def _followed(self, inputs: Feature, leading: Feature, known: Feature) -> Feature:
         """The whole batch's output from the half that is known."""
-        added = _minus(known, leading)
-        differs = self.runner.forecast(self.guidance, added)
-        if not isinstance(differs, tuple):
-            raise PolicyError(
-                "the difference between the halves of guidance could not be forecast, since it was not finite; sample "
-                "in bfloat16 or float32, or use a profile without a follower"
-            )
-        parts = zip(self._following(inputs), added, differs, known, strict=True)
-        return tuple(self._joined(lead, now + add + more) for now, add, more, lead in parts)
-
-    def _joined(self, leading: Tensor, following: Tensor) -> Tensor:
-        return torch.cat((following, leading) if self.guidance.follower == "first" else (leading, following))
+        others = _following(self.runner, self.guidance, self._following(inputs), _minus(known, leading))
+        order = (others, known) if self._first else (known, others)
+        return tuple(torch.cat(pair) for pair in zip(*order, strict=True))
 
     def _rows(self, tensor: Tensor) -> slice:
         half = len(tensor) // 2
-        return slice(half, None) if self.guidance.follower == "first" else slice(half)
+        return slice(half, None) if self._first else slice(half)
 
     def _leading(self, feature: Feature) -> Feature:
         return tuple(tensor[self._rows(tensor)] for tensor in feature)
 
     def _following(self, feature: Feature) -> Feature:
-        return tuple(tensor.chunk(2)[0 if self.guidance.follower == "first" else 1] for tensor in feature)
+        return tuple(tensor.chunk(2)[0 if self._first else 1] for tensor in feature)
+
+
+class InCalls:
+    """The halves are calls of their own: the first of a step leads, every other follows. `leads`: the call in hand."""
+
+    def __init__(self, runner: Foreseeing, guidance: Unit):
+        self.runner, self.guidance, self.leads = runner, guidance, True
+        self._added: Feature = ()
+
+    def forecast(self, unit: Unit, inputs: Feature) -> Feature | None:
+        """Return the call's forecast, or None to have it computed."""
+        if not self.leads:
+            computed = self.runner.computes(self.guidance, inputs)
+            return None if computed else _following(self.runner, self.guidance, inputs, self._added)
+        known = self.runner.forecast(unit, inputs)
+        if not isinstance(known, tuple):
+            return None
+        self._added = _minus(known, inputs)
+        return known
+
+    def observe(self, unit: Unit, inputs: Feature, outputs: Feature) -> None:
+        """The call was computed."""
+        added = _minus(outputs, inputs)
+        if self.leads:
+            self._added = added
+            self.runner.observe(unit, inputs, outputs)
+        else:
+            self.runner.observe(self.guidance, self._added, _minus(added, self._added))
+
+
+class Halves:
+    """Stands between the blocks and a runner, and tells from each run's first call how the run is guided."""
+
+    def __init__(self, runner: Foreseeing, guidance: Unit):
+        self.runner, self.guidance = runner, guidance
+        self._first: Tick | None = None
+        self._way: InBatch | InCalls | None = None
+
+    def begin(self, tick: Tick, latents: Any) -> None:
+        """A transformer call for `latents`; a batch of the same samples twice is guided in one batch.
+
+        Raises `PolicyError` where the half that follows comes before the one that it follows.
+        """
+        self.runner.begin(tick)
+        if self._first is None or tick.run != self._first.run:
+            self._first, self._way = tick, self._told(latents)
+        if isinstance(self._way, InCalls):
+            self._way.leads = tick.branch == self._first.branch
+
+    def forecast(self, unit: Unit, inputs: Feature) -> Feature | Half | None:
+        """Return what is known of the output without computing it, the half to compute, or None."""
+        return None if self._way is None else self._way.forecast(unit, inputs)
+
+    def observe(self, unit: Unit, inputs: Feature, outputs: Feature) -> None:
+        """The blocks were computed for all that they were called for."""
+        if self._way is not None:
+            self._way.observe(unit, inputs, outputs)
+
+    def _told(self, latents: Any) -> InBatch | InCalls:
+        even = isinstance(latents, Tensor) and len(latents) % 2 == 0
+        if even and torch.equal(*latents.chunk(2)):
+            return InBatch(self.runner, self.guidance)
+        if self.guidance.follower == "first":
+            raise PolicyError(
+                "the policy has the first half of a guided batch follow the second, but this batch is not the same "
+                "samples twice; sample with guidance, or use a policy for sampling without"
+            )
+        return InCalls(self.runner, self.guidance)
+
+
+def _following(runner: Foreseeing, guidance: Unit, inputs: Feature, added: Feature) -> Feature:
+    """Outputs of the half that follows, from what the blocks `added` to the other."""
+    differs = runner.forecast(guidance, added)
+    if not isinstance(differs, tuple):
+        raise PolicyError(
+            "the difference between the halves of guidance could not be forecast, since it was not finite; sample "
+            "in bfloat16 or float32, or use a profile without a follower"
+        )
+    return tuple(now + more + other for now, more, other in zip(inputs, added, differs, strict=True))
 
 
 def _minus(a: Feature, b: Feature) -> Feature:

@@ -76,7 +76,9 @@ class Memory:
             return
         shapes = dict(zip(unit.streams, (tuple(t.shape) for t in inputs), strict=True))
         sampler = self._plan.policy.document.sampler
-        coming = 2 if sampler is not None and sampler.guidance == "sequential" else 1
+        # a half that follows is a unit of the plan, and counted with it
+        halves = any(unit.follower is not None for unit in self._plan.units)
+        coming = 2 if sampler is not None and sampler.guidance == "sequential" and not halves else 1
         needed = self._plan.bytes(shapes, inputs[0].element_size(), max(coming, len(self.branches)))
         if needed > self._budget:
             raise PolicyError(

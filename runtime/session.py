@@ -73,7 +73,9 @@ class Session:
         """Remember a computed unit."""
         if self._tick is None:
             return
-        self.stats.count_computed(unit.name, unit.share, self._tick.run, self._tick.branch)
+        # the halves of a batch count as branches, as they do where they are calls of their own
+        branch = self._tick.branch if unit.follower is None else f"{self._tick.branch} {unit.name}"
+        self.stats.count_computed(unit.name, unit.share, self._tick.run, branch)
         if (run := self._current) is not None:
             run.observe(unit, inputs, outputs)
 

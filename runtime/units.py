@@ -1,6 +1,6 @@
 """The units of a loaded transformer: which modules belong to each, and what flows in and out."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import assert_never
 
 from torch import nn
@@ -66,7 +66,7 @@ def resolve_units(transformer: nn.Module, units: Units) -> tuple[Unit, ...]:
     match units:
         case Stack(follower=follower):
             (stack,) = _segments(blocks, adapter, (0,), "stack")
-            return (stack,) if follower is None else (replace(stack, share=0.5), _guidance(stack, follower))
+            return (stack,) if follower is None else (stack, _guidance(stack, follower))
         case Segments():
             return _segments(blocks, adapter, units.resolved(len(blocks)), "segment")
         case Modules():
@@ -101,7 +101,7 @@ def _segments(
 def _guidance(stack: Unit, follower: Follower) -> Unit:
     return Unit(
         name=GUIDANCE, group=GUIDANCE, members=(), reads=(), streams=stack.streams, residual=False, joined=False,
-        share=0.5, lane=len(stack.streams), follower=follower,
+        share=stack.share, lane=len(stack.streams), follower=follower,
     )  # fmt: skip
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from tests.runtime.zoo import ZOO
-from tests.tiny import Pipeline, policy, sample_dit
+from tests.tiny import Pipeline, policy, sample_dit, sample_flux
 from torch import Tensor, nn
 
 from cachesmith.policies import Fixed, Interval, Lagrange, PolicyError, Relational, Reuse, Stack
@@ -111,12 +111,43 @@ def test_samples_of_a_batch_do_not_know_each_other(dit: Pipeline) -> None:
     assert np.allclose(both[0], alone[0], atol=1e-5)
 
 
-def test_sampling_without_guidance_is_refused(dit: Pipeline) -> None:
+def test_without_guidance_nothing_follows(dit: Pipeline) -> None:
+    with apply(dit, policy(Stack(), Fixed(mask="CCFFCFFFFFFF"), Lagrange(order=1))):
+        expected = sample_dit(dit, guidance_scale=1.0)
+    with apply(dit, halved("CHFFCFFFFFFF", row=Lagrange(order=1))) as session:
+        assert np.allclose(sample_dit(dit, guidance_scale=1.0), expected, atol=1e-5)
+    assert session.stats.nfc == 3
     with (
-        apply(dit, halved("CH" + "F" * 10)),
-        pytest.raises(PolicyError, match="not two halves of the same samples"),
+        apply(dit, halved("CH" + "F" * 10, "first")),
+        pytest.raises(PolicyError, match="not the same samples"),
     ):
         sample_dit(dit, guidance_scale=1.0)
+
+
+def test_halves_that_are_calls_of_their_own(flux: Pipeline) -> None:
+    options: dict[str, Any] = {"true_cfg_scale": 2.0, "batch": 2}
+    plain = sample_flux(flux, **options)
+    with apply(flux, halved("C" * 10)):
+        assert np.array_equal(sample_flux(flux, **options), plain)
+    with apply(flux, policy(Stack(), Interval(interval=3), Lagrange(order=1))):
+        expected = sample_flux(flux, **options)
+    with apply(flux, policy(Stack(follower="second"), Interval(interval=3), Lagrange(order=1))) as session:
+        assert np.allclose(sample_flux(flux, **options), expected, atol=1e-4)
+    assert session.stats.nfc == 4
+    with apply(flux, halved("CHFHCFHFFF", row=Lagrange(order=1))) as session:
+        assert not np.allclose(sample_flux(flux, **options), plain, atol=1e-4)
+    assert session.stats.computed == {"stack": 5, "guidance": 2} and session.stats.nfc == 3.5
+    assert session.stats.forecast == {"stack": 5, "guidance": 8} and not session.stats.fallbacks
+    plan, shape = session.plan, {"hidden_states": (2, 64, 32), "encoder_hidden_states": (2, 3, 32)}
+    assert plan is not None and session.stats.cache_bytes == plan.bytes(shape, 4)
+
+
+def test_calls_of_which_the_first_would_follow_are_refused(flux: Pipeline) -> None:
+    with (
+        apply(flux, halved("CH" + "F" * 8, "first")),
+        pytest.raises(PolicyError, match="not the same samples"),
+    ):
+        sample_flux(flux, true_cfg_scale=2.0)
 
 
 def test_an_unknown_timestep_computes_everything(dit: Pipeline) -> None:
