@@ -4,8 +4,9 @@ from pathlib import Path
 
 import pytest
 from tests.commands.shop import GOLDEN, Cli, Shop, fails, succeeds
+from tests.tiny import policy as small
 
-from cachesmith.policies import Document, ModelKey, Policy, load, save
+from cachesmith.policies import Document, Fixed, ModelKey, Policy, Stack, load, save
 from cachesmith.policies.bundle import (
     MANIFEST,
     FileEntry,
@@ -95,3 +96,9 @@ def test_inspect_prints_markup_of_a_bundle_as_it_is(cli: Cli, tmp_path: Path) ->
     (tmp_path / MANIFEST).write_bytes(encode_manifest(manifest))
     said = succeeds(cli("inspect", tmp_path))
     assert "[/nope]x, 1 blocks" in said and "hidden_states" in said
+
+
+def test_inspect_shows_steps_computed_by_half(cli: Cli, tmp_path: Path) -> None:
+    save(small(Stack(follower="second"), Fixed(mask="CHFFCF")), tmp_path / "x.policy.safetensors")
+    said = succeeds(cli("inspect", tmp_path / "x.policy.safetensors"))
+    assert "CHFFCF" in said and "stack; second half follows" in said

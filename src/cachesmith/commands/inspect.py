@@ -24,6 +24,7 @@ from cachesmith.policies import (
     Profile,
     Relational,
     Segments,
+    Stack,
     load,
     mask,
 )
@@ -35,7 +36,7 @@ def inspect(
 ) -> None:
     """Show what a policy file says: its model, its profiles, and how they were calibrated. Or verify and show a bundle.
 
-    In a gate's timeline every letter is one sampler step: C computed, F forecast.
+    In a gate's timeline every letter is one sampler step: C computed, F forecast, H one half of guidance computed.
     """
     if file.is_dir():
         inspect_bundle(file, json)
@@ -66,7 +67,7 @@ def show(policy: Policy) -> None:
 
 
 def timeline(profile: Profile, steps: int | None) -> Iterator[tuple[str, str]]:
-    """Yield the gate as pairs of a unit group (empty: all) and a string of C and F, or the rule in words."""
+    """Yield the gate as pairs of a unit group (empty: all) and a string of C, H and F, or the rule in words."""
     match profile.gate:
         case Fixed() as gate:
             yield "", gate.mask
@@ -161,8 +162,13 @@ def _number(value: float | None, unit: str = "") -> str:
 
 
 def _units(profile: Profile) -> str:
-    units = profile.units
-    return f"{len(units.starts)} segments" if isinstance(units, Segments) else units.kind
+    match profile.units:
+        case Segments(starts=starts):
+            return f"{len(starts)} segments"
+        case Stack(follower="first" | "second" as half):
+            return f"stack; {half} half follows"
+        case units:
+            return units.kind
 
 
 def _forecasters(profile: Profile) -> str:
