@@ -1,13 +1,14 @@
 """Candidates for one budget of full computations: the search's best, a refined schedule, and tuned weights."""
 
 import warnings
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property, partial
 from pathlib import Path
 
 from cachesmith.calibrate.config import CalibrationConfig
 from cachesmith.calibrate.cost import EFFICIENCY, CostModel
 from cachesmith.calibrate.evaluate import Evaluator
+from cachesmith.calibrate.guidance import Guidance
 from cachesmith.calibrate.improve import MOVED, TUNING, Plan, refined, tuned
 from cachesmith.calibrate.memo import Memo, digest_of
 from cachesmith.calibrate.metrics import bootstrap
@@ -19,6 +20,12 @@ from cachesmith.calibrate.weights import RIDGES, Rows, fitted_rows, line, starti
 from cachesmith.policies import Follower, Policy, PolicyError, Profile, computations
 from cachesmith.policies.base import Arrays
 from cachesmith.progress import stage
+
+FOLLOWERS: Mapping[Guidance, tuple[Follower, ...]] = {
+    "none": (),
+    "batched": ("first", "second"),
+    "sequential": ("later",),
+}
 
 
 class Makers:
@@ -59,7 +66,7 @@ class Makers:
         made = {
             "tuned weights": rows.policy(mask, f"nfc-{budget}"),
             "refined schedule": untuned.policy(plan.mask, f"nfc-{budget}"),
-            "refined schedule, line": line(plan.mask, self._follower(plan.mask)),
+            "refined schedule, line": line(plan.mask, self._follows(plan.mask)),
         }
         return [Candidate(policy, policy.profile(), name, budget, 0.0) for name, policy in made.items()]
 
@@ -75,25 +82,33 @@ class Makers:
             return race(self.fitting, entrants, saved, self.config, advance)
 
     def _entrants(self, budget: int) -> list[str]:
-        """Spaced schedules; where there is guidance, with steps that are computed by half."""
-        make = spaced if self.recording.guidance == "none" else by_halves
+        """Spaced schedules; where one half of guidance can follow the other, with steps that are computed by half."""
+        make = spaced if self._follower is None else by_halves
         return list(dict.fromkeys(make(budget, self.config.steps, power) for power in POWERS))
 
-    def _follower(self, mask: str) -> Follower | None:
-        """The half of guidance that is forecast better from the other, where some steps are computed by half."""
-        if "H" not in mask:
-            return None
-        if self.recording.guidance == "sequential":
-            return "second"
-        halves: tuple[Follower, Follower] = ("first", "second")
-        return max(halves, key=lambda half: self._measured(f"{mask} {half}", line(mask, half)))
+    @cached_property
+    def _follower(self) -> Follower | None:
+        """The half of guidance that is forecast better from the other; None where neither can be."""
+        steps = self.config.steps
+        mask = by_halves(max(2, steps // 5), steps)
+        scores = {half: self._followed(mask, half) for half in FOLLOWERS[self.recording.guidance]}
+        able = {half: psnr for half, (psnr, nfc) in scores.items() if nfc <= computations(mask) + 1e-9}
+        return max(able, key=able.__getitem__, default=None)
 
-    def _measured(self, key: str, policy: Policy) -> float:
+    def _followed(self, mask: str, half: Follower) -> tuple[float, float]:
+        """PSNR and NFC of untuned weights; more NFC than the schedule has where `half` cannot follow."""
+        key = f"{mask} {half}"
         known = self._memo.get(key)
         if known is None:
-            known = [self.fitting(policy, MOVED).psnr]
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", RuntimeWarning)
+                outcome = self.fitting(line(mask, half), MOVED)
+            known = [outcome.psnr, outcome.nfc]
             self._memo.put(key, known)
-        return known[0]
+        return known[0], known[1]
+
+    def _follows(self, mask: str) -> Follower | None:
+        return self._follower if "H" in mask else None
 
     def _saved(self, *what: object) -> Path:
         """The file for weights that are tuned with these settings."""
@@ -106,7 +121,7 @@ class Makers:
             self.recording.space.schedules[budget],
             spaced(budget, self.config.steps),
             *(resize(mask, budget) for mask in self.config.earlier_masks if "H" not in mask),
-            *(mask for mask in self.config.earlier_masks if "H" in mask and computations(mask) == budget),
+            *(mask for mask in self._earlier_halves() if computations(mask) == budget),
         ]
         ridges = RIDGES if self.recording.grams else (None,)
         starts = [Plan(mask, ridge) for mask in masks for ridge in ridges]
@@ -114,11 +129,15 @@ class Makers:
             starts += [Plan(mask, self.config.earlier.id) for mask in masks if self._fitted(mask)]
         return starts
 
+    def _earlier_halves(self) -> list[str]:
+        """The earlier policy's schedules with steps by half, where halves can follow."""
+        return [mask for mask in self.config.earlier_masks if "H" in mask and self._follower is not None]
+
     def _fitted(self, mask: str) -> Rows | None:
-        """The earlier policy's weights, where they have the shape of this model's."""
+        """The earlier policy's weights, where they have the shape of this model's, and the same half follows."""
         rows = None if self.config.earlier is None else fitted_rows(self.config.earlier, mask)
         lanes, channels = self.recording.stack
-        if rows is None:
+        if rows is None or rows.follower != self._follows(mask):
             return None
         shape = (lanes * (1 if rows.follower is None else 2), self.config.steps, self.config.taps, channels)
         return rows if rows.outputs.shape == shape else None
@@ -128,12 +147,12 @@ class Makers:
         ridge = None if isinstance(plan.start, str) else plan.start
         recording = self.recording
         return rows or starting_rows(
-            plan.mask, self.config.taps, recording.stack, recording.grams, ridge, self._follower(plan.mask)
+            plan.mask, self.config.taps, recording.stack, recording.grams, ridge, self._follows(plan.mask)
         )
 
     def _untuned(self, plan: Plan) -> Policy:
         if plan.start is None:
-            return line(plan.mask, self._follower(plan.mask))
+            return line(plan.mask, self._follows(plan.mask))
         return self._rows(plan).policy(plan.mask, "start")
 
     def _searched(self, budget: int) -> list[Candidate]:

@@ -85,6 +85,8 @@ class Trainer:
 
     def observe(self, unit: Unit, inputs: Feature, outputs: Feature) -> None:
         """Remember a computed step, as many as there are taps."""
+        if self._tick.step is None:
+            return
         made = (
             tuple(new - old for new, old in zip(outputs, inputs, strict=True)) if unit.residual else outputs
         )

@@ -68,8 +68,9 @@ def part_key(job: Job, part: Part) -> str:
     c = job.config
     about = [part.name, job.model.transformer, job.model.config_hash, job.dtype, c.opset, versions()]
     tokens = None if c.tokens is None else c.tokens.model_dump()
-    pictures = [c.pictures.model_dump(), halved(job.policy, c)]
-    shapes = [c.requests, steps_of(job.policy, c), pictures, tokens, c.prove]
+    shapes = [c.requests, steps_of(job.policy, c), c.pictures.model_dump(), tokens, c.prove]
+    if halved(job.policy, c):
+        shapes.append("halved")
     return digest([about, shapes, weights_digest(part_unit(job.transformer, part).members)])
 
 
@@ -81,10 +82,8 @@ def steps_of(policy: Policy, config: ExportConfig) -> int:
 
 def halved(policy: Policy, config: ExportConfig) -> bool:
     """Whether some steps are computed for one half of a guided batch."""
-    if policy.document.sampler is not None and policy.document.sampler.guidance == "sequential":
-        return False
     units = [policy.profile(name).units for name in config.profiles or policy.document.profiles]
-    return any(isinstance(each, Stack) and each.follower is not None for each in units)
+    return any(isinstance(each, Stack) and each.follower in ("first", "second") for each in units)
 
 
 def record_parts(job: Job, parts: tuple[Part, ...], report: Report) -> dict[str, list[Sample]]:

@@ -8,8 +8,8 @@ from pydantic import Field, SerializerFunctionWrapHandler, field_validator, mode
 from cachesmith.policies.base import MAX_GROUPS, Frozen
 from cachesmith.policies.errors import PolicyError
 
-Follower = Literal["first", "second"]
-"""A half of guidance."""
+Follower = Literal["first", "second", "later"]
+"""A half of a guided batch or, where guidance is by calls of their own, every call of a step but the first."""
 
 GUIDANCE = "guidance"
 """The unit, and its group, that a `Stack` with a follower has beside the blocks."""
@@ -19,8 +19,7 @@ class Stack(Frozen):
     """All blocks as one unit: input = hidden state before the first block, output = the residual they add.
 
     With a `follower`, the blocks are that half of guidance which it follows, and the follower is a unit of its own,
-    `guidance`: its input is the other half's output, its output is how much its own differs. Halves are of a batch;
-    where they are calls of their own, only the second can follow.
+    `guidance`: its input is the other half's output, its output is how much its own differs.
     """
 
     kind: Literal["stack"] = "stack"

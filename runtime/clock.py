@@ -25,11 +25,13 @@ TOLERANCE = 1e-3
 
 @dataclass(frozen=True)
 class Tick:
-    """One transformer call. `step` is None when the timestep is not one of the scheduler's: nothing is forecast."""
+    """One transformer call. `step` is None when nothing is to be forecast: the timestep is not one of the scheduler's,
+    or for another reason, `why`."""
 
     run: int
     step: int | None
     branch: str
+    why: str | None = None
 
 
 class Clock:

@@ -12,8 +12,8 @@ def distill(trace: Iterable[Trace], steps: int) -> Fixed:
     """Return the fixed schedule that computes as much, and as densely, as the gate did on average.
 
     The k-th computed step is the first by which the runs in `trace`, over all branches, have computed k - 1/2 steps on
-    average; where all runs agree this is their schedule. Raises `ValueError` for a trace that is empty or has steps
-    beyond `steps`.
+    average; where all runs agree this is their schedule. A step that is computed in part counts as forecast. Raises
+    `ValueError` for a trace that is empty or has steps beyond `steps`.
     """
     computed: dict[tuple[int, str], set[int]] = defaultdict(set)
     for entry in trace:

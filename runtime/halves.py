@@ -6,7 +6,7 @@ followed half as the stack of blocks, and the difference of the other half from 
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -14,8 +14,9 @@ from torch import Tensor
 
 from cachesmith.policies import PolicyError
 from cachesmith.runtime.clock import Tick
-from cachesmith.runtime.history import Feature
+from cachesmith.runtime.history import Feature, alike
 from cachesmith.runtime.runner import Foreseeing
+from cachesmith.runtime.stats import UNGUIDED
 from cachesmith.runtime.units import Unit
 
 PER_TOKEN = ("rotary", "freqs")
@@ -24,7 +25,10 @@ PER_TOKEN = ("rotary", "freqs")
 
 @dataclass(frozen=True)
 class Half:
-    """The blocks are to be computed for `rows` of a batch of `total`; `complete` makes the whole batch's output."""
+    """The blocks are to be computed for `rows` of a batch of `total`; `complete` makes the whole batch's output.
+
+    Which arguments have rows is told from their extents and, of rows per token, from their names.
+    """
 
     rows: slice
     total: int
@@ -47,8 +51,9 @@ class Half:
         """Raise `PolicyError` unless the streams have the half's rows, as between blocks that pass them on."""
         if any(len(stream) != self.total // 2 for stream in streams):
             raise PolicyError(
-                "the transformer does something between its blocks, as for a ControlNet, which the half of guidance "
-                "that is computed alone cannot take; use a profile without a follower"
+                f"half of a guided batch of {self.total} rows is computed alone, but a block was given "
+                f"{[len(stream) for stream in streams]} rows, as where a ControlNet adds to every block's output; use "
+                "a profile without a follower"
             )
 
 
@@ -66,11 +71,17 @@ class InBatch:
             return None
         known = self.runner.forecast(unit, leading)
         if isinstance(known, tuple):
-            return self._followed(inputs, leading, known)
+            return self._both(inputs, leading, known)
 
         def complete(computed: Feature) -> Feature:
             self.runner.observe(unit, tuple(half.clone() for half in leading), computed)
-            return self._followed(inputs, leading, computed)
+            result = self._both(inputs, leading, computed)
+            if result is None:
+                raise PolicyError(
+                    "the difference between the halves of guidance could not be forecast, since it was not finite; "
+                    "sample in bfloat16 or float32, or use a profile without a follower"
+                )
+            return result
 
         return Half(self._rows(inputs[0]), len(inputs[0]), complete)
 
@@ -84,9 +95,11 @@ class InBatch:
         others = _minus(self._following(outputs), self._following(inputs))
         self.runner.observe(self.guidance, added, _minus(others, added))
 
-    def _followed(self, inputs: Feature, leading: Feature, known: Feature) -> Feature:
+    def _both(self, inputs: Feature, leading: Feature, known: Feature) -> Feature | None:
         """The whole batch's output from the half that is known."""
-        others = _following(self.runner, self.guidance, self._following(inputs), _minus(known, leading))
+        others = _follow(self.runner, self.guidance, self._following(inputs), _minus(known, leading))
+        if others is None:
+            return None
         order = (others, known) if self._first else (known, others)
         return tuple(torch.cat(pair) for pair in zip(*order, strict=True))
 
@@ -112,7 +125,7 @@ class InCalls:
         """Return the call's forecast, or None to have it computed."""
         if not self.leads:
             computed = self.runner.computes(self.guidance, inputs)
-            return None if computed else _following(self.runner, self.guidance, inputs, self._added)
+            return None if computed else _follow(self.runner, self.guidance, inputs, self._added)
         known = self.runner.forecast(unit, inputs)
         if not isinstance(known, tuple):
             return None
@@ -125,58 +138,52 @@ class InCalls:
         if self.leads:
             self._added = added
             self.runner.observe(unit, inputs, outputs)
-        else:
+        elif alike(added, self._added):
             self.runner.observe(self.guidance, self._added, _minus(added, self._added))
+        else:
+            # captions of other lengths: what is remembered fits no later call, which is computed for that reason
+            self.runner.observe(self.guidance, inputs, added)
 
 
 class Halves:
-    """Stands between the blocks and a runner, and tells from each run's first call how the run is guided."""
+    """Stands between the blocks and a runner, and shows it the halves of guidance."""
 
     def __init__(self, runner: Foreseeing, guidance: Unit):
-        self.runner, self.guidance = runner, guidance
-        self._first: Tick | None = None
-        self._way: InBatch | InCalls | None = None
+        self.runner = runner
+        self._way = InCalls(runner, guidance) if guidance.follower == "later" else InBatch(runner, guidance)
+        self._first = Tick(-1, None, "")
+        self._rows = 0
+        self._guided = False
 
     def begin(self, tick: Tick, latents: Any) -> None:
-        """A transformer call for `latents`; a batch of the same samples twice is guided in one batch.
-
-        Raises `PolicyError` where the half that follows comes before the one that it follows.
-        """
-        self.runner.begin(tick)
-        if self._first is None or tick.run != self._first.run:
-            self._first, self._way = tick, self._told(latents)
+        """A transformer call for `latents`. A batch that is not two halves of the same samples is all computed."""
+        if tick.run != self._first.run:
+            self._first = tick
+            self._rows = len(latents) if _twice(latents) else 0
         if isinstance(self._way, InCalls):
             self._way.leads = tick.branch == self._first.branch
+        self._guided = isinstance(self._way, InCalls) or len(latents) == self._rows
+        self.runner.begin(tick if self._guided else replace(tick, step=None, why=UNGUIDED))
 
     def forecast(self, unit: Unit, inputs: Feature) -> Feature | Half | None:
         """Return what is known of the output without computing it, the half to compute, or None."""
-        return None if self._way is None else self._way.forecast(unit, inputs)
+        return self._way.forecast(unit, inputs) if self._guided else None
 
     def observe(self, unit: Unit, inputs: Feature, outputs: Feature) -> None:
         """The blocks were computed for all that they were called for."""
-        if self._way is not None:
-            self._way.observe(unit, inputs, outputs)
-
-    def _told(self, latents: Any) -> InBatch | InCalls:
-        even = isinstance(latents, Tensor) and len(latents) % 2 == 0
-        if even and torch.equal(*latents.chunk(2)):
-            return InBatch(self.runner, self.guidance)
-        if self.guidance.follower == "first":
-            raise PolicyError(
-                "the policy has the first half of a guided batch follow the second, but this batch is not the same "
-                "samples twice; sample with guidance, or use a policy for sampling without"
-            )
-        return InCalls(self.runner, self.guidance)
+        (self._way if self._guided else self.runner).observe(unit, inputs, outputs)
 
 
-def _following(runner: Foreseeing, guidance: Unit, inputs: Feature, added: Feature) -> Feature:
-    """Outputs of the half that follows, from what the blocks `added` to the other."""
+def _twice(latents: Any) -> bool:
+    """Whether a batch holds every sample twice, as guidance makes it. Looks at the device: once a run."""
+    return isinstance(latents, Tensor) and len(latents) % 2 == 0 and torch.equal(*latents.chunk(2))
+
+
+def _follow(runner: Foreseeing, guidance: Unit, inputs: Feature, added: Feature) -> Feature | None:
+    """Outputs of the half that follows, from what the blocks `added` to the other; None where nothing is known."""
     differs = runner.forecast(guidance, added)
     if not isinstance(differs, tuple):
-        raise PolicyError(
-            "the difference between the halves of guidance could not be forecast, since it was not finite; sample "
-            "in bfloat16 or float32, or use a profile without a follower"
-        )
+        return None
     return tuple(now + more + other for now, more, other in zip(inputs, added, differs, strict=True))
 
 

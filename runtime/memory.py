@@ -78,8 +78,9 @@ class Memory:
         sampler = self._plan.policy.document.sampler
         # a half that follows is a unit of the plan, and counted with it
         halves = any(unit.follower is not None for unit in self._plan.units)
-        coming = 2 if sampler is not None and sampler.guidance == "sequential" and not halves else 1
-        needed = self._plan.bytes(shapes, inputs[0].element_size(), max(coming, len(self.branches)))
+        coming = 2 if sampler is not None and sampler.guidance == "sequential" else 1
+        copies = 1 if halves else max(coming, len(self.branches))
+        needed = self._plan.bytes(shapes, inputs[0].element_size(), copies)
         if needed > self._budget:
             raise PolicyError(
                 f"the cache needs {needed:,} bytes but memory_budget is {self._budget:,}; raise the budget, "

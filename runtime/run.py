@@ -76,6 +76,7 @@ class Run:
 
     def computes(self, unit: Unit, inputs: Feature) -> bool:
         """Whether `unit` cannot be forecast now; a reason that was not planned is counted."""
+        self.memory.check_budget(self._branch, unit, inputs)
         history = self._branch.history(unit)
         decision = self.plan.decide(unit, self._step, history.steps)
         if isinstance(decision, Forecast) and history.fits(inputs):

@@ -50,7 +50,7 @@ class Session:
         if self._run is None:
             return
         if tick.step is None:
-            self.stats.fall_back(UNKNOWN_STEP)
+            self.stats.fall_back(tick.why or UNKNOWN_STEP)
         else:
             self._run.call(tick.run, tick.step, tick.branch)
 

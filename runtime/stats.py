@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 UNKNOWN_STEP = "the timestep is not on the scheduler's list"
+UNGUIDED = "the batch is not the same samples twice, as guidance makes it"
 CHANGED_SHAPE = "the batch, shape, dtype or device changed during a run"
 UNEXPECTED = "a module returned another number of tensors than its adapter says"
 REPEATED = "a module is called several times in one transformer call, as with chunked feed-forward layers"

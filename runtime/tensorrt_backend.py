@@ -25,6 +25,9 @@ KINDS = {
 }  # fmt: skip
 """Names of `trt.DataType`."""
 
+ALIGNMENT = 256
+"""Bytes: the addresses of inputs are multiples of it."""
+
 GRAPHS = 4
 """CUDA graphs a segment keeps, one a combination of shapes; the one unused for longest goes first."""
 
@@ -108,6 +111,11 @@ def _refit(trt: Any, logger: Any, engine: Any, folder: Path, entry: SegmentEntry
         raise EngineError(f"{entry.name}: the stripped engine does not take the weights of {entry.onnx.name}")
 
 
+def _aligned(value: Tensor) -> Tensor:
+    """A tensor of its own begins where TensorRT wants inputs to; later rows of another may not."""
+    return value.clone() if value.data_ptr() % ALIGNMENT else value
+
+
 class TensorRTSegment:
     """One engine. Runs on the shared stream, in order with the caller's."""
 
@@ -130,7 +138,7 @@ class TensorRTSegment:
 
     def __call__(self, inputs: Mapping[str, Tensor]) -> tuple[Tensor, ...]:
         """Compute the segment into new tensors."""
-        held = {spec.name: inputs[spec.name].contiguous() for spec in self.entry.inputs}
+        held = {spec.name: _aligned(inputs[spec.name].contiguous()) for spec in self.entry.inputs}
         outputs = new_outputs(self.entry, held, self.place.arena.device)
         with self.place.lock, aside(self.place.stream, (*held.values(), *outputs)):
             self.enqueue(self.context, held, outputs)

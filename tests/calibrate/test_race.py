@@ -81,6 +81,8 @@ def test_calibration_races_and_resumes(tmp_path: Path, monkeypatch: pytest.Monke
     raced = {path: path.stat().st_mtime_ns for path in tmp_path.glob("rows-*")}
     budgets = len(set(settings(tmp_path).budgets.values()))
     assert len(raced) > 3 * budgets  # each with more rounds than one
+    followers = {torch.load(path, weights_only=True)[2] for path in raced}
+    assert None in followers and followers & {"first", "second"}  # guidance is in one batch
     assert calibrated(tmp_path, iterations=6) == first
     assert {path: path.stat().st_mtime_ns for path in tmp_path.glob("rows-*")} == raced
 

@@ -101,4 +101,4 @@ def test_inspect_prints_markup_of_a_bundle_as_it_is(cli: Cli, tmp_path: Path) ->
 def test_inspect_shows_steps_computed_by_half(cli: Cli, tmp_path: Path) -> None:
     save(small(Stack(follower="second"), Fixed(mask="CHFFCF")), tmp_path / "x.policy.safetensors")
     said = succeeds(cli("inspect", tmp_path / "x.policy.safetensors"))
-    assert "CHFFCF" in said and "stack; second half follows" in said
+    assert "CHFFCF" in said and "stack; the second half follows" in said

@@ -1,7 +1,7 @@
 """One half of guidance follows the other."""
 
 import warnings
-from typing import Any, Literal
+from typing import Any
 
 import diffusers
 import numpy as np
@@ -11,15 +11,17 @@ from tests.runtime.zoo import ZOO
 from tests.tiny import Pipeline, policy, sample_dit, sample_flux
 from torch import Tensor, nn
 
-from cachesmith.policies import Fixed, Interval, Lagrange, PolicyError, Relational, Reuse, Stack
+from cachesmith.policies import Fixed, Follower, Interval, Lagrange, PolicyError, Relational, Reuse, Stack
 from cachesmith.runtime import apply
 from cachesmith.runtime.halves import Half
+from cachesmith.runtime.run import Run
+from cachesmith.runtime.stats import UNGUIDED
 
-HALVES: list[Literal["first", "second"]] = ["first", "second"]
+HALVES: list[Follower] = ["first", "second"]
 STEPS = 12
 
 
-def halved(mask: str, follower: Literal["first", "second"] = "second", row: Any = None) -> Any:
+def halved(mask: str, follower: Follower = "second", row: Any = None) -> Any:
     return policy(Stack(follower=follower), Fixed(mask=mask), row or Reuse())
 
 
@@ -30,9 +32,7 @@ def stack_outputs(dit: Pipeline, seen: list[Tensor]) -> Any:
 
 
 @pytest.mark.parametrize("follower", HALVES)
-def test_a_run_that_computes_everything_is_untouched(
-    dit: Pipeline, follower: Literal["first", "second"]
-) -> None:
+def test_a_run_that_computes_everything_is_untouched(dit: Pipeline, follower: Follower) -> None:
     plain = sample_dit(dit)
     with apply(dit, halved("C" * STEPS, follower)) as session:
         assert np.array_equal(sample_dit(dit), plain)
@@ -40,9 +40,7 @@ def test_a_run_that_computes_everything_is_untouched(
 
 
 @pytest.mark.parametrize("follower", HALVES)
-def test_half_a_step_computes_one_half_and_adds_the_difference(
-    dit: Pipeline, follower: Literal["first", "second"]
-) -> None:
+def test_half_a_step_computes_one_half_and_adds_the_difference(dit: Pipeline, follower: Follower) -> None:
     blocks = dit.transformer.transformer_blocks
     entered: list[Tensor] = []
     rows: list[int] = []
@@ -111,30 +109,50 @@ def test_samples_of_a_batch_do_not_know_each_other(dit: Pipeline) -> None:
     assert np.allclose(both[0], alone[0], atol=1e-5)
 
 
-def test_without_guidance_nothing_follows(dit: Pipeline) -> None:
-    with apply(dit, policy(Stack(), Fixed(mask="CCFFCFFFFFFF"), Lagrange(order=1))):
-        expected = sample_dit(dit, guidance_scale=1.0)
-    with apply(dit, halved("CHFFCFFFFFFF", row=Lagrange(order=1))) as session:
-        assert np.allclose(sample_dit(dit, guidance_scale=1.0), expected, atol=1e-5)
-    assert session.stats.nfc == 3
-    with (
-        apply(dit, halved("CH" + "F" * 10, "first")),
-        pytest.raises(PolicyError, match="not the same samples"),
-    ):
-        sample_dit(dit, guidance_scale=1.0)
+@pytest.mark.filterwarnings("ignore:cachesmith computed")
+def test_a_batch_that_is_not_guided_is_computed(dit: Pipeline) -> None:
+    plain = sample_dit(dit, guidance_scale=1.0)
+    alone = sample_dit(dit, labels=(1,), guidance_scale=1.0)
+    for follower in HALVES:
+        with apply(dit, halved("CH" + "F" * 10, follower)) as session:
+            assert np.array_equal(sample_dit(dit, guidance_scale=1.0), plain)
+            assert np.array_equal(sample_dit(dit, labels=(1,), guidance_scale=1.0), alone)
+        assert session.stats.nfc == STEPS and session.stats.fallbacks == {UNGUIDED: 2 * STEPS}
 
 
-def test_halves_that_are_calls_of_their_own(flux: Pipeline) -> None:
+@pytest.mark.filterwarnings("ignore:cachesmith computed")
+@pytest.mark.parametrize("rows", [1, 2, 3])
+def test_a_further_call_of_other_rows_is_computed(dit: Pipeline, rows: int) -> None:
+    """As SD3's skip-layer guidance makes one."""
+    dit.scheduler.set_timesteps(STEPS)
+    x = torch.randn(2, 4, 8, 8)
+
+    def call(latents: Tensor, t: Tensor) -> Tensor:
+        labels = torch.arange(len(latents))
+        out: Tensor = dit.transformer(latents, timestep=t.expand(len(latents)), class_labels=labels).sample
+        return out
+
+    with torch.no_grad(), apply(dit.transformer, halved("CH" + "F" * 10), scheduler=dit.scheduler) as session:
+        for t in dit.scheduler.timesteps[:3]:
+            call(torch.cat([x, x]), t)
+            extra = call(x[:1].expand(rows, -1, -1, -1), t)
+            dit.scheduler.step(x, t, x)
+    with torch.no_grad():
+        assert torch.equal(extra, call(x[:1].expand(rows, -1, -1, -1), t))
+    assert session.stats.fallbacks == {UNGUIDED: 3} and session.stats.forecast["guidance"] == 2
+
+
+def test_calls_of_which_the_later_follows(flux: Pipeline) -> None:
     options: dict[str, Any] = {"true_cfg_scale": 2.0, "batch": 2}
     plain = sample_flux(flux, **options)
-    with apply(flux, halved("C" * 10)):
+    with apply(flux, halved("C" * 10, "later")):
         assert np.array_equal(sample_flux(flux, **options), plain)
     with apply(flux, policy(Stack(), Interval(interval=3), Lagrange(order=1))):
         expected = sample_flux(flux, **options)
-    with apply(flux, policy(Stack(follower="second"), Interval(interval=3), Lagrange(order=1))) as session:
+    with apply(flux, policy(Stack(follower="later"), Interval(interval=3), Lagrange(order=1))) as session:
         assert np.allclose(sample_flux(flux, **options), expected, atol=1e-4)
     assert session.stats.nfc == 4
-    with apply(flux, halved("CHFHCFHFFF", row=Lagrange(order=1))) as session:
+    with apply(flux, halved("CHFHCFHFFF", "later", Lagrange(order=1))) as session:
         assert not np.allclose(sample_flux(flux, **options), plain, atol=1e-4)
     assert session.stats.computed == {"stack": 5, "guidance": 2} and session.stats.nfc == 3.5
     assert session.stats.forecast == {"stack": 5, "guidance": 8} and not session.stats.fallbacks
@@ -142,12 +160,71 @@ def test_halves_that_are_calls_of_their_own(flux: Pipeline) -> None:
     assert plan is not None and session.stats.cache_bytes == plan.bytes(shape, 4)
 
 
-def test_calls_of_which_the_first_would_follow_are_refused(flux: Pipeline) -> None:
-    with (
-        apply(flux, halved("CH" + "F" * 8, "first")),
-        pytest.raises(PolicyError, match="not the same samples"),
-    ):
-        sample_flux(flux, true_cfg_scale=2.0)
+def test_two_samples_of_one_noise_are_no_halves_where_later_calls_follow(flux: Pipeline) -> None:
+    """What would be taken for a guided batch, if it had to be guessed."""
+    options: dict[str, Any] = {"true_cfg_scale": 2.0}
+    latents = torch.randn(1, 64, 16, generator=torch.Generator().manual_seed(0))
+    with apply(flux, halved("CHFHCFHFFF", "later", Lagrange(order=1))):
+        alone = sample_flux(flux, latents=latents, **options)
+        twice = sample_flux(flux, latents=latents.repeat(2, 1, 1), batch=2, **options)
+    assert np.allclose(twice[1], alone[0], atol=1e-4)
+
+
+@pytest.mark.filterwarnings("ignore:.*")
+def test_later_calls_with_captions_of_other_lengths_are_computed() -> None:
+    name = "Lumina2Transformer2DModel"
+    tiny, scheduler = ZOO[name], diffusers.FlowMatchEulerDiscreteScheduler(shift=3.0)
+    model = tiny.build(name)
+
+    def sample() -> Tensor:
+        scheduler.set_timesteps(8)
+        x = torch.randn(tiny.shape, generator=torch.Generator().manual_seed(0))
+        with torch.no_grad():
+            for t in scheduler.timesteps:
+                parts = [
+                    model(x, 1 - t[None] / 1000, torch.ones(1, n, 32), torch.ones(1, n).bool()).sample
+                    for n in (5, 3)
+                ]
+                x = scheduler.step(-(1.5 * parts[0] - 0.5 * parts[1]), t, x).prev_sample
+        return x
+
+    plain = sample()
+    with apply(model, halved("CHCHCHHH", "later"), scheduler=scheduler) as session:
+        assert torch.allclose(sample(), plain, atol=1e-5)
+    assert session.stats.nfc == 8 and session.stats.fallbacks
+
+
+@pytest.mark.parametrize("follower", ["second", "later"])
+def test_the_budget_is_checked_before_anything_is_cached(
+    dit: Pipeline, flux: Pipeline, follower: Follower
+) -> None:
+    def sample(**options: Any) -> Any:
+        in_batch = follower == "second"
+        pipe, made = (dit, halved("CHFFCF" + "F" * 6)) if in_batch else (flux, halved("CHFFCFFFFF", "later"))
+        with apply(pipe, made, **options) as session:
+            sample_dit(pipe) if in_batch else sample_flux(pipe, true_cfg_scale=2.0)
+        return session.stats.cache_bytes
+
+    enough = sample()
+    assert sample(memory_budget=enough) == enough
+    with pytest.raises(PolicyError, match="budget"):
+        sample(memory_budget=enough - 1)
+
+
+@pytest.mark.filterwarnings("ignore:cachesmith computed")
+def test_a_difference_that_is_not_finite_is_computed_or_refused(dit: Pipeline, monkeypatch: Any) -> None:
+    plain = sample_dit(dit)
+    estimate = Run._estimate
+
+    def broken(self: Any, unit: Any, *rest: Any) -> Any:
+        return None if unit.name == "guidance" else estimate(self, unit, *rest)
+
+    monkeypatch.setattr(Run, "_estimate", broken)
+    with apply(dit, halved("C" + "F" * 11)) as session:
+        assert np.array_equal(sample_dit(dit), plain)
+    assert session.stats.nfc == STEPS
+    with apply(dit, halved("CH" + "F" * 10)), pytest.raises(PolicyError, match="not finite"):
+        sample_dit(dit)
 
 
 def test_an_unknown_timestep_computes_everything(dit: Pipeline) -> None:
@@ -175,7 +252,7 @@ def test_half_steps_and_followers_come_together() -> None:
 def test_work_between_the_blocks_is_refused() -> None:
     half = Half(slice(2), 4, lambda computed: computed)
     half.check((torch.zeros(2, 3),))
-    with pytest.raises(PolicyError, match="between its blocks"):
+    with pytest.raises(PolicyError, match="a block was given"):
         half.check((torch.zeros(2, 3), torch.zeros(4, 3)))
 
 

@@ -165,8 +165,8 @@ def _units(profile: Profile) -> str:
     match profile.units:
         case Segments(starts=starts):
             return f"{len(starts)} segments"
-        case Stack(follower="first" | "second" as half):
-            return f"stack; {half} half follows"
+        case Stack(follower=str() as half):
+            return f"stack; the {half} half follows" if half != "later" else "stack; later calls follow"
         case units:
             return units.kind
 
