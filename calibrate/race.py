@@ -11,7 +11,7 @@ from pathlib import Path
 
 from cachesmith.calibrate.config import CalibrationConfig
 from cachesmith.calibrate.evaluate import Evaluator
-from cachesmith.calibrate.improve import MOVED, tuned
+from cachesmith.calibrate.improve import tuned
 from cachesmith.calibrate.weights import Rows
 
 POWERS = (1.0, 1.15, 1.3, 1.5)
@@ -22,6 +22,9 @@ ROUND = 6
 
 SHORTEST = 20
 """Shorter rounds tell schedules apart no better than chance does, and no race is run."""
+
+JUDGED = 128
+"""Samples that decide a round: by 32 of them, schedules half a decibel apart are ranked by chance."""
 
 CALM = 0.35
 """Steps of a round are smaller by this: it ends before the noise of large ones has died down."""
@@ -65,7 +68,7 @@ def race(
             mask: tuned(evaluator, mask, rows, saved(mask, number), short, advance)
             for mask, rows in field.items()
         }
-        scores = {mask: evaluator(rows.policy(mask, "race"), MOVED).psnr for mask, rows in reached.items()}
+        scores = {mask: evaluator(rows.policy(mask, "race"), JUDGED).psnr for mask, rows in reached.items()}
         best = sorted(scores, key=lambda mask: -scores[mask])[: size // 2]
         field = {mask: reached[mask] for mask in best}
     ((mask, rows),) = field.items()
