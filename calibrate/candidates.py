@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from functools import cached_property, partial
 from pathlib import Path
 
@@ -100,10 +101,11 @@ class Makers:
         key = f"{mask} {half}"
         known = self._memo.get(key)
         if known is None:
-            with warnings.catch_warnings():
+            with warnings.catch_warnings(), suppress(PolicyError):
                 warnings.simplefilter("ignore", RuntimeWarning)
                 outcome = self.fitting(line(mask, half), MOVED)
-            known = [outcome.psnr, outcome.nfc]
+                known = [outcome.psnr, outcome.nfc]
+            known = known or [0.0, float(len(mask))]
             self._memo.put(key, known)
         return known[0], known[1]
 

@@ -38,6 +38,9 @@ class Call:
     def __init__(self, unit: Unit, scope: Scope):
         self.unit, self.scope = unit, scope
         self.enters = None if unit.entry is None else _entering(*unit.entry)
+        self.takes = [
+            (mapper(m), reader(m, names)) for m, names in zip(unit.members, unit.reads, strict=True)
+        ]
         self.begun = False
         self.inputs: Feature = ()
         self.known: Feature | Partial | Half | None = None
@@ -124,8 +127,9 @@ class Call:
     ) -> Any:
         """Call the member for the batch, or for the half of it that is to be computed."""
         if isinstance(self.known, Half):
-            args, kwargs = mapper(self.unit.members[position])(args, kwargs, self.known.take)
-            self.known.check(reader(self.unit.members[position], self.unit.reads[position])(args, kwargs))
+            change, read = self.takes[position]
+            args, kwargs = change(args, kwargs, self.known.take)
+            self.known.check(read(args, kwargs))
         return original(*args, **kwargs)
 
     def _computed(self, result: Any) -> Any:
