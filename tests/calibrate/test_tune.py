@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from tests.tiny import tiny_dit
+from tests.tiny import sample_flux, tiny_dit, tiny_flux
 from torch.optim import Adam
 from torch.optim.lr_scheduler import CosineAnnealingLR
 
@@ -21,6 +21,7 @@ from cachesmith.calibrate.solvers import errors
 from cachesmith.calibrate.tune import Batch, Trainer, tune
 from cachesmith.calibrate.weights import Rows, fitted_rows, line, starting_rows
 from cachesmith.policies import Follower, Stack, computations
+from cachesmith.runtime import apply
 
 STEPS = 10
 MASK = "CCFFCFFCFF"
@@ -153,3 +154,15 @@ def test_weights_that_follow_recorded_runs_come_closer_than_the_line_on_them(eva
     )
     assert torch.all(errors(gram, follow, MASK) <= errors(gram, start, MASK) + 1e-6)
     assert torch.allclose(follow.sum(1), start.sum(1), atol=1e-4)
+
+
+def test_trainer_and_runtime_agree_where_halves_are_calls() -> None:
+    pipe, mask = tiny_flux(), "CHFHCFHFFF"
+    line_rows = starting_rows(mask, 3, (LANES, CHANNELS), {}, None, "later")
+    rows = line_rows._replace(outputs=line_rows.outputs * 1.05, inputs=line_rows.inputs + 0.01)
+    with torch.no_grad(), watch(pipe, Stack(follower="later"), Trainer(mask, rows)):
+        trained = sample_flux(pipe, true_cfg_scale=2.0)
+    with apply(pipe, rows.policy(mask, "t")) as session:
+        served = sample_flux(pipe, true_cfg_scale=2.0)
+    assert torch.allclose(torch.from_numpy(trained), torch.from_numpy(served), atol=1e-4)
+    assert session.stats.nfc == computations(mask) and not session.stats.fallbacks
