@@ -45,7 +45,8 @@ def count_flops(transformer: nn.Module, units: Units, /, **arguments: Any) -> Ca
 
     Raises `PolicyError` when there is no adapter for the transformer.
     """
-    members = [unit for unit in resolve_units(transformer, units) if unit.members]
+    resolved = resolve_units(transformer, units)
+    members = [unit for unit in resolved if unit.members]
     counter = FlopCounterMode(display=False)
     spent: Counter[str] = Counter()
     with ExitStack() as stack:
@@ -57,7 +58,7 @@ def count_flops(transformer: nn.Module, units: Units, /, **arguments: Any) -> Ca
         spent[GUIDANCE] = spent["stack"] // 2
         spent["stack"] -= spent[GUIDANCE]
     groups: Counter[str] = Counter()
-    for unit in resolve_units(transformer, units):
+    for unit in resolved:
         groups[unit.group] += spent[unit.name]
     return CallFlops(counter.get_total_flops(), dict(spent), dict(groups))
 

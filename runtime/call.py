@@ -38,9 +38,6 @@ class Call:
     def __init__(self, unit: Unit, scope: Scope):
         self.unit, self.scope = unit, scope
         self.enters = None if unit.entry is None else _entering(*unit.entry)
-        self.takes = [
-            (mapper(m), reader(m, names)) for m, names in zip(unit.members, unit.reads, strict=True)
-        ]
         self.begun = False
         self.inputs: Feature = ()
         self.known: Feature | Partial | Half | None = None
@@ -54,6 +51,7 @@ class Call:
             read = reader(self.unit.members[position], self.unit.reads[position])
             name = namer(self.unit.members[position], self.unit.reads[position])
             write = writer(self.unit.members[position], self.unit.reads[position])
+            change = mapper(self.unit.members[position])
 
             @wraps(original)
             def forward(*args: Any, **kwargs: Any) -> Any:
@@ -66,7 +64,8 @@ class Call:
                 if not self.begun:
                     return original(*args, **kwargs)
                 if not isinstance(self.known, tuple | Partial):
-                    result = self._compute(original, args, kwargs, position)
+                    args, kwargs = self._taken(args, kwargs, change, read)
+                    result = original(*args, **kwargs)
                     return self._computed(result) if last else result
                 if isinstance(self.known, Partial):
                     args, kwargs = write(args, kwargs, self.known.inputs)
@@ -122,15 +121,12 @@ class Call:
         by_name = dict(zip(self.unit.reads[position], values, strict=True))
         return tuple(by_name[stream] for stream in self.unit.streams)
 
-    def _compute(
-        self, original: Forward, args: tuple[Any, ...], kwargs: dict[str, Any], position: int
-    ) -> Any:
-        """Call the member for the batch, or for the half of it that is to be computed."""
+    def _taken(self, args: Any, kwargs: Any, change: Forward, read: Forward) -> tuple[Any, Any]:
+        """What a member is called with: for the batch, or for the half of it that is to be computed."""
         if isinstance(self.known, Half):
-            change, read = self.takes[position]
             args, kwargs = change(args, kwargs, self.known.take)
             self.known.check(read(args, kwargs))
-        return original(*args, **kwargs)
+        return args, kwargs
 
     def _computed(self, result: Any) -> Any:
         """The last member has computed the unit, or half of the batch."""
