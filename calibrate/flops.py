@@ -16,7 +16,7 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from cachesmith.policies import GUIDANCE, Stack, StaticGate, Units, mask
+from cachesmith.policies import GUIDANCE, StaticGate, Units, mask
 from cachesmith.runtime import Unit, resolve_units
 
 
@@ -54,7 +54,7 @@ def count_flops(transformer: nn.Module, units: Units, /, **arguments: Any) -> Ca
             _measure(unit, counter, spent, stack)
         with counter:
             transformer(**arguments)
-    if isinstance(units, Stack) and units.follower is not None:
+    if units.follower is not None:
         spent[GUIDANCE] = spent["stack"] // 2
         spent["stack"] -= spent[GUIDANCE]
     groups: Counter[str] = Counter()

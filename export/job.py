@@ -11,7 +11,7 @@ from cachesmith.export.config import ExportConfig, Report
 from cachesmith.export.digest import digest, versions, weights_digest
 from cachesmith.export.parts import Part, part_unit, plan_parts
 from cachesmith.export.record import Sample, record
-from cachesmith.policies import EngineError, ModelKey, Policy, Stack
+from cachesmith.policies import EngineError, ModelKey, Policy
 from cachesmith.policies.bundle import Build, Manifest, SegmentEntry
 from cachesmith.runtime.fingerprint import model_key
 
@@ -83,7 +83,7 @@ def steps_of(policy: Policy, config: ExportConfig) -> int:
 def halved(policy: Policy, config: ExportConfig) -> bool:
     """Whether some steps are computed for one half of a guided batch."""
     units = [policy.profile(name).units for name in config.profiles or policy.document.profiles]
-    return any(isinstance(each, Stack) and each.follower in ("first", "second") for each in units)
+    return any(each.follower in ("first", "second") for each in units)
 
 
 def record_parts(job: Job, parts: tuple[Part, ...], report: Report) -> dict[str, list[Sample]]:

@@ -6,7 +6,7 @@ from cachesmith.policies.document import Document, Profile, SamplerKey
 from cachesmith.policies.errors import PolicyError
 from cachesmith.policies.gate import Fixed, StaticGate
 from cachesmith.policies.references import forecasters, mentions, references
-from cachesmith.policies.units import Modules, Segments, Stack
+from cachesmith.policies.units import Modules, Segments
 
 MAX_BYTES = 2**30
 """Of all arrays together: what a reader is willing to hold in memory."""
@@ -102,7 +102,7 @@ def _check_masks(name: str, profile: Profile, sampler: SamplerKey | None) -> int
 
 def _check_follower(name: str, profile: Profile) -> None:
     """Steps that are computed by half, and the half that follows, come together and are settled beforehand."""
-    follower = profile.units.follower if isinstance(profile.units, Stack) else None
+    follower = profile.units.follower
     if follower is None and isinstance(profile.gate, Fixed) and "H" in profile.gate.mask:
         raise PolicyError(
             f"profiles.{name}.gate.mask computes half of guidance at some steps, but no half follows the other; "

@@ -1,7 +1,7 @@
 """Which parts of the transformer are computed or forecast as a whole."""
 
 from itertools import pairwise
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, SerializerFunctionWrapHandler, field_validator, model_serializer
 
@@ -39,6 +39,7 @@ class Segments(Frozen):
     """
 
     kind: Literal["segment"] = "segment"
+    follower: ClassVar[None] = None
     starts: tuple[Annotated[int, Field(ge=-10_000, le=10_000)], ...] = Field(
         min_length=1, max_length=MAX_GROUPS
     )
@@ -70,6 +71,7 @@ class Modules(Frozen):
     """Attention and MLP of every block: input after adaLN modulation, output before the gate."""
 
     kind: Literal["module"] = "module"
+    follower: ClassVar[None] = None
 
 
 Units = Annotated[Stack | Segments | Modules, Field(discriminator="kind")]
