@@ -102,6 +102,7 @@ def conditions(args: argparse.Namespace, run: Course) -> dict[str, Any]:
         "dtype": args.dtype,
         "budgets": list(run.budgets),
         "lpips": args.lpips is not None,
+        "repeats": args.repeats,
         "machine": machine(run.renderer.pipe.device),
         "versions": {name: version(name) for name in ("diffusers", "cache-dit")},
     }
@@ -115,8 +116,8 @@ def said(facts: dict[str, Any]) -> str:
         f"{facts['pipeline']} `{facts['model']}`, {facts['steps']} steps of {facts['sampler']}, arguments "
         f"`{given}`, {facts['dtype']}, on {place['device']} ({place['threads']} threads), torch {place['torch']}, "
         f"diffusers {tools['diffusers']}, cache-dit {tools['cache-dit']}. {facts['samples']} samples; "
-        f"{facts['screened']} for settings that are no method's best, and for the times. A setting counts for a budget "
-        "if its NFC exceeds it by at most 0.3.\n"
+        f"{facts['screened']} for settings that are no method's best, and for the times, which are medians of "
+        f"{facts['repeats']} interleaved runs. A setting counts for a budget if its NFC exceeds it by at most 0.3.\n"
     )
 
 
@@ -181,8 +182,8 @@ def main() -> None:
         from cachesmith.calibrate.lpips import load_lpips
 
         lpips = load_lpips(args.lpips)
-    # a recalibrated policy has rows of its own, the others' stay
-    fixed = {name: value for name, value in facts.items() if name != "policy"}
+    # a recalibrated policy has rows of its own, the others' stay; times are taken anew
+    fixed = {name: value for name, value in facts.items() if name not in ("policy", "repeats")}
     race = Race(run, Journal(args.out / "peers.jsonl", fixed), lpips)
     listed = list(entries(run, tuple(args.families), args.only))
     with stage("quality", len(listed)) as advance:
