@@ -8,7 +8,7 @@ PROMPTS := --prompts examples/fashion_dit/prompts.jsonl
 FLUX := examples/fashion_flux/model --prompts examples/fashion_flux/prompts.jsonl
 EFFORT ?= --trials 24 --fitting 24 --validation 16 --heldout 32 --moves 24 --iterations 48
 FULL := --fitting 640 --moves 40 --iterations 240
-RACE := --samples 32 --screen 8 --batch 8 --repeats 7
+RACE := --samples 32 --screen 8 --batch 8 --repeats 5
 MEASURE ?= --samples 32 --repeats 1
 
 .PHONY: install demo test check slow gpu bench peers clean
