@@ -3,7 +3,7 @@
 import json
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from cachesmith.policies.base import MAX_GROUPS, Frozen, Name, Sha256, Text
 from cachesmith.policies.forecaster import Forecaster
@@ -138,6 +138,12 @@ class Document(Frozen):
     sampler: SamplerKey | None = None
     mismatch: Mismatch = Mismatch()
     calibration: Calibration | None = None
+
+    @field_validator("profiles")
+    @classmethod
+    def _dearest_first(cls, profiles: dict[str, Profile]) -> dict[str, Profile]:
+        """Most full computations first, those without a count last: wherever they are listed, it is a front."""
+        return dict(sorted(profiles.items(), key=lambda item: -(item[1].nfc or 0.0)))
 
 
 def canonical(document: Document) -> bytes:

@@ -1,12 +1,13 @@
 """Tables of a race: the best setting of every method within each budget, and everything."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 
 from contest.ours import CALIBRATED
 from contest.race import Result
 
 HEADINGS = ("family", "setting", "NFC", "work", "PSNR dB (95 %)", "SSIM", "latent error")
 OPTIONAL = {"lpips": "LPIPS", "seconds": "seconds"}
+LEAD, LEAD_IN_TIME = "calibrated is better by, dB", "by a profile that takes no more time, dB"
 
 
 def best(results: Iterable[Result], budget: float) -> list[Result]:
@@ -58,7 +59,7 @@ def _short(result: Result | None) -> str:
 
 def _budget(results: Sequence[Result], budget: int) -> str:
     chosen = best(results, budget)
-    ours = max((r.psnr for r in chosen if r.family == CALIBRATED), default=None)
+    ours = [r for r in results if r.family == CALIBRATED and r.within(budget)]
     leaders = {r.name for r in families(chosen)}
     return _table(chosen, results, leaders, ours)
 
@@ -66,17 +67,18 @@ def _budget(results: Sequence[Result], budget: int) -> str:
 def _table(
     shown: Sequence[Result],
     every: Sequence[Result],
-    bold: set[str] | None = None,
-    ours: float | None = None,
+    bold: Collection[str] = (),
+    ours: Sequence[Result] = (),
 ) -> str:
     optional = [name for name in OPTIONAL if any(getattr(r, name) is not None for r in every)]
     heads = [*HEADINGS, *(OPTIONAL[name] for name in optional), "cache MiB"]
-    heads += ["calibrated is better by, dB"] if ours is not None else []
+    heads += [LEAD, *([LEAD_IN_TIME] if "seconds" in optional else [])] if ours else []
     lines = [f"| {' | '.join(heads)} |\n| --- | --- |{' ---: |' * (len(heads) - 2)}\n"]
     for result in shown:
         if result.error is None:
-            cells = _cells(result, optional, result.name in (bold or ()))
-            cells += [] if ours is None else [_margin(result, ours)]
+            cells = _cells(result, optional, result.name in bold)
+            cells += [_lead(result, ours)] if ours else []
+            cells += [_lead(result, _no_slower(ours, result))] if ours and "seconds" in optional else []
             lines.append(f"| {' | '.join(cells)} |\n")
     return "".join(lines)
 
@@ -96,8 +98,14 @@ def _cells(result: Result, optional: Sequence[str], bold: bool) -> list[str]:
     ]
 
 
-def _margin(result: Result, ours: float) -> str:
-    return "" if result.family == CALIBRATED else f"{ours - result.psnr:+.2f}"
+def _lead(result: Result, ours: Sequence[Result]) -> str:
+    if result.family == CALIBRATED:
+        return ""
+    return f"{max(r.psnr for r in ours) - result.psnr:+.2f}" if ours else "-"
+
+
+def _no_slower(ours: Sequence[Result], result: Result) -> list[Result]:
+    return [r for r in ours if r.seconds and result.seconds and r.seconds <= result.seconds]
 
 
 def _number(value: float | None) -> str:

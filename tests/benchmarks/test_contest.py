@@ -201,6 +201,19 @@ def test_times_are_taken_in_turns_for_what_the_tables_show(tmp_path: Path) -> No
     assert all(result.seconds for result in timed)
 
 
+def test_a_lead_counts_at_no_more_time() -> None:
+    dear, cheap = (
+        Result(f"calibrated {n}", ours.CALIBRATED, ours.CALIBRATED, nfc=n, psnr=40.0 + n, seconds=n)
+        for n in (6.0, 5.0)
+    )
+    rivals = [
+        Result(f"of {s}", f"other {s}", f"of {s}", nfc=6.0, psnr=30.0, seconds=s) for s in (6.5, 5.5, 4.5)
+    ]
+    table = report([dear, cheap, *rivals], (6,), "").split("## ")[1]
+    rows = [[cell.strip() for cell in line.split("|")] for line in table.splitlines() if "other" in line]
+    assert [row[-3:-1] for row in rows] == [["+16.00", "+16.00"], ["+16.00", "+15.00"], ["+16.00", "-"]]
+
+
 def test_the_best_are_measured_on_all_requests(tmp_path: Path) -> None:
     course = replace(dit_course(open_tiny(save_tiny(tmp_path))), screened=1)
     made = {n: ours.applied(partial(preset, "fora", interval=n)) for n in (3, 4, 6)}

@@ -153,6 +153,16 @@ def test_a_huge_file_is_refused_unread() -> None:
         header_size(b"\0" * 8, MAX_FILE + 1)
 
 
+def test_profiles_are_listed_from_dear_to_cheap() -> None:
+    counts = {"fast": 7.0, "unknown": None, "quality": 14.0, "balanced": 10.0}
+    profiles = {
+        name: preset("fora", interval=5).profile().model_copy(update={"nfc": n}) for name, n in counts.items()
+    }
+    document = Document(name="several", profiles=profiles)
+    assert [*document.profiles] == ["quality", "balanced", "fast", "unknown"]
+    assert [*decode(encode(Policy(document, {}))).document.profiles] == [*document.profiles]
+
+
 def test_every_truncation_is_refused(rich: Policy) -> None:
     data = encode(rich)
     for size in [*range(64), *range(64, len(data), 97)]:
