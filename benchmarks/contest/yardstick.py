@@ -83,6 +83,8 @@ def play(renderer: Renderer, contestant: Contestant, requests: tuple[Request, ..
         contestant.enter(renderer) as gauge,
         watched(pipe.transformer, gauge, meter),
     ):
+        # a method that is fitted on entry has sampled by now
+        meter.work = 0.0
         pictures = renderer(requests)
     return pictures, meter
 

@@ -12,6 +12,7 @@ from cachesmith.policies.presets import preset
 from cachesmith.policies.units import Segments, Stack
 
 TOOL = "cache-dit"
+SLOPE = "cache-dit forms no slope before its third step; a policy does from its second computed step on"
 
 
 def from_cache_dit(raw: object, steps: int | None) -> Converted:
@@ -36,6 +37,8 @@ def to_cache_dit(profile: Profile, steps: int, order: int | None) -> tuple[dict[
     found = order_of(profile, TOOL, order)
     masks = masks_of(profile, TOOL, steps)
     first, notes = _first_blocks(profile, masks)
+    if found and masks[None][1:2] == "C":
+        notes = (*notes, SLOPE)
     return {
         "cache_config": settings(
             {
@@ -108,12 +111,12 @@ def _forecaster(config: CacheConfig) -> Forecaster:
 def _first_blocks(profile: Profile, masks: dict[str | None, str]) -> tuple[int, tuple[str, ...]]:
     """Return how many first blocks cache-dit computes at every step; it needs at least one."""
     match profile.units:
-        case Stack(follower=None) if len(masks) == 1:
+        case Stack() if len(masks) == 1:
             return 1, ("cache-dit always computes the first block; the policy forecasts all blocks together",)
         case Segments(starts=(0, first)) if first > 0 and set(masks) == {None, "segment.0"}:
             if set(masks["segment.0"]) == {"C"}:
                 return first, ()
     raise PolicyError(
         f"cache-dit forecasts all blocks after the first few with one schedule, not units {profile.units.kind!r} "
-        "like these; export a profile whose unit is the stack, without a follower"
+        "like these; export a profile whose unit is the stack"
     )

@@ -21,14 +21,21 @@ from cachesmith.policies.forecaster import Forecaster
 from cachesmith.policies.gate import Fixed
 from cachesmith.policies.magcache import resample_ratios
 from cachesmith.policies.presets import preset
-from cachesmith.policies.units import Modules, Stack
+from cachesmith.policies.units import Modules, Segments, Stack
 
 TAYLOR = "diffusers' TaylorSeerCacheConfig"
-MODULES = [r".*\.(attn|attn1|attn2|attention|ff|ff_context|ffn|feed_forward|img_mlp|txt_mlp)"]
-"""`cache_identifiers` of every module that is a unit of its own."""
-ATTENTION = [r".*\.(attn|attn1|attention)"]
+DTYPE = "taylor_factors_dtype is a string in JSON: give TaylorSeerCacheConfig the torch.dtype of that name"
+LITE = "lite mode forecasts the last projection; this policy forecasts what all blocks add, just before it"
+MODULES = [
+    r".*\.(attn|attn1|attn2|attention|ff|ff_context|ffn|feed_forward|img_mlp|txt_mlp)",
+    r"single_transformer_blocks\.\d+\.proj_out",
+]
+"""`cache_identifiers` of every unit. A single-stream block's output is that of its last projection."""
+SKIPPED = [r"single_transformer_blocks\.\d+\.proj_mlp"]
+"""What need not be computed once that projection is forecast."""
+ATTENTION = [r"(?!single_).*\.(attn|attn1|attention)"]
 """The same of attention alone. diffusers' own default matches modules named `attn` only, so not DiT's `attn1`."""
-NOT_ATTENTION = ("mlp", "mlp_context")
+NOT_ATTENTION = ("attn_image", "cross", "mlp", "mlp_context", "single")
 
 
 class TaylorSeerFields(Frozen):
@@ -73,9 +80,8 @@ def from_taylorseer(raw: object, steps: int | None) -> Converted:
     The one step between warm-up and the first interval is forecast, as diffusers does.
     """
     fields = parse(TaylorSeerFields, raw, TAYLOR)
-    if not fields.use_lite_mode and (
-        fields.skip_predict_identifiers or fields.cache_identifiers not in (None, MODULES, ATTENTION)
-    ):
+    named = (fields.cache_identifiers, fields.skip_predict_identifiers)
+    if not fields.use_lite_mode and named not in ((None, None), (ATTENTION, None), (MODULES, SKIPPED)):
         raise PolicyError(
             f"{TAYLOR} names modules of one model by patterns, which a policy cannot; leave the identifiers out"
         )
@@ -83,8 +89,11 @@ def from_taylorseer(raw: object, steps: int | None) -> Converted:
     mask = letters([fields.computes(step) for step in range(count)], TAYLOR)
     notes = ["taylor_factors_dtype is not kept: features stay in the model's own precision"]
     if fields.use_lite_mode:
+        notes.append(LITE)
+    elif fields.cache_identifiers is None:
         notes.append(
-            "lite mode forecasts the last projection; this policy forecasts what all blocks add, just before it"
+            "without cache_identifiers diffusers forecasts modules named `attn`: none in DiT and Wan, but in FLUX also "
+            "those inside single-stream blocks; this policy forecasts attention that is a unit of its own, by any name"
         )
     whole = fields.use_lite_mode or fields.cache_identifiers == MODULES
     groups = {} if whole else dict.fromkeys(NOT_ATTENTION, "C" * count)
@@ -97,8 +106,13 @@ def from_taylorseer(raw: object, steps: int | None) -> Converted:
 
 
 def from_magcache(raw: object, steps: int | None) -> Converted:
-    """Read a `MagCacheConfig` with ratios: its decisions read no tensor, so they become a fixed schedule."""
-    fields = parse(MagCacheFields, raw, "diffusers' MagCacheConfig")
+    """Read a `MagCacheConfig` with ratios: its decisions read no tensor, so they become a fixed schedule.
+
+    A bare list is its `mag_ratios`.
+    """
+    fields = parse(
+        MagCacheFields, {"mag_ratios": raw} if isinstance(raw, list) else raw, "diffusers' MagCacheConfig"
+    )
     if fields.calibrate:
         raise PolicyError("the MagCacheConfig asks for calibration; run it, and give the ratios it prints")
     count = steps or fields.num_inference_steps
@@ -121,30 +135,32 @@ def from_first_block(raw: object, steps: int | None) -> Converted:
 
 
 def to_taylorseer(profile: Profile, steps: int, order: int | None) -> tuple[dict[str, Any], tuple[str, ...]]:
-    """Return the `TaylorSeerCacheConfig` that computes the same modules at the same steps.
+    """Return the `TaylorSeerCacheConfig` that computes the same modules at the same steps; of the stack, in lite mode.
 
     Raises `PolicyError` where none does: diffusers' intervals begin one step after its warm-up.
     """
     found = order_of(profile, TAYLOR, order)
     masks = masks_of(profile, TAYLOR, steps)
-    if not isinstance(profile.units, Modules):
-        raise PolicyError(
-            f"{TAYLOR} caches modules, not units {profile.units.kind!r}; export it to cache-dit"
+    if isinstance(profile.units, Segments):
+        raise PolicyError(f"{TAYLOR} caches modules, or all blocks, not segments; export it to cache-dit")
+    own = {name: letters for name, letters in masks.items() if name}
+    attention_only = isinstance(profile.units, Modules) and own == dict.fromkeys(NOT_ATTENTION, "C" * steps)
+    if own and not attention_only:
+        raise PolicyError(f"{TAYLOR} has one schedule and this profile one for {', '.join(own)}; merge them")
+    chosen, notes = _modules(profile, attention_only)
+    order_and_type = {"max_order": found, "taylor_factors_dtype": "torch.float32"}
+    return {**_search(masks[None], steps), **order_and_type, **chosen}, (DTYPE, *notes)
+
+
+def _modules(profile: Profile, attention_only: bool) -> tuple[dict[str, Any], tuple[str, ...]]:
+    """Return the fields that say what is forecast, and what differs."""
+    if isinstance(profile.units, Stack):
+        return {"use_lite_mode": True}, (LITE,)
+    if attention_only:
+        return {"cache_identifiers": ATTENTION}, (
+            "blocks of single_transformer_blocks are computed at every step",
         )
-    attention_only = {name: m for name, m in masks.items() if name} == dict.fromkeys(
-        NOT_ATTENTION, "C" * steps
-    )
-    if len(masks) > 1 and not attention_only:
-        raise PolicyError(
-            f"{TAYLOR} has one schedule and this profile one for {', '.join(n for n in masks if n)}; merge them"
-        )
-    fields = _search(masks[None], steps)
-    chosen: dict[str, Any] = {"max_order": found, "taylor_factors_dtype": "torch.float32"}
-    chosen["cache_identifiers"] = ATTENTION if attention_only else MODULES
-    notes = (
-        "taylor_factors_dtype is a string in JSON: give TaylorSeerCacheConfig the torch.dtype of that name",
-    )
-    return {**fields, **chosen}, notes
+    return {"cache_identifiers": MODULES, "skip_predict_identifiers": SKIPPED}, ()
 
 
 def _search(mask: str, steps: int) -> dict[str, int]:
@@ -160,7 +176,7 @@ def _search(mask: str, steps: int) -> dict[str, int]:
                     return {k: v for k, v in fields.model_dump(include=_SCHEDULE).items() if v is not None}
     raise PolicyError(
         f"{TAYLOR} cannot express the schedule {mask[:60]}: after d warm-up steps it computes steps d + 1, d + 1 + "
-        "interval and so on; use an interval with warmup 1, or export to cache-dit"
+        "interval and so on; use an interval with warmup 1"
     )
 
 

@@ -6,14 +6,17 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.tiny import sample_dit, tiny_dit
+from tests.tiny import sample_dit, sample_flux, tiny_dit, tiny_flux
 
 from cachesmith.policies import (
     PRESETS,
     Fixed,
+    Forecaster,
     Interval,
     Modules,
+    Policy,
     PolicyError,
+    Profile,
     Reuse,
     Stack,
     Taylor,
@@ -21,6 +24,7 @@ from cachesmith.policies import (
     preset,
 )
 from cachesmith.policies.convert import export_profile, import_settings
+from cachesmith.policies.policy import unbound
 from cachesmith.runtime import apply
 
 TAYLORSEER = "diffusers-taylorseer"
@@ -32,6 +36,13 @@ def real(values: dict[str, Any]) -> Any:
     dtype = values.get("taylor_factors_dtype", "torch.bfloat16")
     return TaylorSeerCacheConfig(
         **{**values, "taylor_factors_dtype": getattr(torch, dtype.removeprefix("torch."))}
+    )
+
+
+def by_halves() -> Policy:
+    gate = Fixed(mask="CFHFCFFHFCFF")
+    return unbound(
+        Profile(units=Stack(follower="first"), gate=gate, forecaster=Forecaster(rows=Taylor(order=1))), {}
     )
 
 
@@ -68,7 +79,9 @@ def test_defaults_cache_attention_only() -> None:
     profile = import_settings({}, TAYLORSEER, 12).policy.profile()
     assert profile.units == Modules() and profile.forecaster.rows == Taylor(order=1)
     assert isinstance(profile.gate, Fixed)
-    assert profile.gate.groups == {"mlp": "C" * 12, "mlp_context": "C" * 12}
+    assert profile.gate.groups == dict.fromkeys(
+        ("attn_image", "cross", "mlp", "mlp_context", "single"), "C" * 12
+    )
     assert profile.gate.mask == "CCCFCFFFFCFF"
 
 
@@ -131,11 +144,39 @@ def test_diffusers_gives_the_same_pictures(whole: bool, order: int) -> None:
     assert abs(ours - theirs).max() < 1e-4 < abs(ours - plain).max()
 
 
+@pytest.mark.parametrize("attention_only", [True, False])
+def test_single_stream_blocks_are_what_diffusers_makes_of_them(attention_only: bool) -> None:
+    """FLUX computes attention and MLP of such blocks side by side: one unit here, three modules there."""
+    steps = 12
+    policy = preset("taylorseer", interval=3, order=1, warmup=1)
+    if attention_only:
+        policy = import_settings(
+            {"cache_interval": 3, "disable_cache_before_step": 2}, TAYLORSEER, steps
+        ).policy
+    values, _ = export_profile(policy, TAYLORSEER, steps=steps)
+    pipe = tiny_flux()
+    with apply(pipe, policy):
+        ours = sample_flux(pipe, steps=steps)
+    pipe.transformer.enable_cache(real(values))
+    theirs = sample_flux(pipe, steps=steps)
+    plain = sample_flux(tiny_flux(), steps=steps)
+    assert abs(ours - theirs).max() < 1e-5 < 1e-4 < abs(ours - plain).max()
+
+
+def test_the_stack_is_exported_to_lite_mode() -> None:
+    values, notes = export_profile(preset("taylorseer-lite", interval=5, warmup=1), TAYLORSEER, steps=12)
+    assert values["use_lite_mode"] and "cache_identifiers" not in values
+    assert any("lite mode" in note for note in notes)
+    back = import_settings(values, TAYLORSEER, 12).policy.profile()
+    assert back.units == Stack() and isinstance(back.gate, Fixed) and back.gate.mask == "CFFFFCFFFFCF"
+
+
 @pytest.mark.parametrize(
     ("policy", "said"),
     [
         (preset("taylorseer", interval=5, warmup=2), "cannot express the schedule CCFFFFC"),
-        (preset("taylorseer-lite"), "not units 'stack'"),
+        (preset("dbcache"), "decides while sampling"),
+        (by_halves(), "some steps by half"),
         (preset("rfc"), "no magnitude"),
     ],
 )
@@ -173,6 +214,7 @@ def test_magcache_skips_what_diffusers_skips(values: dict[str, Any]) -> None:
 
     ratios = [float(r) for r in FLUX_MAG_RATIOS]
     profile = import_settings({"mag_ratios": ratios, **values}, "diffusers-magcache").policy.profile()
+    assert values or import_settings(ratios, "diffusers-magcache").policy.profile() == profile
     config = MagCacheConfig(mag_ratios=ratios, **values)
     letters, product, error, skipped = "", 1.0, 0.0, 0
     for step, ratio in enumerate(config.mag_ratios.tolist()):
