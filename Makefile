@@ -19,7 +19,7 @@ $(VENV)/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --upgrade pip
 	$(BIN)/pip install --quiet --constraint constraints.txt torch
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev,export,tensorrt-rtx]'
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev,export,bench,tensorrt-rtx]'
 	touch $@
 
 demo: install                      ## calibrate the demo model, then compare on seeds it never saw
@@ -59,7 +59,6 @@ bench: install                     ## carry on the committed policies, and front
 	  --out benchmarks/fashion_dit
 
 peers: install                     ## all known caches side by side: the README's tables (hours; an interrupted run goes on)
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[bench]'
 	$(BIN)/python benchmarks/fetch_lpips.py $(VENV)/lpips-vgg.safetensors
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/peers.py $(MODEL) $(PROMPTS) --guidance-scale 1.5 $(RACE) \
 	  --lpips $(VENV)/lpips-vgg.safetensors \

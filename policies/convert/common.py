@@ -23,11 +23,11 @@ class Converted(NamedTuple):
 
 def parse(kind: type[Settings], raw: object, subject: str) -> Settings:
     """Validate foreign settings; an unknown field, a wrong type or value is refused with its name."""
+    known = kind.model_fields
     if not isinstance(raw, dict):
         raise PolicyError(
-            f"{subject} must be a mapping of its fields, got {type(raw).__name__}; change the file"
+            f"{subject} must be a mapping of its fields, got {type(raw).__name__}; give {', '.join(known)} by name"
         )
-    known = kind.model_fields
     for field in raw:
         if field not in known:
             raise PolicyError(

@@ -22,7 +22,7 @@ GROUPS = tuple(dict.fromkeys(COMPONENTS.values()))
 
 
 class TeaCacheFields(Frozen):
-    """A polynomial, highest power first, and `rel_l1_thresh`."""
+    """A polynomial, highest power first, and the accumulated change from which a step is computed."""
 
     coefficients: list[float] = Field(min_length=1, max_length=9)
     threshold: float = Field(gt=0)
@@ -62,7 +62,9 @@ def from_smoothcache(raw: object, steps: int | None) -> Converted:
 
 
 def from_teacache(raw: object, steps: int | None) -> Converted:
-    """Read TeaCache's `coefficients` (arXiv 2411.19108) and `threshold`."""
+    """Read TeaCache's `coefficients` (arXiv 2411.19108) and `threshold`, which its scripts call `rel_l1_thresh`."""
+    if isinstance(raw, dict) and "threshold" not in raw:
+        raw = {"threshold" if name == "rel_l1_thresh" else name: value for name, value in raw.items()}
     fields = parse(TeaCacheFields, raw, "TeaCache's settings")
     return Converted(preset("teacache", threshold=fields.threshold, polynomial=tuple(fields.coefficients)))
 

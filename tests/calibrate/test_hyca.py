@@ -62,6 +62,8 @@ def test_smooth_and_flickering_channels_are_told_apart() -> None:
     assert agreement([labels, cluster(temporal_gram(channels(1)), 2)]) == 1
     found = analyse({"stack": temporal_gram(channels())[None]}, MASK)
     assert found.clusters == 2 and found.ari_requests is None
+    two = torch.stack([temporal_gram(channels()), temporal_gram(channels(1))])
+    assert analyse({"stack": two}, MASK).ari_requests == 1
 
 
 def test_descriptors_are_standardised_and_do_not_depend_on_the_number_of_samples() -> None:
@@ -69,6 +71,19 @@ def test_descriptors_are_standardised_and_do_not_depend_on_the_number_of_samples
     table = descriptors(temporal_gram(outputs))
     assert np.allclose(table.mean(0), 0) and np.allclose(table.std(0), 1)
     assert np.allclose(table, descriptors(temporal_gram(torch.cat([outputs, outputs], 1))))
+
+
+def test_descriptors_are_what_the_paper_names() -> None:
+    """From the trajectories themselves; the code has their Gram matrices only."""
+    outputs = channels().double()
+    energy, first, second, third = (outputs.diff(n=n, dim=0).square().mean((0, 1, 2)) for n in range(4))
+    power = torch.fft.rfft(outputs, dim=0)[1:].abs().square().mean((1, 2))
+    flat = power.log().mean(0).exp() / power.mean(0)
+    table = torch.stack(
+        [first.log(), second.log(), energy.log(), (third / second).sqrt(), (second / first).sqrt(), flat], 1
+    )
+    expected = (table - table.mean(0)) / table.std(0, correction=0)
+    np.testing.assert_allclose(descriptors(temporal_gram(outputs)), expected.numpy(), rtol=1e-4, atol=1e-4)
 
 
 def test_errors_are_those_of_the_forecasts() -> None:

@@ -76,6 +76,7 @@ def test_teacache() -> None:
     found = import_settings({"coefficients": flux, "threshold": 0.25}, "teacache").policy
     gate: Any = found.profile().gate
     assert list(gate.polynomial) == flux and gate.threshold == 0.25
+    assert import_settings({"coefficients": flux, "rel_l1_thresh": 0.25}, "teacache").policy == found
 
 
 @pytest.mark.parametrize(
