@@ -35,6 +35,13 @@ def test_a_config_for_diffusers(cli: Cli, shop: Shop, tmp_path: Path) -> None:
     assert json.loads(out.read_text())["cache_interval"] == 4
 
 
+def test_a_profile_of_the_stack_for_diffusers_lite_mode(cli: Cli, shop: Shop, tmp_path: Path) -> None:
+    command = ("convert", shop.policy, "--to", "diffusers-taylorseer", "--profile", "fast")
+    result = cli(*command, "--out", tmp_path / "lite.json")
+    assert "saved" in succeeds(result) and "note: lite mode forecasts the last projection" in result.stderr
+    assert json.loads((tmp_path / "lite.json").read_text())["use_lite_mode"]
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
@@ -43,7 +50,7 @@ def test_a_config_for_diffusers(cli: Cli, shop: Shop, tmp_path: Path) -> None:
         (("--to", "nonsense", "--out", "x.yaml"), ("no format 'nonsense'", "cache-dit")),
         (("--from", "mask", "--out", "x.yaml"), ("change --out",)),
         (("--from", "mask", "--out", "x.policy.safetensors"), ("cannot read the settings",)),
-        (("--to", "diffusers-taylorseer", "--out", "x.json", "--profile", "fast"), ("not units 'stack'",)),
+        (("--to", "diffusers-taylorseer", "--out", "x.json", "--profile", "none"), ("no profile 'none'",)),
     ],
 )
 def test_what_is_refused(
