@@ -10,6 +10,7 @@ from cachesmith.policies.errors import PolicyError
 
 SECTIONS = ("cache_config", "parallelism_config", "attention_backend", "quantize_config")
 Flag = Literal[0, 1]
+SLOPE = "cache-dit forecasts from step 3 on with a slope; this policy from its second computed step on"
 
 
 class CacheConfig(Frozen):
@@ -65,7 +66,7 @@ def read_config(raw: object) -> tuple[CacheConfig, tuple[str, ...]]:
 def _remarks(config: CacheConfig) -> tuple[str, ...]:
     taylor, dynamic = config.enable_taylorseer, config.steps_computation_mask is None
     told = {
-        "cache-dit forecasts from step 3 on with a slope; this policy from its second computed step on": taylor,
+        SLOPE: taylor,
         "without enable_encoder_taylorseer cache-dit reuses the text's stream; this policy forecasts every stream": (
             taylor and not config.enable_encoder_taylorseer
         ),

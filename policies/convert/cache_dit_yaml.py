@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from cachesmith.policies.convert.cache_dit_config import CacheConfig, read_config
+from cachesmith.policies.convert.cache_dit_config import SLOPE, CacheConfig, read_config
 from cachesmith.policies.convert.common import Converted, letters, masks_of, order_of, row, settings, wrap
 from cachesmith.policies.document import Profile
 from cachesmith.policies.errors import PolicyError, refusing
@@ -12,7 +12,6 @@ from cachesmith.policies.presets import preset
 from cachesmith.policies.units import Segments, Stack
 
 TOOL = "cache-dit"
-SLOPE = "cache-dit forms no slope before its third step; a policy does from its second computed step on"
 
 
 def from_cache_dit(raw: object, steps: int | None) -> Converted:

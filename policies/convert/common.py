@@ -95,11 +95,6 @@ def order_of(profile: Profile, tool: str, order: int | None) -> int:
 
 def masks_of(profile: Profile, tool: str, steps: int) -> dict[str | None, str]:
     """Return a static gate's masks: of a group with a schedule of its own, and of all others (None)."""
-    if profile.units.follower is not None:
-        raise PolicyError(
-            f"{tool} computes both halves of guidance alike, and this profile some steps by half (H); "
-            "export a profile without a follower"
-        )
     match profile.gate:
         case Fixed(groups=groups) as gate:
             return {None: mask(gate, steps)} | {name: mask(gate, steps, name) for name in groups}

@@ -63,6 +63,11 @@ def export_profile(
     if target not in TARGETS:
         raise PolicyError(f"there is no format {target!r} to export to; choose from {', '.join(TARGETS)}")
     chosen = policy.profile(profile)
+    if chosen.units.follower is not None:
+        raise PolicyError(
+            f"{target} computes both halves of guidance alike, and this profile some steps by half (H); "
+            "export a profile without a follower"
+        )
     count = steps or _steps(policy.document, chosen)
     return TARGETS[target][0](chosen, need_steps(count, "the policy"), order)
 

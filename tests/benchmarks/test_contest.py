@@ -201,6 +201,18 @@ def test_times_are_taken_in_turns_for_what_the_tables_show(tmp_path: Path) -> No
     assert all(result.seconds for result in timed)
 
 
+def test_fitting_on_entry_is_no_work_of_the_method() -> None:
+    course = dit_course()
+
+    def fitted(renderer: Renderer) -> Any:
+        renderer(course.tuning)
+        return nothing(renderer)
+
+    _, plain = play(course.renderer, Contestant("plain", "a", "a", nothing), course.requests)
+    _, meter = play(course.renderer, Contestant("fitted", "a", "a", fitted), course.requests)
+    assert meter.work == plain.work > 0
+
+
 def test_a_lead_counts_at_no_more_time() -> None:
     dear, cheap = (
         Result(f"calibrated {n}", ours.CALIBRATED, ours.CALIBRATED, nfc=n, psnr=40.0 + n, seconds=n)
