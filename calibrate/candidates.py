@@ -45,33 +45,35 @@ class Makers:
         self.fitting, self.validation, self.recording = fitting, validation, recording
         self.found, self.costs, self.config, self.key = found, costs, config, key
         self._memo = Memo(config.work / f"scores-{key}.jsonl")
-        self._chosen: dict[int, Candidate] = {}
+        self._chosen: dict[float, Candidate] = {}
 
-    def choose(self, budget: int) -> Candidate:
+    def choose(self, budget: float) -> Candidate:
         """Return the candidate within `budget` full computations that is best on the validation requests."""
+        if budget % 1 and self._follower is None:
+            budget = int(budget)
         if budget not in self._chosen:
             candidates = [*self._made(budget), *self._searched(budget)]
-            with stage(f"NFC {budget}: validation", len(candidates)) as advance:
+            with stage(f"NFC {budget:g}: validation", len(candidates)) as advance:
                 self._chosen[budget] = pick(candidates, self.validation, budget, advance)
         return self._chosen[budget]
 
-    def _made(self, budget: int) -> list[Candidate]:
+    def _made(self, budget: float) -> list[Candidate]:
         config = self.config
-        with stage(f"NFC {budget}: schedule", config.moves) as advance:
+        with stage(f"NFC {budget:g}: schedule", config.moves) as advance:
             plan = refined(self.fitting, self._memo, self._starts(budget), self._untuned, config, advance)
         untuned = self._rows(plan)
         mask, start = self._raced(budget, plan, untuned)
-        with stage(f"NFC {budget}: weights", config.iterations) as advance:
+        with stage(f"NFC {budget:g}: weights", config.iterations) as advance:
             saved = self._saved("tuned", mask, plan.start)
             rows = tuned(self.fitting, mask, start, saved, config, advance)
         made = {
-            "tuned weights": rows.policy(mask, f"nfc-{budget}"),
-            "refined schedule": untuned.policy(plan.mask, f"nfc-{budget}"),
+            "tuned weights": rows.policy(mask, f"nfc-{budget:g}"),
+            "refined schedule": untuned.policy(plan.mask, f"nfc-{budget:g}"),
             "refined schedule, line": line(plan.mask, self._follows(plan.mask)),
         }
         return [Candidate(policy, policy.profile(), name, budget, 0.0) for name, policy in made.items()]
 
-    def _raced(self, budget: int, plan: Plan, untuned: Rows) -> tuple[str, Rows]:
+    def _raced(self, budget: float, plan: Plan, untuned: Rows) -> tuple[str, Rows]:
         """The schedule whose weights promise most, of `plan` and spaced ones; an earlier policy's goes on."""
         others = [mask for mask in self._entrants(budget) if mask != plan.mask]
         iterations = length(1 + len(others), self.config.iterations)
@@ -79,13 +81,14 @@ class Makers:
             return plan.mask, untuned
         entrants = {plan.mask: untuned} | {mask: self._rows(Plan(mask, plan.start)) for mask in others}
         saved = partial(self._saved, "race", plan)
-        with stage(f"NFC {budget}: race", iterations) as advance:
+        with stage(f"NFC {budget:g}: race", iterations) as advance:
             return race(self.fitting, entrants, saved, self.config, advance)
 
-    def _entrants(self, budget: int) -> list[str]:
+    def _entrants(self, budget: float) -> list[str]:
         """Spaced schedules; where one half of guidance can follow the other, with steps that are computed by half."""
-        make = spaced if self._follower is None else by_halves
-        return list(dict.fromkeys(make(budget, self.config.steps, power) for power in POWERS))
+        steps, halved = self.config.steps, self._follower is not None
+        masks = (by_halves(budget, steps, p) if halved else spaced(int(budget), steps, p) for p in POWERS)
+        return list(dict.fromkeys(masks))
 
     @cached_property
     def _follower(self) -> Follower | None:
@@ -118,11 +121,12 @@ class Makers:
         options = digest_of(*what, config.iterations, config.tune_batch, config.learning_rate, TUNING)
         return config.work / f"rows-{self.key}-{options}.pt"
 
-    def _starts(self, budget: int) -> list[Plan]:
+    def _starts(self, budget: float) -> list[Plan]:
+        whole = int(budget)
         masks = [
-            self.recording.space.schedules[budget],
-            spaced(budget, self.config.steps),
-            *(resize(mask, budget) for mask in self.config.earlier_masks if "H" not in mask),
+            self.recording.space.schedules[whole],
+            spaced(whole, self.config.steps),
+            *(resize(mask, whole) for mask in self.config.earlier_masks if "H" not in mask),
             *(mask for mask in self._earlier_halves() if computations(mask) == budget),
         ]
         ridges = RIDGES if self.recording.grams else (None,)
@@ -157,7 +161,7 @@ class Makers:
             return line(plan.mask, self._follows(plan.mask))
         return self._rows(plan).policy(plan.mask, "start")
 
-    def _searched(self, budget: int) -> list[Candidate]:
+    def _searched(self, budget: float) -> list[Candidate]:
         """The search's best two within the budget whose forecasts do not eat up what skipping saves."""
         within = [candidate for candidate in self.found if candidate.nfc <= budget and self._pays(candidate)]
         return sorted(within, key=lambda candidate: -candidate.psnr)[:2]

@@ -1,5 +1,6 @@
 """What a calibration is asked for, and what it returns."""
 
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -73,10 +74,12 @@ class CalibrationConfig:
         return [mask for mask in masks if len(mask) == self.steps]
 
     @property
-    def budgets(self) -> dict[str, int]:
-        """Profile name -> most full computations."""
+    def budgets(self) -> dict[str, float]:
+        """Profile name -> most full computations, a multiple of a half: steps may be computed by half."""
         wanted = PROFILE_SPEEDUPS | {f"{s:g}x": s for s in self.speedups}
-        return {name: max(2, int(self.steps / speedup + 1e-9)) for name, speedup in wanted.items()}
+        return {
+            name: max(2, math.floor(2 * self.steps / speedup + 1e-9) / 2) for name, speedup in wanted.items()
+        }
 
 
 @dataclass(frozen=True)

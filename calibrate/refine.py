@@ -73,11 +73,15 @@ def spaced(budget: int, steps: int, power: float = 1.0) -> str:
     return from_steps([max(i, step) for i, step in enumerate(wanted)], steps)
 
 
-def by_halves(budget: int, steps: int, power: float = 1.0) -> str:
-    """As `spaced`, with a third more steps, of which so many are computed by half that the budget is kept."""
+def by_halves(budget: float, steps: int, power: float = 1.0) -> str:
+    """As `spaced`, with a third more steps, of which so many are computed by half that the budget is kept.
+
+    budget: a multiple of a half.
+    """
     leading = min(steps, round(budget * LEADING))
+    following = round(2 * budget) - leading
     computed = [i for i, letter in enumerate(spaced(leading, steps, power)) if letter == "C"]
-    whole = {computed[round(i * leading / (2 * budget - leading))] for i in range(2 * budget - leading)}
+    whole = {computed[round(i * leading / following)] for i in range(following)}
     return "".join("F" if i not in computed else "C" if i in whole else "H" for i in range(steps))
 
 

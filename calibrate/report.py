@@ -64,7 +64,7 @@ def _clusters(folder: Path, recording: Recording, config: CalibrationConfig) -> 
 
     if not recording.grams:
         return ""
-    schedule = recording.space.schedules[config.budgets["balanced"]]
+    schedule = recording.space.schedules[int(config.budgets["balanced"])]
     return "\n" + cluster_report(folder, analyse(recording.grams, schedule, seed=config.seed))
 
 

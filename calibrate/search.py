@@ -54,7 +54,7 @@ def search(
     Every trial gets a sampler seeded with the number of those before it, and starting points are handed out one at a
     time, so an interrupted study ends as an uninterrupted one would.
     """
-    points = starting_points(sorted(set(config.budgets.values())), config.steps)
+    points = starting_points(sorted({int(budget) for budget in config.budgets.values()}), config.steps)
     done = len(study.get_trials(states=(TrialState.COMPLETE,)))
     advance(done)
 

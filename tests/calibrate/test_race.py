@@ -2,6 +2,7 @@
 
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from tests.calibrate.small import run as calibrated
 from tests.calibrate.small import settings
 from tests.tiny import tiny_dit
 
+from cachesmith.calibrate import candidates
 from cachesmith.calibrate import race as module
 from cachesmith.calibrate.config import CalibrationConfig
 from cachesmith.calibrate.evaluate import Evaluator
@@ -76,8 +78,17 @@ def test_how_long_a_race_is() -> None:
 
 
 def test_calibration_races_and_resumes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    entered: set[str] = set()
+
+    def spy(evaluator: Evaluator, entrants: Any, *others: Any) -> tuple[str, Rows]:
+        entered.update(entrants)
+        return race(evaluator, entrants, *others)
+
     monkeypatch.setattr(module, "SHORTEST", 1)
+    monkeypatch.setattr(candidates, "race", spy)
     first = calibrated(tmp_path, iterations=6)
+    assert settings(tmp_path).budgets["quality"] == 4.5
+    assert {computations(mask) for mask in entered} == {2, 3, 4, 4.5}  # 4: without steps by half
     raced = {path: path.stat().st_mtime_ns for path in tmp_path.glob("rows-*")}
     budgets = len(set(settings(tmp_path).budgets.values()))
     assert len(raced) > 3 * budgets  # each with more rounds than one
@@ -85,6 +96,12 @@ def test_calibration_races_and_resumes(tmp_path: Path, monkeypatch: pytest.Monke
     assert None in followers and followers & {"first", "second"}  # guidance is in one batch
     assert calibrated(tmp_path, iterations=6) == first
     assert {path: path.stat().st_mtime_ns for path in tmp_path.glob("rows-*")} == raced
+
+
+def test_half_a_computation_is_left_where_they_cannot(tmp_path: Path) -> None:
+    policy = calibrated(tmp_path, guidance_scale=1.0, iterations=0)
+    assert settings(tmp_path).budgets["quality"] == 4.5
+    assert policy.profile("quality").nfc == 4
 
 
 @given(st.integers(2, 50), st.integers(2, 25), st.sampled_from(module.POWERS))
@@ -99,8 +116,9 @@ def test_spaced_steps_are_as_many_as_asked_and_spread_ever_further_apart(
     assert all(later >= earlier - 1 for earlier, later in pairwise(gaps))
 
 
-@given(st.integers(2, 25), st.integers(50, 60), st.floats(1, 1.5))
-def test_steps_by_half_keep_the_budget(budget: int, steps: int, power: float) -> None:
+@given(st.integers(4, 50), st.integers(50, 60), st.floats(1, 1.5))
+def test_steps_by_half_keep_the_budget(halves: int, steps: int, power: float) -> None:
+    budget = halves / 2
     mask = by_halves(budget, steps, power)
     assert len(mask) == steps and computations(mask) == budget and mask[0] == "C"
     assert mask.count("H") > 0 or budget < 3
