@@ -29,12 +29,13 @@ def weighted_sum(weights: Sequence[float], outputs: Sequence[Tensor], base: Tens
     return total
 
 
-def clustered_sum(weights: Tensor, outputs: Sequence[Tensor], base: Tensor | None = None) -> Tensor:
-    """As `weighted_sum` with one weight per channel: `weights` is [K, D] (HyCa, eq. 7)."""
+def clustered_sum(weights: Sequence[Tensor], outputs: Sequence[Tensor], base: Tensor | None = None) -> Tensor:
+    """As `weighted_sum` with one weight per channel: `weights` holds K rows of [D] (HyCa, eq. 7)."""
     wide = accumulate(outputs[0].dtype)
-    total = torch.zeros_like(outputs[0], dtype=wide) if base is None else base.to(wide, copy=True)
-    for row, output in zip(weights.to(wide), outputs, strict=True):
-        total.addcmul_(row, output.to(wide))
+    row, first = weights[0].to(wide), outputs[0].to(wide)
+    total = first * row if base is None else torch.addcmul(base.to(wide), row, first)
+    for row, output in zip(weights[1:], outputs[1:], strict=True):
+        total.addcmul_(row.to(wide), output.to(wide))
     return total
 
 

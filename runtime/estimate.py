@@ -3,6 +3,7 @@
 from collections.abc import Callable, Hashable
 from typing import Any
 
+import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
@@ -103,8 +104,8 @@ class Estimator:
             case Fitted(weights=name, ids=None):
                 return weighted_sum(self._fitted_row(name, lane, decision.step), outputs, base)
             case Fitted(weights=name, ids=str(ids)):
-                table = self._grouped(name, ids, lane, decision.step, outputs[0])
-                return clustered_sum(table[: len(outputs)], outputs, base)
+                row = self._grouped(name, ids, lane, decision.step, outputs[0])
+                return clustered_sum(row[: len(outputs)], outputs, base)
             case Clusters(ids=name):
                 return clustered_sum(self._spread(name, lane, decision.clusters, outputs[0]), outputs, base)
             case _:
@@ -123,13 +124,12 @@ class Estimator:
         """Add the fitted weights of past inputs (and, last, of the input now)."""
         if row.input_weights is None:
             return base
+        known = [feature[stream] for feature in history.inputs]
         if row.ids is not None:
-            table = self._grouped(row.input_weights, row.ids, lane, step, now)
-            known = [feature[stream] for feature in history.inputs[: len(table) - 1]]
-            return clustered_sum(torch.cat((table[-1:], table[: len(known)])), (now, *known), base)
-        *past, present = self._fitted_row(row.input_weights, lane, step)
-        inputs = [feature[stream] for feature in history.inputs[: len(past)]]
-        return weighted_sum((present, *past[: len(inputs)]), (now, *inputs), base)
+            *rows, present = self._grouped(row.input_weights, row.ids, lane, step, now)
+            return clustered_sum((present, *rows[: len(known)]), (now, *known), base)
+        *weights, last = self._fitted_row(row.input_weights, lane, step)
+        return weighted_sum((last, *weights[: len(known)]), (now, *known), base)
 
     def _rescaled(
         self,
@@ -169,18 +169,26 @@ class Estimator:
     def _fitted_row(self, name: str, lane: int, step: int) -> tuple[float, ...]:
         return tuple(self.plan.policy.arrays[name][lane, step].tolist())
 
-    def _grouped(self, name: str, ids: str, lane: int, step: int, like: Tensor) -> Tensor:
-        """One weight per tap and channel: [taps, channels]."""
-        groups = self._channelwise(ids, lane, like).long()
-        return self._constant(name, lane, like.device)[step][:, groups]
-
-    def _spread(self, ids: str, lane: int, rows: tuple[tuple[float, ...], ...], like: Tensor) -> Tensor:
-        """The weights of every channel's cluster: [taps, channels]."""
+    def _grouped(self, name: str, ids: str, lane: int, step: int, like: Tensor) -> tuple[Tensor, ...]:
+        """A row of one weight per channel for every tap."""
 
         def make() -> Tensor:
-            return torch.tensor(rows)[torch.from_numpy(self._array(ids, lane)).long()].T
+            # indexing would lay the channels of a row far apart
+            return torch.from_numpy(np.take(self._array(name, lane), self._array(ids, lane), axis=-1))
 
-        return _fitting(ids, self._kept((ids, lane, rows, like.device), make, like.device), like)
+        table = self._kept((name, ids, lane, like.device), make, like.device)
+        return _fitting(ids, table, like)[step].unbind()
+
+    def _spread(
+        self, ids: str, lane: int, rows: tuple[tuple[float, ...], ...], like: Tensor
+    ) -> tuple[Tensor, ...]:
+        """The weights of every channel's cluster: a row of one per channel for every tap."""
+
+        def make() -> Tensor:
+            clusters = torch.from_numpy(self._array(ids, lane)).long()
+            return torch.tensor(rows).T.contiguous().index_select(1, clusters)
+
+        return _fitting(ids, self._kept((ids, lane, rows, like.device), make, like.device), like).unbind()
 
     def _channelwise(self, name: str, lane: int, like: Tensor, axis: int = -1) -> Tensor:
         """An array with an axis of channels. Raises `PolicyError` where `like` has another number of them."""

@@ -66,7 +66,9 @@ class InBatch:
 
     def forecast(self, unit: Unit, inputs: Feature) -> Feature | Half | None:
         """Return the whole batch's forecast, the half that is to be computed, or None to have all of it computed."""
-        leading = tuple(half.contiguous() for half in self._leading(inputs))
+        # in batches, embedders hand over transposed views, with which every sum would be several times slower
+        inputs = tuple(stream.contiguous() for stream in inputs)
+        leading = self._leading(inputs)
         if self.runner.computes(self.guidance, leading):
             return None
         known = self.runner.forecast(unit, leading)
@@ -184,7 +186,7 @@ def _follow(runner: Foreseeing, guidance: Unit, inputs: Feature, added: Feature)
     differs = runner.forecast(guidance, added)
     if not isinstance(differs, tuple):
         return None
-    return tuple(now + more + other for now, more, other in zip(inputs, added, differs, strict=True))
+    return tuple((now + more).add_(other) for now, more, other in zip(inputs, added, differs, strict=True))
 
 
 def _minus(a: Feature, b: Feature) -> Feature:

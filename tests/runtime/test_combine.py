@@ -46,7 +46,7 @@ def test_one_cluster_is_a_weighted_sum(dtype: torch.dtype) -> None:
     table = torch.tensor(weights)[:, None].expand(3, 6)
     for start in (None, base):
         torch.testing.assert_close(
-            clustered_sum(table, outputs, start), weighted_sum(weights, outputs, start)
+            clustered_sum(table.unbind(), outputs, start), weighted_sum(weights, outputs, start)
         )
 
 
@@ -54,7 +54,7 @@ def test_clusters_weigh_channels_apart() -> None:
     outputs = features(2)
     ids = torch.tensor([0, 1, 1, 0, 2, 2])
     table = torch.tensor([[2.0, -1.0], [1.0, 0.0], [0.5, 0.5]])
-    got = clustered_sum(table[ids].T, outputs)
+    got = clustered_sum(table[ids].T.unbind(), outputs)
     for channel, cluster in enumerate(ids):
         w = table[cluster].double()
         torch.testing.assert_close(
