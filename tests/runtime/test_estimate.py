@@ -1,5 +1,6 @@
 """Forecasts of one unit: the formulas, and where two of them must agree."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -23,7 +24,8 @@ from cachesmith.policies import (
     Subspace,
     Taylor,
 )
-from cachesmith.runtime import Forecast, Unit, compile_plan, rows
+from cachesmith.runtime import Forecast, Unit, compile_plan, estimate, rows
+from cachesmith.runtime.combine import clustered_sum
 from cachesmith.runtime.estimate import Estimator, observe_scale
 from cachesmith.runtime.history import History
 
@@ -140,6 +142,22 @@ def test_grouped_weights_are_each_groups_weights(taps: int, residual: bool) -> N
         alone = {name: array[..., group] for name, array in arrays.items()}
         expected = run(Fitted(weights="w", input_weights="v"), alone, residual)
         torch.testing.assert_close(got[..., group::3], expected[..., group::3], rtol=1e-5, atol=1e-5)
+
+
+def test_rows_of_channels_are_dense(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With strided rows every sum takes several times as long."""
+    summed: list[Tensor] = []
+
+    def spy(weights: Sequence[Tensor], *others: Any) -> Tensor:
+        summed.extend(weights)
+        return clustered_sum(weights, *others)
+
+    monkeypatch.setattr(estimate, "clustered_sum", spy)
+    ids = {"ids": np.array([[0, 1, 2, 0, 1, 2]], np.int32)}
+    run(Clusters(ids="ids", rows=(Reuse(), Taylor(order=1), Taylor(order=2))), ids)
+    arrays = table("w", np.ones((1, STEPS, 3, 3))) | table("v", np.ones((1, STEPS, 4, 3)))
+    run(Fitted(weights="w", input_weights="v", ids="ids"), arrays | ids)
+    assert [row.stride() for row in summed] == [(1,)] * (3 + 3 + 4)
 
 
 @pytest.mark.parametrize("residual", [False, True])
