@@ -27,6 +27,8 @@ TRIED: dict[str, dict[str, tuple[Any, ...]]] = {
     "easycache": {"warmup": (2, 5)},
     "toca": {"interval": (5, 7, 9, 12)},
     "duca": {"interval": (5, 7, 9, 12)},
+    "clusca": {"order": (1, 2), "interval": (5, 7, 9, 12), "clusters": (4, 16)},
+    "teacache (fitted)": {"budget": (8, 10, 13, 14)},
     "dpcache (fitted)": {"order": (1, 2)},
     "magcache (fitted)": {"max_skips": (5, 9)},
     "smoothcache (fitted)": {"lookahead": (3, 7)},
