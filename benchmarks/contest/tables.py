@@ -1,6 +1,7 @@
 """Tables of a race: the best setting of every method within each budget, and everything."""
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
+from functools import partial
 
 from contest.ours import CALIBRATED
 from contest.race import Result
@@ -71,14 +72,13 @@ def _table(
     ours: Sequence[Result] = (),
 ) -> str:
     optional = [name for name in OPTIONAL if any(getattr(r, name) is not None for r in every)]
-    heads = [*HEADINGS, *(OPTIONAL[name] for name in optional), "cache MiB"]
-    heads += [LEAD, *([LEAD_IN_TIME] if "seconds" in optional else [])] if ours else []
+    rivals = _rivals(ours, "seconds" in optional)
+    heads = [*HEADINGS, *(OPTIONAL[name] for name in optional), "cache MiB", *rivals]
     lines = [f"| {' | '.join(heads)} |\n| --- | --- |{' ---: |' * (len(heads) - 2)}\n"]
     for result in shown:
         if result.error is None:
             cells = _cells(result, optional, result.name in bold)
-            cells += [_lead(result, ours)] if ours else []
-            cells += [_lead(result, _no_slower(ours, result))] if ours and "seconds" in optional else []
+            cells += [_lead(result, found(result)) for found in rivals.values()]
             lines.append(f"| {' | '.join(cells)} |\n")
     return "".join(lines)
 
@@ -96,6 +96,13 @@ def _cells(result: Result, optional: Sequence[str], bold: bool) -> list[str]:
         *(_number(getattr(result, name)) for name in optional),
         f"{result.cache_bytes / 2**20:.1f}",
     ]
+
+
+def _rivals(ours: Sequence[Result], timed: bool) -> dict[str, Callable[[Result], Sequence[Result]]]:
+    """Column -> the profiles that a row is compared with in it."""
+    if not ours:
+        return {}
+    return {LEAD: lambda _: ours} | ({LEAD_IN_TIME: partial(_no_slower, ours)} if timed else {})
 
 
 def _lead(result: Result, ours: Sequence[Result]) -> str:
