@@ -24,7 +24,9 @@ class CalibrationConfig:
     the fastest profile that holds it on the validation samples. fitting, validation, heldout: samples in the three
     disjoint parts. moves: moves of a computed step tried on each schedule; iterations: gradient steps spent on each
     profile's weights (and about as many on the choice of its schedule), of `tune_batch` samples, whose size (along an
-    axis, see `axes`) is `learning_rate` times the root mean squared error of the untuned pictures. work: folder for
+    axis, see `axes`) is `learning_rate` times the root mean squared error of the untuned pictures;
+    gradient_checkpointing: blocks are computed twice for their gradients, so that memory holds their inputs alone, and
+    the same weights are found. work: folder for
     study and scores (a second run resumes there); report: folder for figures; earlier: a policy whose schedules and
     weights are tried as starting points: of a shorter calibration, or of a former version of the model.
     lpips: weights from `benchmarks/fetch_lpips.py`, to measure held-out LPIPS as well.
@@ -44,6 +46,7 @@ class CalibrationConfig:
     iterations: int = 200
     tune_batch: int = 6
     learning_rate: float = 3.0
+    gradient_checkpointing: bool = False
     taps: int = 3
     name: str = "policy"
     work: Path = field(default_factory=lambda: Path("cachesmith-work"))

@@ -2,6 +2,7 @@
 
 import random
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import NamedTuple
 
@@ -12,6 +13,7 @@ from cachesmith.calibrate.config import CalibrationConfig
 from cachesmith.calibrate.evaluate import Evaluator
 from cachesmith.calibrate.memo import Memo
 from cachesmith.calibrate.path import WAYPOINTS
+from cachesmith.calibrate.recompute import recomputed
 from cachesmith.calibrate.refine import refine
 from cachesmith.calibrate.tune import PATH, Batch, tune
 from cachesmith.calibrate.weights import Rows
@@ -96,10 +98,12 @@ def tuned(
     # the closer the start comes, the finer the weights must be set
     error = 10 ** (-evaluator(start.policy(mask, "start"), MOVED).psnr / 20)
     unfinished = saved.with_suffix(".unfinished")
-    rows = tune(
-        evaluator.renderer, _batches(evaluator, config), mask, start, min(FASTEST, config.learning_rate * error),
-        lambda loss: advance(1, note=f"{-10 / 2.302585 * loss:.2f} dB"), unfinished,
-    )  # fmt: skip
+    transformer = evaluator.renderer.pipe.transformer
+    with recomputed(transformer) if config.gradient_checkpointing else nullcontext():
+        rows = tune(
+            evaluator.renderer, _batches(evaluator, config), mask, start, min(FASTEST, config.learning_rate * error),
+            lambda loss: advance(1, note=f"{-10 / 2.302585 * loss:.2f} dB"), unfinished,
+        )  # fmt: skip
     with replacing(saved) as part:
         torch.save(tuple(rows), part)
     unfinished.unlink(missing_ok=True)

@@ -65,6 +65,13 @@ def calibrate(
             "choice of its schedule.",
         ),
     ] = 200,
+    gradient_checkpointing: Annotated[
+        bool,
+        typer.Option(
+            "--gradient-checkpointing",
+            help="Compute blocks twice for their gradients rather than keep their activations: for large models.",
+        ),
+    ] = False,
     work: Annotated[
         Path | None,
         typer.Option(
@@ -112,6 +119,7 @@ def calibrate(
         batch=batch,
         moves=moves,
         iterations=iterations,
+        gradient_checkpointing=gradient_checkpointing,
         guidance_scale=guidance_scale,
         name=_name(out),
         work=kept,
