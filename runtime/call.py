@@ -85,7 +85,9 @@ class Call:
 
     def _begin(self, values: tuple[Any, ...]) -> None:
         self.passed = None
-        self.inputs = (torch.cat(values, dim=1),) if self.unit.joined else self._select(values, 0)
+        inputs = (torch.cat(values, dim=1),) if self.unit.joined else self._select(values, 0)
+        # Embedders hand over transposed views; mixed layouts would make every later sum several times slower.
+        self.inputs = tuple(stream.contiguous() for stream in inputs)
         self.known = self.scope.runner.forecast(self.unit, self.inputs)
         self.begun = True
 

@@ -66,8 +66,6 @@ class InBatch:
 
     def forecast(self, unit: Unit, inputs: Feature) -> Feature | Half | None:
         """Return the whole batch's forecast, the half that is to be computed, or None to have all of it computed."""
-        # in batches, embedders hand over transposed views, with which every sum would be several times slower
-        inputs = tuple(stream.contiguous() for stream in inputs)
         leading = self._leading(inputs)
         if self.runner.computes(self.guidance, leading):
             return None

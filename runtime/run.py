@@ -94,8 +94,6 @@ class Run:
         if self._again(unit):
             self._reject(unit, REPEATED)
             return
-        # Embedders hand over transposed views; mixed layouts would make every later sum several times slower.
-        inputs = tuple(t.contiguous() for t in inputs)
         if unit.residual:
             outputs = tuple(new - old for new, old in zip(outputs, inputs, strict=True))
         if not self._finite(outputs):
@@ -163,7 +161,6 @@ class Run:
             self.memory.forget(self._branch, unit)
             self.stats.fall_back(CHANGED_SHAPE)
             return None
-        inputs = tuple(t.contiguous() for t in inputs)
         result = self._estimator(unit, decision, history, inputs)
         if not self._finite(result):
             self.stats.fall_back(NON_FINITE)
