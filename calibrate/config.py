@@ -25,11 +25,10 @@ class CalibrationConfig:
     disjoint parts. moves: moves of a computed step tried on each schedule; iterations: gradient steps spent on each
     profile's weights (and about as many on the choice of its schedule), of `tune_batch` samples, whose size (along an
     axis, see `axes`) is `learning_rate` times the root mean squared error of the untuned pictures;
-    gradient_checkpointing: blocks are computed twice for their gradients, so that memory holds their inputs alone, and
-    the same weights are found. work: folder for
-    study and scores (a second run resumes there); report: folder for figures; earlier: a policy whose schedules and
-    weights are tried as starting points: of a shorter calibration, or of a former version of the model.
-    lpips: weights from `benchmarks/fetch_lpips.py`, to measure held-out LPIPS as well.
+    gradient_checkpointing: blocks are computed twice for their gradients, and memory holds only their inputs; the
+    weights are the same. work: folder for study and scores (a second run resumes there); report: folder for figures;
+    earlier: a policy whose schedules and weights are tried as starting points: of a shorter calibration, or of a former
+    version of the model. lpips: weights from `benchmarks/fetch_lpips.py`, to measure held-out LPIPS as well.
     """
 
     steps: int = 50

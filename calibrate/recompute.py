@@ -18,17 +18,17 @@ from cachesmith.runtime.units import block_lists
 def recomputed(transformer: nn.Module) -> Iterator[None]:
     """Keep the inputs of every block alone, and compute it again for its gradients (arXiv 1604.06174).
 
-    Gradients stay what they are. To be entered before a runner is attached: diffusers' own switch stands around what a
-    runner sees of a block, which would be told of every computation twice.
+    Gradients stay what they are. To be entered before a runner is attached: diffusers' own switch stands around the
+    runner, which would be told of every computation twice.
     """
     with ExitStack() as stack:
         for _, block in block_lists(transformer):
             name = "forward" if block._compiled_call_impl is None else "_compiled_call_impl"
-            stack.enter_context(patched(block, name, _twice(getattr(block, name))))
+            stack.enter_context(patched(block, name, _checkpointed(getattr(block, name))))
         yield
 
 
-def _twice(original: Forward) -> Forward:
+def _checkpointed(original: Forward) -> Forward:
     @wraps(original)
     def forward(*args: Any, **kwargs: Any) -> Any:
         if not torch.is_grad_enabled():

@@ -16,15 +16,15 @@ class Makers:
 
     config = SimpleNamespace(seed=0)
 
-    def choose(self, budget: int) -> Any:
+    def choose(self, budget: float) -> Any:
         return SimpleNamespace(policy=budget)
 
-    def validation(self, policy: int) -> Any:
+    def validation(self, policy: float) -> Any:
         return SimpleNamespace(samples=torch.tensor([10.0 * policy] * 4))
 
 
-@pytest.mark.parametrize(("psnr", "budget"), [(5.0, 2), (41.0, 5), (50.0, 5), (51.0, 6), (100.0, 10)])
-def test_the_smallest_budget_is_found_on_the_validation_requests(psnr: float, budget: int) -> None:
+@pytest.mark.parametrize(("psnr", "budget"), [(5.0, 2), (41.0, 4.5), (50.0, 5), (51.0, 5.5), (100.0, 10)])
+def test_the_smallest_budget_is_found_on_the_validation_requests(psnr: float, budget: float) -> None:
     makers: Any = Makers()
     assert fastest(makers, psnr, 20).policy == budget
 

@@ -31,13 +31,14 @@ def test_calibrate_hands_everything_over(
     result = cli(
         "calibrate", shop.model, "--prompts", shop.prompts, "--out", out, "--steps", 20, "--trials", 3, "--speedup", 4,
         "--speedup", 2.5, "--min-psnr", 30, "--seed", 2, "--guidance-scale", 1.5, "--fitting", 4, "--validation", 5,
-        "--heldout", 6, "--batch", 7, "--report", tmp_path / "report",
+        "--heldout", 6, "--batch", 7, "--report", tmp_path / "report", "--gradient-checkpointing",
     )  # fmt: skip
     assert "saved" in succeeds(result)
     pipe, prompts, config = seen
     assert type(pipe).__name__ == "DiTPipeline" and prompts == PROMPTS
     assert (config.steps, config.trials, config.speedups, config.min_psnr) == (20, 3, (4.0, 2.5), 30.0)
     assert (config.seed, config.guidance_scale, config.batch) == (2, 1.5, 7)
+    assert config.gradient_checkpointing
     assert (config.fitting, config.validation, config.heldout) == (4, 5, 6)
     assert config.name == "my-shop" and config.report == tmp_path / "report"
     assert config.work == tmp_path / "new" / "my shop.work"

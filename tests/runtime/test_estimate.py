@@ -117,6 +117,8 @@ def test_arrays_for_another_number_of_channels(channels: int) -> None:
     with pytest.raises(PolicyError, match=told):
         run(Clusters(ids="ids", rows=(Reuse(),)), ids)
     with pytest.raises(PolicyError, match=told):
+        run(Fitted(weights="w", ids="ids"), table("w", np.zeros((1, STEPS, 3, 1))) | ids)
+    with pytest.raises(PolicyError, match=told):
         run(Reuse(), offsets, correction=Correction(offsets="c"))
 
 
