@@ -49,10 +49,10 @@ gpu: install                       ## needs an NVIDIA GPU: table of engines and 
 
 bench: install                     ## carry on the committed policies, and front.py (about two hours on 2 cores)
 	$(BIN)/cachesmith calibrate $(MODEL) $(PROMPTS) --guidance-scale 1.5 --trials 16 $(FULL) \
-	  --speedup 8.33 --speedup 6.25 --speedup 5.55 --speedup 3.84 \
+	  --speedup 8.33 --speedup 6.25 --speedup 5.55 --speedup 3.84 --speedup 3.7 \
 	  --from examples/fashion_dit/fashion.policy.safetensors \
 	  --out examples/fashion_dit/fashion.policy.safetensors --report benchmarks/fashion_dit/report
-	$(BIN)/cachesmith calibrate $(FLUX) --trials 16 $(FULL) --speedup 8.33 --speedup 6.25 \
+	$(BIN)/cachesmith calibrate $(FLUX) --trials 16 $(FULL) --speedup 10 --speedup 8.33 --speedup 6.25 \
 	  --from examples/fashion_flux/fashion-flux.policy.safetensors \
 	  --out examples/fashion_flux/fashion-flux.policy.safetensors --report benchmarks/fashion_flux/report
 	$(BIN)/python benchmarks/front.py --policy examples/fashion_dit/fashion.policy.safetensors \
