@@ -44,10 +44,10 @@ DiT-XL/2, 50 DDIM steps, guidance, against the table of RFC (arXiv 2602.19506):
 *Counted* is all that a forecast step runs: modulation, timestep embeddings, first and last layer,
 {forecast:.2f} G a step.
 *With the paper's forecast step* takes it as the modulation alone, and a multiply-add there as one operation,
-{modulation:.2f} G (our reading; the paper does not say): that gives every number of FORA and TaylorSeer to its last digit but
-two, which we take for misprints. FORA N=7 is printed with 3.35 T, what 7 full computations cost, beside NFC 8; TaylorSeer
-N=9 with 3.35 where the other rows lead to 3.34. RFC's gate needs a trained model: its rows take the published NFC,
-which is rounded (0.01 T is 0.02 computations).
+{modulation:.2f} G (our reading; the paper does not say): that gives every number of FORA and TaylorSeer to its
+last digit but two, which we take for misprints. FORA N=7 is printed with 3.35 T, what 7 full computations cost, beside
+NFC 8; TaylorSeer N=9 with 3.35 where the other rows lead to 3.34. RFC's gate needs a trained model: its rows take the
+published NFC, which is rounded (0.01 T is 0.02 computations).
 """
 
 
