@@ -9,7 +9,6 @@ from hypothesis import strategies as st
 from tests.tiny import sample_dit, sample_flux, tiny_dit, tiny_flux
 
 from cachesmith.policies import (
-    PRESETS,
     Fixed,
     Forecaster,
     Interval,
@@ -204,7 +203,6 @@ def test_taylorseer_needs_the_number_of_steps() -> None:
         import_settings({}, TAYLORSEER)
 
 
-@pytest.mark.skipif("magcache" not in PRESETS, reason="needs preset magcache")
 @pytest.mark.parametrize(
     "values",
     [{}, {"threshold": 0.24, "max_skip_steps": 5, "retention_ratio": 0.1}, {"num_inference_steps": 50}],
@@ -234,7 +232,6 @@ def test_magcache_without_ratios_is_refused() -> None:
         import_settings({"threshold": 0.1}, "diffusers-magcache")
 
 
-@pytest.mark.skipif("fbcache" not in PRESETS, reason="needs preset fbcache")
 def test_first_block_cache() -> None:
     found = import_settings({"threshold": 0.12}, "diffusers-firstblock").policy
     assert found == preset("fbcache", threshold=0.12)

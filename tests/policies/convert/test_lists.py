@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from tests.tiny import sample_dit, tiny_dit
 
-from cachesmith.policies import PRESETS, Fixed, Modules, PolicyError, Stack, preset
+from cachesmith.policies import Fixed, Modules, PolicyError, Stack, preset
 from cachesmith.policies.convert import (
     MAX_CHARACTERS,
     SOURCES,
@@ -70,7 +70,6 @@ def test_what_is_no_smoothcache_schedule(raw: Any) -> None:
         import_settings(raw, "smoothcache")
 
 
-@pytest.mark.skipif("teacache" not in PRESETS, reason="needs preset teacache")
 def test_teacache() -> None:
     flux = [498.651651, -283.781631, 55.8554382, -3.82021401, 0.264230861]
     found = import_settings({"coefficients": flux, "threshold": 0.25}, "teacache").policy
