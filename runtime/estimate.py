@@ -107,7 +107,9 @@ class Estimator:
                 row = self._grouped(name, ids, lane, decision.step, outputs[0])
                 return clustered_sum(row[: len(outputs)], outputs, base)
             case Clusters(ids=name):
-                return clustered_sum(self._spread(name, lane, decision.clusters, outputs[0]), outputs, base)
+                return clustered_sum(
+                    self._clustered(name, lane, decision.clusters, outputs[0]), outputs, base
+                )
             case _:
                 return weighted_sum(decision.weights, outputs, base)
 
@@ -170,25 +172,25 @@ class Estimator:
         return tuple(self.plan.policy.arrays[name][lane, step].tolist())
 
     def _grouped(self, name: str, ids: str, lane: int, step: int, like: Tensor) -> tuple[Tensor, ...]:
-        """A row of one weight per channel for every tap."""
+        """A row of one fitted weight per channel for every tap."""
+        return self._spread(name, lambda: self._array(name, lane), ids, lane, like)[step].unbind()
+
+    def _clustered(
+        self, ids: str, lane: int, rows: tuple[tuple[float, ...], ...], like: Tensor
+    ) -> tuple[Tensor, ...]:
+        """A row of every channel's cluster's weight for every tap."""
+        return self._spread(rows, lambda: np.asarray(rows, np.float32).T, ids, lane, like).unbind()
+
+    def _spread(
+        self, key: Hashable, table: Callable[[], NDArray[Any]], ids: str, lane: int, like: Tensor
+    ) -> Tensor:
+        """A table's last axis, of groups, as one of channels."""
 
         def make() -> Tensor:
             # indexing would lay the channels of a row far apart
-            return torch.from_numpy(np.take(self._array(name, lane), self._array(ids, lane), axis=-1))
+            return torch.from_numpy(np.take(table(), self._array(ids, lane), axis=-1))
 
-        table = self._kept((name, ids, lane, like.device), make, like.device)
-        return _fitting(ids, table, like)[step].unbind()
-
-    def _spread(
-        self, ids: str, lane: int, rows: tuple[tuple[float, ...], ...], like: Tensor
-    ) -> tuple[Tensor, ...]:
-        """The weights of every channel's cluster: a row of one per channel for every tap."""
-
-        def make() -> Tensor:
-            clusters = torch.from_numpy(self._array(ids, lane)).long()
-            return torch.tensor(rows).T.contiguous().index_select(1, clusters)
-
-        return _fitting(ids, self._kept((ids, lane, rows, like.device), make, like.device), like).unbind()
+        return _fitting(ids, self._kept((key, ids, lane, like.device), make, like.device), like)
 
     def _channelwise(self, name: str, lane: int, like: Tensor, axis: int = -1) -> Tensor:
         """An array with an axis of channels. Raises `PolicyError` where `like` has another number of them."""
