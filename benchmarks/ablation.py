@@ -14,8 +14,7 @@ from typing import Any
 
 from demo_model import INTERVALS, MODEL, SLACK, open_renderer, unseen
 
-from cachesmith.calibrate.evaluate import Evaluator, Outcome
-from cachesmith.calibrate.methods.threshold import threshold_for
+from cachesmith.calibrate.methods.bisect import threshold_for
 from cachesmith.commands.output import write_text
 from cachesmith.policies import (
     Forecaster,
@@ -31,6 +30,7 @@ from cachesmith.policies import (
     unbound,
 )
 from cachesmith.progress import stage
+from cachesmith.sampling.evaluate import Evaluator, Outcome
 
 BUDGETS, BATCHES = (8, 11, 14), (4, 32)
 PROBES, PROBED = 10, 16

@@ -18,13 +18,13 @@ from typing import Any
 
 from demo_model import BATCH, MODEL, STEPS, open_renderer, profile_within, unseen
 
-from cachesmith.calibrate.prompts import Request
-from cachesmith.calibrate.render import Renderer
 from cachesmith.commands.output import write_text
 from cachesmith.policies import Policy, load, preset
 from cachesmith.progress import stage
 from cachesmith.runtime import Session, apply
-from cachesmith.runtime.patch import patched
+from cachesmith.runtime.hooks.patch import patched
+from cachesmith.sampling.render import Renderer
+from cachesmith.sampling.requests import Request
 
 NFC, INTERVAL = 8, 7
 PARTS = ("computed", "forecast", "remember", "around", "outside")

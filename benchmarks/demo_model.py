@@ -5,9 +5,9 @@ from typing import Any
 import torch
 from diffusers import DiffusionPipeline
 
-from cachesmith.calibrate.prompts import Request, requests
-from cachesmith.calibrate.render import Renderer
 from cachesmith.policies import Policy
+from cachesmith.sampling.render import Renderer
+from cachesmith.sampling.requests import Request, requests
 
 MODEL = "examples/fashion_dit/model"
 STEPS, GUIDANCE, BATCH, LABELS = 50, 1.5, 32, 10

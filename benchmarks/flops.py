@@ -8,8 +8,9 @@ Needs no weights and no GPU: the transformers live on the meta device. A few sec
 import argparse
 from pathlib import Path
 
-from cachesmith.calibrate.flops import CallFlops, count_flops
-from cachesmith.calibrate.reference_models import dit_modulation, dit_xl_2, flux_dev
+from flop_count import CallFlops, count_flops
+from reference_models import dit_modulation, dit_xl_2, flux_dev
+
 from cachesmith.commands.output import write_text
 from cachesmith.policies import Fixed, Interval, Modules, mask, preset
 

@@ -21,14 +21,14 @@ from demo_model import INTERVALS, MODEL, SLACK, open_renderer, profile_within, u
 from rich.console import Console
 from rich.progress import track
 
-from cachesmith.calibrate.bench import Contestant, bench, cells, markdown
-from cachesmith.calibrate.evaluate import Evaluator
-from cachesmith.calibrate.methods.threshold import threshold_for
-from cachesmith.calibrate.prompts import Request
-from cachesmith.calibrate.render import Renderer
+from cachesmith.calibrate.methods.bisect import threshold_for
 from cachesmith.commands.output import write_text
 from cachesmith.policies import Policy, load, preset
 from cachesmith.progress import bars
+from cachesmith.sampling.bench import Contestant, bench, cells, markdown
+from cachesmith.sampling.evaluate import Evaluator
+from cachesmith.sampling.render import Renderer
+from cachesmith.sampling.requests import Request
 
 RFC_ORDER = 2
 """RFC's Taylor order on DiT in the paper."""

@@ -28,7 +28,7 @@ from torch import nn
 from cachesmith.commands.output import write_text
 from cachesmith.export import ExportConfig, export_bundle
 from cachesmith.policies import Policy, preset
-from cachesmith.policies.bundle import Range
+from cachesmith.policies.bundle.manifest import Range
 from cachesmith.runtime import apply, open_bundle
 
 ENGINES = ("torch", "compile", "onnxruntime", "onnxruntime-tensorrt", "tensorrt", "tensorrt-rtx")

@@ -17,11 +17,11 @@ from statistics import median
 
 from demo_model import MODEL, STEPS, open_renderer, unseen
 
-from cachesmith.calibrate.timing import elapsed, machine
 from cachesmith.commands.output import write_text
 from cachesmith.policies import Policy, load
 from cachesmith.progress import stage
 from cachesmith.runtime import apply
+from cachesmith.sampling.timing import elapsed, machine
 
 SAMPLES = 8
 WARM_UP = 2

@@ -36,13 +36,13 @@ from diffusers import DiffusionPipeline
 from diffusers.utils import logging as diffusers_logging
 from rich.console import Console
 
-from cachesmith.calibrate.prompts import digest, heldout_part, read_prompts, requests
-from cachesmith.calibrate.render import Renderer
-from cachesmith.calibrate.timing import machine
 from cachesmith.commands.output import write_text
 from cachesmith.files import replacing
 from cachesmith.policies import load
 from cachesmith.progress import stage
+from cachesmith.sampling.render import Renderer
+from cachesmith.sampling.requests import digest, heldout_part, read_prompts, requests
+from cachesmith.sampling.timing import machine
 
 FAMILIES = ("samplers", "ours", "of_diffusers", "of_cache_dit")
 UNUSED = 1_000_000
@@ -179,7 +179,7 @@ def main() -> None:
     facts = conditions(args, run)
     lpips = None
     if args.lpips is not None:
-        from cachesmith.calibrate.lpips import load_lpips
+        from cachesmith.sampling.lpips import load_lpips
 
         lpips = load_lpips(args.lpips)
     # a recalibrated policy has rows of its own, the others' stay; times are taken anew

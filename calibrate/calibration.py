@@ -12,17 +12,12 @@ from cachesmith import __version__
 from cachesmith.calibrate.candidates import Makers, fastest, merge, warn_if_short
 from cachesmith.calibrate.config import CalibrationConfig, CalibrationResult
 from cachesmith.calibrate.cost import CostModel, measure_costs
-from cachesmith.calibrate.earlier import check_earlier, origin
-from cachesmith.calibrate.evaluate import Evaluator
-from cachesmith.calibrate.lpips import load_lpips
-from cachesmith.calibrate.memo import Memo, digest_of
-from cachesmith.calibrate.metrics import compare, summarise
-from cachesmith.calibrate.prompts import Prompt, Split, digest, split
-from cachesmith.calibrate.recording import Recording, record
-from cachesmith.calibrate.render import Renderer
-from cachesmith.calibrate.report import write_report
-from cachesmith.calibrate.search import Candidate, front, open_study, search
-from cachesmith.calibrate.space import segments
+from cachesmith.calibrate.record.stage import Recording, record
+from cachesmith.calibrate.report.report import write_report
+from cachesmith.calibrate.score_cache import Memo, digest_of
+from cachesmith.calibrate.search.space import segments
+from cachesmith.calibrate.search.study import Candidate, front, open_study, search
+from cachesmith.calibrate.warm_start import check_earlier, origin
 from cachesmith.policies import (
     Calibration,
     Document,
@@ -36,7 +31,12 @@ from cachesmith.policies import (
     TrialRecord,
 )
 from cachesmith.progress import stage
-from cachesmith.runtime.fingerprint import model_key, sampler_key
+from cachesmith.runtime.models.fingerprint import model_key, sampler_key
+from cachesmith.sampling.evaluate import Evaluator
+from cachesmith.sampling.lpips import load_lpips
+from cachesmith.sampling.metrics import compare, summarise
+from cachesmith.sampling.render import Renderer
+from cachesmith.sampling.requests import Prompt, Split, digest, split
 
 
 def calibrate(

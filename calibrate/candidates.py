@@ -8,19 +8,19 @@ from pathlib import Path
 
 from cachesmith.calibrate.config import CalibrationConfig
 from cachesmith.calibrate.cost import EFFICIENCY, CostModel
-from cachesmith.calibrate.evaluate import Evaluator
 from cachesmith.calibrate.guidance import Guidance
-from cachesmith.calibrate.improve import MOVED, TUNING, Plan, refined, tuned
-from cachesmith.calibrate.memo import Memo, digest_of
-from cachesmith.calibrate.metrics import bootstrap
-from cachesmith.calibrate.race import POWERS, length, race
-from cachesmith.calibrate.recording import Recording
-from cachesmith.calibrate.refine import by_halves, resize, spaced
-from cachesmith.calibrate.search import Candidate
-from cachesmith.calibrate.weights import RIDGES, Rows, fitted_rows, line, starting_rows
+from cachesmith.calibrate.record.stage import Recording
+from cachesmith.calibrate.score_cache import Memo, digest_of
+from cachesmith.calibrate.search.study import Candidate
+from cachesmith.calibrate.tune.improve import MOVED, TUNING, Plan, refined, tuned
+from cachesmith.calibrate.tune.move_steps import by_halves, resize, spaced
+from cachesmith.calibrate.tune.rows import RIDGES, Rows, fitted_rows, line, starting_rows
+from cachesmith.calibrate.tune.successive_halving import POWERS, length, race
 from cachesmith.policies import Follower, Policy, PolicyError, Profile, computations
 from cachesmith.policies.base import Arrays
 from cachesmith.progress import stage
+from cachesmith.sampling.evaluate import Evaluator
+from cachesmith.sampling.metrics import bootstrap
 
 FOLLOWERS: Mapping[Guidance, tuple[Follower, ...]] = {
     "none": (),

@@ -5,12 +5,12 @@ from dataclasses import dataclass
 from functools import partial
 from statistics import median
 
-from cachesmith.calibrate.memo import Memo
-from cachesmith.calibrate.prompts import Request
-from cachesmith.calibrate.render import Renderer
-from cachesmith.calibrate.timing import elapsed, interleaved
+from cachesmith.calibrate.score_cache import Memo
 from cachesmith.policies import Fixed, Forecaster, Observed, Profile, Taylor, Units, unbound
 from cachesmith.runtime import apply
+from cachesmith.sampling.render import Renderer
+from cachesmith.sampling.requests import Request
+from cachesmith.sampling.timing import elapsed, interleaved
 
 EFFICIENCY = 0.85
 """A profile's modelled speed-up is at least this share of steps / NFC."""

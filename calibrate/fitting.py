@@ -7,15 +7,15 @@ from typing import Any
 
 from cachesmith.calibrate.guidance import guidance_of
 from cachesmith.calibrate.methods import METHODS
-from cachesmith.calibrate.prompts import Request
-from cachesmith.calibrate.record import Watcher, watch
-from cachesmith.calibrate.render import Renderer
+from cachesmith.calibrate.record.recorder import Watcher, watch
 from cachesmith.policies import Policy, PolicyError, SamplerKey, Stack
 from cachesmith.policies.errors import refusing
 from cachesmith.progress import stage
 from cachesmith.runtime import Tick, Unit
-from cachesmith.runtime.fingerprint import model_key, sampler_key
-from cachesmith.runtime.history import Feature
+from cachesmith.runtime.forecast.history import Feature
+from cachesmith.runtime.models.fingerprint import model_key, sampler_key
+from cachesmith.sampling.render import Renderer
+from cachesmith.sampling.requests import Request
 
 
 def read_options(settings: Sequence[str]) -> dict[str, Any]:

@@ -8,9 +8,9 @@ import torch
 
 from cachesmith.export.config import RTX_CAPABILITIES, BuildConfig, Report
 from cachesmith.policies import EngineError
-from cachesmith.policies.atomic import write_atomically
-from cachesmith.policies.bundle import Build, Range, SegmentEntry
-from cachesmith.runtime.machine import tensorrt_module
+from cachesmith.policies.bundle.manifest import Build, Range, SegmentEntry
+from cachesmith.policies.file.atomic import write_atomically
+from cachesmith.runtime.engines.tensorrt_version import tensorrt_module
 
 
 def plan_build(target: str, config: BuildConfig) -> Build:

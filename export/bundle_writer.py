@@ -8,8 +8,8 @@ from pathlib import Path
 from uuid import uuid4
 
 from cachesmith.policies import EngineError
-from cachesmith.policies.atomic import write_atomically
-from cachesmith.policies.bundle import (
+from cachesmith.policies.bundle.files import describe_file, verify
+from cachesmith.policies.bundle.manifest import (
     MANIFEST,
     FileEntry,
     Manifest,
@@ -17,7 +17,7 @@ from cachesmith.policies.bundle import (
     encode_manifest,
     read_manifest,
 )
-from cachesmith.policies.bundle_files import describe_file, verify
+from cachesmith.policies.file.atomic import write_atomically
 
 PART = ".part-"
 LEFTOVER = re.compile(rf"{re.escape(PART)}[0-9a-f]{{8}}|\.{re.escape(MANIFEST)}\.[0-9a-f]{{8}}\.part")

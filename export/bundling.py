@@ -18,10 +18,10 @@ from cachesmith.export.record import Sample, interface_of
 from cachesmith.export.shapes import axis_ranges, specs
 from cachesmith.export.to_onnx import describe_model, require_onnx, write_onnx
 from cachesmith.policies import Policy
-from cachesmith.policies.bundle import Manifest, SegmentEntry
-from cachesmith.policies.bundle_files import describe_file
-from cachesmith.runtime.flat import FlatSegment
-from cachesmith.runtime.onnxruntime_backend import onnxruntime_module
+from cachesmith.policies.bundle.files import describe_file
+from cachesmith.policies.bundle.manifest import Manifest, SegmentEntry
+from cachesmith.runtime.engines.onnxruntime_backend import onnxruntime_module
+from cachesmith.runtime.models.engine_segment import FlatSegment
 
 
 @dataclass(frozen=True)

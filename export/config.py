@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from cachesmith.policies.bundle import Range, Target
+from cachesmith.policies.bundle.manifest import Range, Target
 
 OPSET = 20
 """Newest opset that every TensorRT from 10.13 parses and whose attention it may decompose freely."""

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from cachesmith import __version__
-from cachesmith.policies.bundle import Build, Range
+from cachesmith.policies.bundle.manifest import Build, Range
 
 FORMAT = 2
 """Raise it when the way engines are built changes."""

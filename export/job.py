@@ -12,8 +12,8 @@ from cachesmith.export.digest import digest, versions, weights_digest
 from cachesmith.export.parts import Part, part_unit, plan_parts
 from cachesmith.export.record import Sample, record
 from cachesmith.policies import EngineError, ModelKey, Policy
-from cachesmith.policies.bundle import Build, Manifest, SegmentEntry
-from cachesmith.runtime.fingerprint import model_key
+from cachesmith.policies.bundle.manifest import Build, Manifest, SegmentEntry
+from cachesmith.runtime.models.fingerprint import model_key
 
 
 @dataclass(frozen=True, eq=False)

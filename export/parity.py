@@ -7,8 +7,8 @@ import torch
 
 from cachesmith.export.record import Sample
 from cachesmith.policies import EngineError
-from cachesmith.policies.bundle import Parity
-from cachesmith.runtime.segment_call import SegmentCall
+from cachesmith.policies.bundle.manifest import Parity
+from cachesmith.runtime.engines.segment_call import SegmentCall
 
 
 class Row(NamedTuple):

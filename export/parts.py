@@ -8,7 +8,7 @@ from torch import nn
 
 from cachesmith.policies import EngineError, Modules, Policy, Segments
 from cachesmith.runtime import Unit, resolve_units
-from cachesmith.runtime.units import block_lists
+from cachesmith.runtime.models.units import block_lists
 
 LAUNCH_MICROSECONDS = 30
 """Assumed cost of one more engine: binding its tensors, and the fusion lost at its border."""

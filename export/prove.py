@@ -9,9 +9,9 @@ import torch
 from cachesmith.export.parity import Row, compare
 from cachesmith.export.record import Sample
 from cachesmith.export.widen import widen
-from cachesmith.policies.bundle import SegmentEntry, TensorSpec
-from cachesmith.runtime.onnxruntime_backend import open_segment
-from cachesmith.runtime.segment_call import LoadOptions
+from cachesmith.policies.bundle.manifest import SegmentEntry, TensorSpec
+from cachesmith.runtime.engines.onnxruntime_backend import open_segment
+from cachesmith.runtime.engines.segment_call import LoadOptions
 
 CPU = LoadOptions(torch.device("cpu"))
 

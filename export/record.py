@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from cachesmith.export.parts import Part, part_unit
 from cachesmith.policies import EngineError
 from cachesmith.runtime import Tick, Unit, attach
-from cachesmith.runtime.attach import clock_for
-from cachesmith.runtime.flat import Interface, flatten, ports_for, segment_interface
+from cachesmith.runtime.hooks.attach import clock_for
+from cachesmith.runtime.models.engine_segment import Interface, flatten, ports_for, segment_interface
 
 Feature = tuple[Tensor, ...]
 

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from cachesmith.export.config import ExportConfig
 from cachesmith.export.record import Sample
 from cachesmith.policies import EngineError
-from cachesmith.policies.bundle import Range, TensorSpec
-from cachesmith.runtime.flat import BATCH, TOKENS, Interface
+from cachesmith.policies.bundle.manifest import Range, TensorSpec
+from cachesmith.runtime.models.engine_segment import BATCH, TOKENS, Interface
 
 Specs = tuple[TensorSpec, ...]
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from cachesmith.policies import EngineError
-from cachesmith.runtime.flat import BATCH, FlatSegment
+from cachesmith.runtime.models.engine_segment import BATCH, FlatSegment
 
 Axes = dict[str, tuple[str | int, ...]]
 

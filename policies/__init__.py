@@ -16,6 +16,8 @@ from cachesmith.policies.document import (
     canonical,
 )
 from cachesmith.policies.errors import CachesmithError, EngineError, PolicyError
+from cachesmith.policies.file.io import SUFFIX, decode, encode, load, save
+from cachesmith.policies.file.migrations import MIGRATIONS, upgrade
 from cachesmith.policies.forecaster import (
     AdamsBashforth,
     Band,
@@ -49,13 +51,11 @@ from cachesmith.policies.gate import (
     Relational,
     StaticGate,
 )
-from cachesmith.policies.io import SUFFIX, decode, encode, load, save
 from cachesmith.policies.magcache import magcache_mask, resample_ratios
-from cachesmith.policies.migrations import MIGRATIONS, upgrade
 from cachesmith.policies.policy import Policy, content_id, unbound
-from cachesmith.policies.presets import PRESETS, parse_preset, preset
-from cachesmith.policies.refresh import Clustered, Refresh, Scored
+from cachesmith.policies.presets.presets import PRESETS, parse_preset, preset
 from cachesmith.policies.schedule import computations, halves, mask, remap
+from cachesmith.policies.token_refresh import Clustered, Refresh, Scored
 from cachesmith.policies.units import GUIDANCE, Follower, Modules, Segments, Stack, Units
 
 __all__ = [

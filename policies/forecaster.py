@@ -17,7 +17,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
 
 from cachesmith.policies.base import Frozen, TensorName
-from cachesmith.policies.refresh import Refresh
+from cachesmith.policies.token_refresh import Refresh
 
 Side = Annotated[int, Field(ge=1, le=100_000)]
 """Tokens along one side of a picture."""

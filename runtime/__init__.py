@@ -1,17 +1,17 @@
 """Sampling under a policy: `with apply(pipe, policy) as session: ...`."""
 
-from cachesmith.runtime.adapters import ADAPTERS, Adapter, BlockList, ModuleSpan, adapter_for
 from cachesmith.runtime.apply import apply
-from cachesmith.runtime.attach import attach
-from cachesmith.runtime.clock import Clock, Tick
 from cachesmith.runtime.distill import distill
-from cachesmith.runtime.engines import Engines, open_bundle
-from cachesmith.runtime.plan import Compute, Decision, Forecast, Plan
-from cachesmith.runtime.planner import compile_plan
-from cachesmith.runtime.runner import Runner
+from cachesmith.runtime.engines.bundle import Engines, open_bundle
+from cachesmith.runtime.hooks.attach import attach
+from cachesmith.runtime.hooks.clock import Clock, Tick
+from cachesmith.runtime.hooks.runner import Runner
+from cachesmith.runtime.models.adapters import ADAPTERS, Adapter, BlockList, ModuleSpan, adapter_for
+from cachesmith.runtime.models.units import Unit, resolve_units
+from cachesmith.runtime.plan.compile_plan import compile_plan
+from cachesmith.runtime.plan.plan import Compute, Decision, Forecast, Plan
 from cachesmith.runtime.session import Session
 from cachesmith.runtime.stats import Stats
-from cachesmith.runtime.units import Unit, resolve_units
 
 __all__ = [
     "ADAPTERS",

@@ -8,15 +8,15 @@ from typing import Any
 from torch import nn
 
 from cachesmith.policies import Policy, PolicyError, Profile
-from cachesmith.runtime.attach import attach, clock_for
-from cachesmith.runtime.drop import check_droppable
-from cachesmith.runtime.engines import Engines, bind_engines
+from cachesmith.runtime.engines.bundle import Engines, bind_engines
+from cachesmith.runtime.engines.drop_weights import check_droppable
+from cachesmith.runtime.hooks.attach import attach, clock_for
 from cachesmith.runtime.match import check_model, check_scale, check_scheduler, fit_profile
-from cachesmith.runtime.plan import Plan
-from cachesmith.runtime.planner import compile_plan
-from cachesmith.runtime.sampler import axis_values, is_flow, noise_levels
+from cachesmith.runtime.models.sampler import axis_values, is_flow, noise_levels
+from cachesmith.runtime.models.units import Unit, resolve_units
+from cachesmith.runtime.plan.compile_plan import compile_plan
+from cachesmith.runtime.plan.plan import Plan
 from cachesmith.runtime.session import Session
-from cachesmith.runtime.units import Unit, resolve_units
 
 
 @contextmanager

@@ -11,9 +11,9 @@ from typing import Any
 from torch import nn
 
 from cachesmith.policies import Action, Fixed, Mismatch, Policy, PolicyError, Profile, remap
-from cachesmith.runtime.drop import present_weights
-from cachesmith.runtime.fingerprint import config_hash, lora_names
-from cachesmith.runtime.plan import has_fitted
+from cachesmith.runtime.engines.drop_weights import present_weights
+from cachesmith.runtime.models.fingerprint import config_hash, lora_names
+from cachesmith.runtime.plan.plan import has_fitted
 
 FEW_STEPS = 8
 """Below this many steps there is nothing worth forecasting."""

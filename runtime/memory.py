@@ -7,14 +7,14 @@ from dataclasses import dataclass, field
 from torch import Tensor
 
 from cachesmith.policies import PolicyError
-from cachesmith.runtime.estimate import observe_scale
-from cachesmith.runtime.gates import new_state
-from cachesmith.runtime.history import Feature, History
+from cachesmith.runtime.forecast.estimator import observe_scale
+from cachesmith.runtime.forecast.history import Feature, History
+from cachesmith.runtime.gates.base import GateState
+from cachesmith.runtime.gates.state import new_state
 from cachesmith.runtime.ledger import Ledger
-from cachesmith.runtime.plan import Plan
+from cachesmith.runtime.models.units import Unit
+from cachesmith.runtime.plan.plan import Plan
 from cachesmith.runtime.stats import Stats
-from cachesmith.runtime.units import Unit
-from cachesmith.runtime.verdict import GateState
 
 
 @dataclass

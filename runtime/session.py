@@ -4,15 +4,15 @@ from collections.abc import Callable
 
 from torch import Tensor
 
-from cachesmith.runtime.clock import Tick
-from cachesmith.runtime.estimate import Constants
-from cachesmith.runtime.history import Feature
+from cachesmith.runtime.forecast.estimator import Constants
+from cachesmith.runtime.forecast.history import Feature
+from cachesmith.runtime.forecast.token_refresh import Partial
+from cachesmith.runtime.hooks.clock import Tick
 from cachesmith.runtime.match import check_guidance
-from cachesmith.runtime.plan import Plan
-from cachesmith.runtime.refresh import Partial
-from cachesmith.runtime.run import Run
+from cachesmith.runtime.models.units import Unit
+from cachesmith.runtime.plan.plan import Plan
+from cachesmith.runtime.sampling_run import Run
 from cachesmith.runtime.stats import UNKNOWN_STEP, Stats
-from cachesmith.runtime.units import Unit
 
 
 class Session:

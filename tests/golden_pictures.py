@@ -10,12 +10,12 @@ from typing import Any
 import torch
 from diffusers import DiffusionPipeline
 from safetensors.torch import save_file
-from tests.tiny import sample_dit, sample_flux, tiny_dit, tiny_flux
 
-from cachesmith.calibrate.prompts import read_prompts, requests
-from cachesmith.calibrate.render import Renderer
 from cachesmith.policies import PRESETS, Policy, load, preset
 from cachesmith.runtime import apply
+from cachesmith.sampling.render import Renderer
+from cachesmith.sampling.requests import read_prompts, requests
+from tests.tiny import sample_dit, sample_flux, tiny_dit, tiny_flux
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 GOLDEN = Path(__file__).parent / "golden" / "pictures.safetensors"
@@ -58,7 +58,7 @@ def preset_pictures(name: str) -> Iterator[tuple[str, torch.Tensor]]:
 
 def main() -> None:
     """Write the file."""
-    pictures = {}
+    pictures: dict[str, torch.Tensor] = {}
     for name in MODELS:
         pictures |= dict(example_pictures(name))
     for name in TINY:

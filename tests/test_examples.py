@@ -8,11 +8,11 @@ import pytest
 import torch
 from diffusers import DiffusionPipeline
 
-from cachesmith.calibrate.metrics import psnr
-from cachesmith.calibrate.prompts import read_prompts, requests
-from cachesmith.calibrate.render import Renderer
 from cachesmith.policies import load
 from cachesmith.runtime import apply
+from cachesmith.sampling.metrics import psnr
+from cachesmith.sampling.render import Renderer
+from cachesmith.sampling.requests import read_prompts, requests
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 SEED = 400_000

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 import pytest
 import torch
 from safetensors.torch import load_file
+
 from tests.golden_pictures import GOLDEN, MODELS, TINY, committed, example_pictures, preset_pictures
 
 IDS = {"fashion_dit": "6d855c9bb1469b67", "fashion_flux": "8d59d4651ef7a3ee"}

@@ -61,7 +61,7 @@ def test_sampling_needs_no_calibration_extras() -> None:
     code = (
         "import sys\n"
         "for name in ('optuna', 'sklearn', 'matplotlib', 'torchmetrics'): sys.modules[name] = None\n"
-        "import cachesmith.runtime, cachesmith.calibrate.render, cachesmith.calibrate.sheet\n"
+        "import cachesmith.runtime, cachesmith.sampling.render, cachesmith.sampling.sheet\n"
     )
     isolated(code)
 

@@ -5,9 +5,9 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from cachesmith.calibrate.prompts import Request
-from cachesmith.calibrate.render import Renderer
 from cachesmith.policies import Policy
+from cachesmith.sampling.render import Renderer
+from cachesmith.sampling.requests import Request
 
 
 class Gauge(NamedTuple):

@@ -8,7 +8,7 @@ from importlib import import_module
 from itertools import product
 from typing import Any
 
-from cachesmith.calibrate.render import Renderer
+from cachesmith.sampling.render import Renderer
 from contest.contestant import Contestant, Course, Dial, Enter, Entry, Gauge, nothing
 from contest.ours import SLACK
 from contest.yardstick import play, tensor_bytes

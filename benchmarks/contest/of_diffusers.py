@@ -25,8 +25,8 @@ from diffusers.hooks import (
 from diffusers.hooks.hooks import CacheContext, StateManager, _set_cache_context
 from torch import nn
 
-from cachesmith.calibrate.render import Renderer
-from cachesmith.runtime.patch import patched
+from cachesmith.runtime.hooks.patch import patched
+from cachesmith.sampling.render import Renderer
 from contest.contestant import Contestant, Course, Dial, Enter, Entry, Gauge
 from contest.yardstick import tensor_bytes
 

@@ -8,9 +8,9 @@ from itertools import product
 from typing import Any
 
 from cachesmith.calibrate.methods import METHODS
-from cachesmith.calibrate.render import Renderer
 from cachesmith.policies import PRESETS, Interval, Policy, mask, preset
 from cachesmith.runtime import apply
+from cachesmith.sampling.render import Renderer
 from contest.contestant import Contestant, Course, Dial, Enter, Entry, Gauge
 
 FAMILY, CALIBRATED = "published, this runtime", "calibrated"

@@ -5,10 +5,10 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
-from cachesmith.calibrate.metrics import Perceptual, compare, summarise
-from cachesmith.calibrate.prompts import Request
-from cachesmith.calibrate.render import Pictures
-from cachesmith.calibrate.timing import elapsed, medians
+from cachesmith.sampling.metrics import Perceptual, compare, summarise
+from cachesmith.sampling.render import Pictures
+from cachesmith.sampling.requests import Request
+from cachesmith.sampling.timing import elapsed, medians
 from contest.contestant import Contestant, Course, Dial, Entry, nothing
 from contest.journal import Journal, Record
 from contest.ours import SLACK

@@ -9,9 +9,9 @@ from typing import Any
 
 import diffusers
 
-from cachesmith.calibrate.render import Renderer
-from cachesmith.runtime.patch import patched
-from cachesmith.runtime.sampler import is_flow
+from cachesmith.runtime.hooks.patch import patched
+from cachesmith.runtime.models.sampler import is_flow
+from cachesmith.sampling.render import Renderer
 from contest.contestant import Contestant, Course, Enter, Gauge
 
 FAMILY = "fewer steps"

@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from cachesmith.calibrate.prompts import Request
-from cachesmith.calibrate.render import Pictures, Renderer
-from cachesmith.runtime.patch import patched
+from cachesmith.runtime.hooks.patch import patched
+from cachesmith.sampling.render import Pictures, Renderer
+from cachesmith.sampling.requests import Request
 from contest.contestant import Contestant, Gauge
 
 INSIDE = ("_modules", "_forward_hooks", "_forward_pre_hooks")

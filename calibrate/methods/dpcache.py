@@ -10,11 +10,11 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from cachesmith.calibrate.fit import forecast_costs, plan_schedules
-from cachesmith.calibrate.prompts import Request
-from cachesmith.calibrate.record import Recorder, joined_sketches, watch
-from cachesmith.calibrate.render import Renderer
+from cachesmith.calibrate.fit.scales import forecast_costs, plan_schedules
+from cachesmith.calibrate.record.recorder import Recorder, joined_sketches, watch
 from cachesmith.policies import Fixed, Forecaster, Policy, PolicyError, Profile, Stack, Taylor, unbound
+from cachesmith.sampling.render import Renderer
+from cachesmith.sampling.requests import Request
 
 
 def fit(

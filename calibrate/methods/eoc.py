@@ -6,10 +6,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cachesmith.calibrate.methods.follow import schedule
-from cachesmith.calibrate.prompts import Request
-from cachesmith.calibrate.record import Watcher, watch
-from cachesmith.calibrate.render import Renderer
+from cachesmith.calibrate.methods.schedule_recorder import schedule
+from cachesmith.calibrate.record.recorder import Watcher, watch
 from cachesmith.policies import (
     Correction,
     Fixed,
@@ -22,9 +20,11 @@ from cachesmith.policies import (
     unbound,
 )
 from cachesmith.runtime import Compute, Plan, Tick, Unit, compile_plan, resolve_units
-from cachesmith.runtime.estimate import Estimator, observe_scale
-from cachesmith.runtime.history import Feature, History
-from cachesmith.runtime.sampler import axis_values, is_flow, noise_levels
+from cachesmith.runtime.forecast.estimator import Estimator, observe_scale
+from cachesmith.runtime.forecast.history import Feature, History
+from cachesmith.runtime.models.sampler import axis_values, is_flow, noise_levels
+from cachesmith.sampling.render import Renderer
+from cachesmith.sampling.requests import Request
 
 OFFSETS = "eoc/offsets"
 

@@ -9,17 +9,17 @@ Heun's rule on cached values is Taylor of order 2, so the published pool is smal
 from collections.abc import Sequence
 from typing import Literal
 
-from cachesmith.calibrate.channels import record_grams
-from cachesmith.calibrate.clusters import HycaFit, analyse, closed_loop
-from cachesmith.calibrate.evaluate import Evaluator
-from cachesmith.calibrate.methods import follow
-from cachesmith.calibrate.prompts import Request
-from cachesmith.calibrate.render import Renderer
-from cachesmith.calibrate.space import granularity
+from cachesmith.calibrate.fit.clusters import HycaFit, analyse, closed_loop
+from cachesmith.calibrate.methods import schedule_recorder
+from cachesmith.calibrate.record.channels import record_grams
+from cachesmith.calibrate.search.space import granularity
 from cachesmith.policies import Fixed, Forecaster, Policy, PolicyError, Profile, mask, unbound
 from cachesmith.policies.errors import refusing
 from cachesmith.progress import stage
-from cachesmith.runtime.units import block_lists
+from cachesmith.runtime.models.units import block_lists
+from cachesmith.sampling.evaluate import Evaluator
+from cachesmith.sampling.render import Renderer
+from cachesmith.sampling.requests import Request
 
 PREFIX = "hyca"
 
@@ -57,7 +57,9 @@ def fit(
         raise PolicyError(f"there is no selection {select!r}; choose `probe` or `closed-loop`")
     transformer = renderer.pipe.transformer
     chosen = granularity(units, len(block_lists(transformer)))
-    gate = Fixed(mask=schedule) if schedule else follow.gate(renderer.steps, interval, budget, warmup)
+    gate = (
+        Fixed(mask=schedule) if schedule else schedule_recorder.gate(renderer.steps, interval, budget, warmup)
+    )
     found = analyse(
         record_grams(renderer, requests, chosen), mask(gate, renderer.steps),
         clusters=clusters, ridge=ridge, taps=taps, probe_steps=probe_steps, shared=shared, seed=seed,

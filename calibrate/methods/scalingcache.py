@@ -11,10 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cachesmith.calibrate.methods.follow import Follower, Past, schedule
-from cachesmith.calibrate.prompts import Request
-from cachesmith.calibrate.record import lane_names, watch
-from cachesmith.calibrate.render import Renderer
+from cachesmith.calibrate.methods.schedule_recorder import Follower, Past, schedule
+from cachesmith.calibrate.record.recorder import lane_names, watch
 from cachesmith.policies import (
     Fitted,
     Fixed,
@@ -27,7 +25,9 @@ from cachesmith.policies import (
     unbound,
 )
 from cachesmith.runtime import Unit
-from cachesmith.runtime.units import block_lists
+from cachesmith.runtime.models.units import block_lists
+from cachesmith.sampling.render import Renderer
+from cachesmith.sampling.requests import Request
 
 WEIGHTS = "scalingcache/weights"
 

@@ -5,13 +5,13 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from cachesmith.calibrate.methods.follow import Follower, Past
-from cachesmith.calibrate.prompts import Request
-from cachesmith.calibrate.record import watch
-from cachesmith.calibrate.render import Renderer
+from cachesmith.calibrate.methods.schedule_recorder import Follower, Past
+from cachesmith.calibrate.record.recorder import watch
 from cachesmith.policies import Fixed, Forecaster, Modules, Policy, PolicyError, Profile, Reuse, unbound
 from cachesmith.policies.budget import threshold_within
 from cachesmith.runtime import Unit, resolve_units
+from cachesmith.sampling.render import Renderer
+from cachesmith.sampling.requests import Request
 
 
 def fit(

@@ -9,15 +9,15 @@ forecast moves, rather than from the outputs.
 
 from collections.abc import Sequence
 
-from cachesmith.calibrate.methods import follow
-from cachesmith.calibrate.prompts import Request
-from cachesmith.calibrate.render import Renderer
-from cachesmith.calibrate.solvers import named_row
-from cachesmith.calibrate.space import granularity
-from cachesmith.calibrate.subspace import bases, record_moments
+from cachesmith.calibrate.fit.solvers import named_row
+from cachesmith.calibrate.fit.subspace import bases, record_moments
+from cachesmith.calibrate.methods import schedule_recorder
+from cachesmith.calibrate.search.space import granularity
 from cachesmith.policies import Ema, Forecaster, Policy, Profile, Subspace, unbound
 from cachesmith.policies.errors import refusing
-from cachesmith.runtime.units import block_lists
+from cachesmith.runtime.models.units import block_lists
+from cachesmith.sampling.render import Renderer
+from cachesmith.sampling.requests import Request
 
 PREFIX = "svd-cache"
 
@@ -50,7 +50,7 @@ def fit(
     basis = f"{PREFIX}/basis"
     profile = Profile(
         units=chosen,
-        gate=follow.gate(renderer.steps, interval, budget, warmup),
+        gate=schedule_recorder.gate(renderer.steps, interval, budget, warmup),
         forecaster=Forecaster(rows=forecast, subspace=Subspace(basis=basis)),
     )
     moments = record_moments(renderer, requests, chosen, distance)

@@ -6,16 +6,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cachesmith.calibrate.evaluate import Evaluator
-from cachesmith.calibrate.methods.threshold import threshold_for
-from cachesmith.calibrate.prompts import Request
-from cachesmith.calibrate.record import Watcher, watch
-from cachesmith.calibrate.render import Renderer
+from cachesmith.calibrate.methods.bisect import threshold_for
+from cachesmith.calibrate.record.recorder import Watcher, watch
 from cachesmith.policies import Policy, PolicyError, Stack
-from cachesmith.policies.presets_gates import teacache
+from cachesmith.policies.presets.gates import teacache
 from cachesmith.runtime import Unit
-from cachesmith.runtime.combine import relative_l1
-from cachesmith.runtime.history import Feature
+from cachesmith.runtime.forecast.history import Feature
+from cachesmith.runtime.forecast.kernels import relative_l1
+from cachesmith.sampling.evaluate import Evaluator
+from cachesmith.sampling.render import Renderer
+from cachesmith.sampling.requests import Request
 
 THRESHOLD = 0.25
 DEGREES = 8
@@ -49,7 +49,7 @@ class Changes(Watcher):
         if self._modulated is None:
             raise PolicyError(
                 "the modulated input of the first block is not known: its modules are not described in "
-                "runtime/adapters.py, or it is compiled; TeaCache cannot be fitted"
+                "runtime/models/adapters.py, or it is compiled; TeaCache cannot be fitted"
             )
         self._signal, self._modulated = self._modulated(), None
         return None

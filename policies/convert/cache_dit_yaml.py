@@ -8,7 +8,7 @@ from cachesmith.policies.document import Profile
 from cachesmith.policies.errors import PolicyError, refusing
 from cachesmith.policies.forecaster import Forecaster
 from cachesmith.policies.gate import Fixed
-from cachesmith.policies.presets import preset
+from cachesmith.policies.presets.presets import preset
 from cachesmith.policies.units import Segments, Stack
 
 TOOL = "cache-dit"

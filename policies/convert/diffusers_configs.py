@@ -20,7 +20,7 @@ from cachesmith.policies.errors import PolicyError
 from cachesmith.policies.forecaster import Forecaster
 from cachesmith.policies.gate import Fixed
 from cachesmith.policies.magcache import resample_ratios
-from cachesmith.policies.presets import preset
+from cachesmith.policies.presets.presets import preset
 from cachesmith.policies.units import Modules, Segments, Stack
 
 TAYLOR = "diffusers' TaylorSeerCacheConfig"

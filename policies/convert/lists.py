@@ -10,7 +10,7 @@ from cachesmith.policies.document import Profile
 from cachesmith.policies.errors import PolicyError
 from cachesmith.policies.forecaster import Forecaster
 from cachesmith.policies.gate import Fixed
-from cachesmith.policies.presets import preset
+from cachesmith.policies.presets.presets import preset
 from cachesmith.policies.units import Modules, Stack
 
 COMPONENTS = {

@@ -14,11 +14,11 @@ from tests.tiny import tiny_dit, tiny_flux
 from tests.tiny_folder import open_tiny, save_tiny
 
 from cachesmith.calibrate.methods import METHODS
-from cachesmith.calibrate.metrics import relative_error
-from cachesmith.calibrate.prompts import Request
-from cachesmith.calibrate.render import Renderer
 from cachesmith.policies import Fixed, Forecaster, Modules, Policy, Profile, Taylor, preset
 from cachesmith.policies.document import Document
+from cachesmith.sampling.metrics import relative_error
+from cachesmith.sampling.render import Renderer
+from cachesmith.sampling.requests import Request
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 

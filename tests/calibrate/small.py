@@ -8,8 +8,8 @@ import torch
 from tests.tiny import tiny_dit
 
 from cachesmith.calibrate import CalibrationConfig, calibrate
-from cachesmith.calibrate.prompts import Split, digest
 from cachesmith.policies import Calibration, Document, Fixed, Policy, Profile
+from cachesmith.sampling.requests import Split, digest
 
 LABELS: list[Any] = [{"class_labels": i} for i in range(10)]
 

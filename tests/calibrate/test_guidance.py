@@ -7,9 +7,9 @@ import pytest
 from tests.calibrate.small import pipeline, settings
 
 from cachesmith.calibrate.guidance import guidance_of
-from cachesmith.calibrate.prompts import requests
-from cachesmith.calibrate.recording import record
-from cachesmith.calibrate.render import Renderer
+from cachesmith.calibrate.record.stage import record
+from cachesmith.sampling.render import Renderer
+from cachesmith.sampling.requests import requests
 
 
 @pytest.mark.parametrize(

@@ -8,11 +8,13 @@ import numpy as np
 import pytest
 from tests.calibrate.small import LABELS, pipeline, recorded, run, settings
 
-from cachesmith.calibrate import CalibrationConfig, calibrate, calibration, evaluate, tune
+from cachesmith.calibrate import CalibrationConfig, calibrate, calibration
 from cachesmith.calibrate.cost import CostModel
-from cachesmith.calibrate.prompts import split
-from cachesmith.calibrate.weights import fitted_rows, fixed_profile
+from cachesmith.calibrate.tune import tune
+from cachesmith.calibrate.tune.rows import fitted_rows, fixed_profile
 from cachesmith.policies import Fitted, Forecaster, PolicyError, unbound
+from cachesmith.sampling import evaluate
+from cachesmith.sampling.requests import split
 
 
 @pytest.fixture(autouse=True)

@@ -6,12 +6,12 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from cachesmith.calibrate.prompts import Request
-from cachesmith.calibrate.record import Watcher, lane_name, watch
-from cachesmith.calibrate.render import Renderer
+from cachesmith.calibrate.record.recorder import Watcher, lane_name, watch
 from cachesmith.policies import Units
 from cachesmith.runtime import Unit
-from cachesmith.runtime.history import Feature
+from cachesmith.runtime.forecast.history import Feature
+from cachesmith.sampling.render import Renderer
+from cachesmith.sampling.requests import Request
 
 
 class Tape(Watcher):

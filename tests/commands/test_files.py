@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from matplotlib import pyplot as plt
 
-from cachesmith.calibrate.figures import save
+from cachesmith.calibrate.report.figures import save
 from cachesmith.commands.output import write_picture, write_text
 from cachesmith.files import replacing
 

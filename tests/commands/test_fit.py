@@ -7,7 +7,7 @@ from tests.commands.shop import STEPS, Cli, Shop, fails, succeeds
 
 from cachesmith.calibrate.methods import METHODS
 from cachesmith.policies import Fixed, Policy, Profile, Stack, load, unbound
-from cachesmith.runtime.fingerprint import model_key
+from cachesmith.runtime.models.fingerprint import model_key
 
 
 def fake(renderer: Any, requests: Any, interval: int = 3, labels: Any = None) -> Policy:

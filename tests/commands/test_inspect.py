@@ -7,7 +7,7 @@ from tests.commands.shop import GOLDEN, Cli, Shop, fails, succeeds
 from tests.tiny import policy as small
 
 from cachesmith.policies import Document, Fixed, ModelKey, Policy, Stack, load, save
-from cachesmith.policies.bundle import (
+from cachesmith.policies.bundle.manifest import (
     MANIFEST,
     FileEntry,
     Manifest,

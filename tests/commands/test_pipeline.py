@@ -43,7 +43,7 @@ def test_out_of_memory_names_the_remedy(
     def full(*_: object, **__: object) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory.")
 
-    monkeypatch.setattr("cachesmith.calibrate.render.Renderer.__call__", full)
+    monkeypatch.setattr("cachesmith.sampling.render.Renderer.__call__", full)
     fails(cli("run", shop.model, "--class-label", 3, "--out", tmp_path / "x.png"), "Try a smaller --batch")
 
 

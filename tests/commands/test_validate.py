@@ -5,9 +5,9 @@ from typing import Any
 import pytest
 from tests.commands.shop import GOLDEN, STEPS, Cli, Shop, fails, succeeds, tiny_policy
 
-from cachesmith.calibrate.prompts import Request, digest, split
-from cachesmith.commands.heldout import heldout
 from cachesmith.policies import Calibration, Mismatch, Policy, Quality, load, save
+from cachesmith.sampling.heldout import heldout
+from cachesmith.sampling.requests import Request, digest, split
 
 
 def test_validate_holds(cli: Cli, shop: Shop) -> None:

@@ -6,7 +6,7 @@ import pytest
 
 from cachesmith.export.bundle_writer import publish, workshop
 from cachesmith.policies import EngineError, ModelKey
-from cachesmith.policies.bundle import MANIFEST, FileEntry, Manifest, Range, SegmentEntry, TensorSpec
+from cachesmith.policies.bundle.manifest import MANIFEST, FileEntry, Manifest, Range, SegmentEntry, TensorSpec
 
 FOREIGN = (
     "block_notes.json", "blocks.data", "blocks-of-text.onnx", "block-000-thesis.engine", ".part-list",

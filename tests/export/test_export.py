@@ -5,13 +5,13 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from tests.export.conftest import DIT_CONFIG, Shipped, dit_policy
+from tests.shipped import DIT_CONFIG, Shipped, dit_policy
 from tests.tiny import policy, tiny_dit
 
 from cachesmith.export import export_bundle
 from cachesmith.policies import EngineError, Interval
-from cachesmith.policies.bundle import read_manifest
-from cachesmith.policies.bundle_files import verify
+from cachesmith.policies.bundle.files import verify
+from cachesmith.policies.bundle.manifest import read_manifest
 from cachesmith.runtime import open_bundle
 
 

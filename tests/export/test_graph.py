@@ -6,7 +6,7 @@ from pathlib import Path
 import onnx
 import pytest
 import torch
-from tests.export.conftest import Shipped
+from tests.shipped import Shipped
 from tests.tiny import Pipeline, policy, sample_dit, tiny_dit
 
 from cachesmith.export import ExportConfig
@@ -17,9 +17,9 @@ from cachesmith.export.record import interface_of, record
 from cachesmith.export.shapes import axis_ranges, pictures_of, specs
 from cachesmith.export.to_onnx import check, write_onnx
 from cachesmith.policies import EngineError
-from cachesmith.policies.bundle import SegmentEntry
-from cachesmith.policies.bundle_files import describe_file
-from cachesmith.runtime.flat import FlatSegment
+from cachesmith.policies.bundle.files import describe_file
+from cachesmith.policies.bundle.manifest import SegmentEntry
+from cachesmith.runtime.models.engine_segment import FlatSegment
 
 
 def test_every_segment_is_within_tolerance_at_every_step(shipped: Shipped) -> None:

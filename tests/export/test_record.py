@@ -9,7 +9,7 @@ from tests.tiny import Pipeline, policy, sample_dit, sample_flux
 from cachesmith.export.parts import part_unit, plan_parts
 from cachesmith.export.record import interface_of, record
 from cachesmith.policies import EngineError, Segments, preset
-from cachesmith.runtime.flat import PORTS, FlatSegment, ports_for
+from cachesmith.runtime.models.engine_segment import PORTS, FlatSegment, ports_for
 
 
 def replay(pipe: Pipeline, made: Any, sample: Any, blockwise: bool = False) -> int:

@@ -5,13 +5,13 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from tests.export.conftest import DIT_CONFIG, Shipped
+from tests.shipped import DIT_CONFIG, Shipped
 from tests.tiny import tiny_dit
 
 from cachesmith.export import BuildConfig, export_bundle
 from cachesmith.export.build_engine import build_engine, configure, plan_build
 from cachesmith.policies import EngineError
-from cachesmith.policies.bundle import read_manifest
+from cachesmith.policies.bundle.manifest import read_manifest
 from cachesmith.runtime import open_bundle
 
 trt = pytest.importorskip("tensorrt_rtx")

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tests.export.conftest import DIT_CONFIG, FLUX_CONFIG, Shipped, dit_policy
+from tests.shipped import DIT_CONFIG, FLUX_CONFIG, Shipped, dit_policy
 from tests.tiny import policy, sample_dit, sample_flux, tiny_dit, tiny_flux
 
 from cachesmith.export import export_bundle
@@ -26,11 +26,11 @@ from cachesmith.policies import (
     Stack,
     preset,
 )
-from cachesmith.policies.bundle import Manifest
+from cachesmith.policies.bundle.manifest import Manifest
 from cachesmith.runtime import Engines, Session, apply, open_bundle
-from cachesmith.runtime.backends import opener
-from cachesmith.runtime.fingerprint import model_key
-from cachesmith.runtime.segment_call import SegmentCall
+from cachesmith.runtime.engines.backends import opener
+from cachesmith.runtime.engines.segment_call import SegmentCall
+from cachesmith.runtime.models.fingerprint import model_key
 
 BACKENDS = [
     "onnxruntime",

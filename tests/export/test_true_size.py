@@ -6,7 +6,7 @@ from typing import Any
 import diffusers
 import pytest
 import torch
-from tests.export.conftest import dit_policy
+from tests.shipped import dit_policy
 
 from cachesmith.export import BuildConfig, ExportConfig, export_bundle
 from cachesmith.export.build_engine import build_engine, parse, plan_build
@@ -14,10 +14,10 @@ from cachesmith.export.parts import Part, part_unit
 from cachesmith.export.record import Sample, interface_of
 from cachesmith.export.shapes import axis_ranges, specs
 from cachesmith.export.to_onnx import write_onnx
-from cachesmith.policies.bundle import Range, SegmentEntry
-from cachesmith.policies.bundle_files import describe_file
+from cachesmith.policies.bundle.files import describe_file
+from cachesmith.policies.bundle.manifest import Range, SegmentEntry
 from cachesmith.runtime import open_bundle
-from cachesmith.runtime.flat import FlatSegment
+from cachesmith.runtime.models.engine_segment import FlatSegment
 
 trt = pytest.importorskip("tensorrt_rtx")
 

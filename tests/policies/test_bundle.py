@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from cachesmith.policies import EngineError
-from cachesmith.policies.bundle import (
+from cachesmith.policies.bundle.files import read_verified, verify
+from cachesmith.policies.bundle.manifest import (
     LARGEST,
     MANIFEST,
     Build,
@@ -22,9 +23,8 @@ from cachesmith.policies.bundle import (
     encode_manifest,
     read_manifest,
 )
-from cachesmith.policies.bundle_files import read_verified, verify
+from cachesmith.policies.bundle.onnx_weights import locations
 from cachesmith.policies.document import ModelKey
-from cachesmith.policies.external_data import locations
 
 
 def entry_of(name: str, data: bytes) -> FileEntry:

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cachesmith.policies import Arrays, Policy, PolicyError, canonical, content_id, decode, encode, preset
-from cachesmith.policies.container import Contents, pack
+from cachesmith.policies.file.container import Contents, pack
 
 many = settings(max_examples=1000, deadline=None)
 

@@ -25,7 +25,7 @@ from cachesmith.policies import (
     preset,
     save,
 )
-from cachesmith.policies.container import MAX_FILE, MAX_HEADER, Contents, header_size, pack
+from cachesmith.policies.file.container import MAX_FILE, MAX_HEADER, Contents, header_size, pack
 
 
 def packed(policy: Policy, text: str) -> bytes:

@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from cachesmith.policies import FORMAT, MIGRATIONS, Policy, PolicyError, encode, load, upgrade
-from cachesmith.policies.migrations import Migration, Raw
+from cachesmith.policies.file.migrations import Migration, Raw
 
 
 def rename(raw: Raw) -> Raw:

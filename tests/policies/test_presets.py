@@ -21,8 +21,8 @@ from cachesmith.policies import (
     parse_preset,
     preset,
 )
-from cachesmith.policies.presets import MEASURED
-from cachesmith.policies.presets_fitted import FITTED
+from cachesmith.policies.presets.fitted import FITTED
+from cachesmith.policies.presets.presets import MEASURED
 
 
 @pytest.mark.parametrize("name", PRESETS)

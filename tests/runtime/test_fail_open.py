@@ -22,7 +22,7 @@ from cachesmith.policies import (
     Taylor,
     preset,
 )
-from cachesmith.runtime import apply, run
+from cachesmith.runtime import apply, sampling_run
 from cachesmith.runtime.stats import (
     CHANGED_SHAPE,
     NON_FINITE,
@@ -89,7 +89,7 @@ def test_on_an_accelerator_the_finished_run_is_distrusted(
     dit: Pipeline, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Where looking would stall the stream, it is made up for when the next run begins, or the context is left."""
-    monkeypatch.setattr(run, "_on_host", lambda _: False)
+    monkeypatch.setattr(sampling_run, "_on_host", lambda _: False)
     weights = {"w": np.full((1, 10, 2), 3e38, np.float32)}
     wild = policy(Stack(), Fixed(mask="CCFFFFCFFF"), Fitted(weights="w"), weights)
     with warnings.catch_warnings(record=True) as caught:

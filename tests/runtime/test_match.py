@@ -7,7 +7,7 @@ import diffusers
 import numpy as np
 import pytest
 import torch
-from tests.runtime.test_plan import fitted
+from tests.runtime.plan.test_plan import fitted
 from tests.tiny import Pipeline, policy, sample_dit, sample_flux, tiny_dit
 from torch import nn
 
@@ -23,8 +23,8 @@ from cachesmith.policies import (
     remap,
 )
 from cachesmith.runtime import apply
-from cachesmith.runtime.fingerprint import model_key, sampler_key, weights_hash
-from cachesmith.runtime.sampler import noise_levels
+from cachesmith.runtime.models.fingerprint import model_key, sampler_key, weights_hash
+from cachesmith.runtime.models.sampler import noise_levels
 
 MASK = "CCFFCFFCFF"
 ACTIONS = ["error", "warn", "remap", "disable"]

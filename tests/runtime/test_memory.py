@@ -24,7 +24,7 @@ from cachesmith.policies import (
     preset,
 )
 from cachesmith.runtime import apply
-from cachesmith.runtime.fingerprint import sampler_key
+from cachesmith.runtime.models.fingerprint import sampler_key
 
 DIT = {"hidden_states": (4, 16, 32)}  # two samples, guided in one batch
 FLUX = {"encoder_hidden_states": (1, 3, 32), "hidden_states": (1, 64, 32)}

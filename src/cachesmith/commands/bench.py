@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from cachesmith.commands import options
-from cachesmith.commands.heldout import heldout
 from cachesmith.commands.output import check_picture, print_json, results, write_picture, write_text
 from cachesmith.commands.pipeline import (
     check_requests,
@@ -17,14 +16,15 @@ from cachesmith.commands.pipeline import (
 )
 from cachesmith.policies import CachesmithError, Policy, load, parse_preset, preset
 from cachesmith.progress import bars
+from cachesmith.sampling.heldout import heldout
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from cachesmith.calibrate.bench import Contestant
-    from cachesmith.calibrate.prompts import Request
-    from cachesmith.calibrate.render import Pictures, Renderer
     from cachesmith.runtime import Engines
+    from cachesmith.sampling.bench import Contestant
+    from cachesmith.sampling.render import Pictures, Renderer
+    from cachesmith.sampling.requests import Request
 
 COLUMNS = 8
 """Samples on a sheet."""
@@ -72,9 +72,9 @@ def bench(
     All sample the same prompts and seeds in one process. Quality is the error against the uncached pictures; speed is
     the median wall time of whole pipeline calls, taken in turns; efficiency is the speed-up divided by steps / NFC.
     """
-    from cachesmith.calibrate import bench as library
-    from cachesmith.calibrate.lpips import load_lpips
-    from cachesmith.calibrate.render import Renderer
+    from cachesmith.sampling import bench as library
+    from cachesmith.sampling.lpips import load_lpips
+    from cachesmith.sampling.render import Renderer
 
     if sheet is not None:
         check_picture(sheet)
@@ -145,7 +145,7 @@ def specs(text: str) -> list[str]:
 
 
 def _draw(path: Path, pictures: "dict[str, Tensor]") -> None:
-    from cachesmith.calibrate.sheet import sheet
+    from cachesmith.sampling.sheet import sheet
 
     write_picture(path, sheet(pictures, columns=COLUMNS))
 
@@ -154,7 +154,7 @@ def _conditions(
     model: str, policy: Policy | None, renderer: "Renderer", requests: "tuple[Request, ...]", repeats: int
 ) -> dict[str, Any]:
     """Return what a reader needs to judge and repeat the figures."""
-    from cachesmith.calibrate.timing import machine
+    from cachesmith.sampling.timing import machine
 
     return {
         "model": model,

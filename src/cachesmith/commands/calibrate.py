@@ -102,7 +102,7 @@ def calibrate(
     Ctrl-C at any time: the same command goes on where it stopped.
     """
     from cachesmith.calibrate import CalibrationConfig
-    from cachesmith.calibrate.prompts import read_prompts, requests
+    from cachesmith.sampling.requests import read_prompts, requests
 
     kept = work or out.with_name(out.name.removesuffix(SUFFIX) + ".work")
     check_policy_file(out)

@@ -14,12 +14,12 @@ from cachesmith.commands import options
 from cachesmith.commands.output import print_json, results
 from cachesmith.commands.pipeline import check_requests, open_pipeline, sampling
 from cachesmith.policies import Policy, load
-from cachesmith.policies.bundle import Range, bundle_id
+from cachesmith.policies.bundle.manifest import Range, bundle_id
 from cachesmith.progress import bars
 
 if TYPE_CHECKING:
-    from cachesmith.calibrate.prompts import Request
     from cachesmith.export import ExportConfig, Exported
+    from cachesmith.sampling.requests import Request
 
 
 class ExportTarget(StrEnum):
@@ -163,7 +163,7 @@ def _requests(pipe: Any, prompts: Path | None) -> "tuple[Request, ...]":
     """Read the requests, or make one that any pipeline of its kind takes."""
     import inspect
 
-    from cachesmith.calibrate.prompts import read_prompts, requests
+    from cachesmith.sampling.requests import read_prompts, requests
 
     if prompts is not None:
         found = read_prompts(prompts)
@@ -173,7 +173,7 @@ def _requests(pipe: Any, prompts: Path | None) -> "tuple[Request, ...]":
 
 
 def _listed(arguments: dict[str, Any]) -> dict[str, Any]:
-    from cachesmith.calibrate.render import PER_SAMPLE
+    from cachesmith.sampling.render import PER_SAMPLE
 
     return {name: [value] if name in PER_SAMPLE else value for name, value in arguments.items()}
 

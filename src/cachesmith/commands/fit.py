@@ -50,7 +50,7 @@ def fit(
     `--set` takes the method's own options; a wrong one lists them.
     """
     from cachesmith.calibrate.fitting import check_method, fit_method, read_options
-    from cachesmith.calibrate.prompts import read_prompts, requests
+    from cachesmith.sampling.requests import read_prompts, requests
 
     check_policy_file(out)
     given = read_options(setting or [])

@@ -7,8 +7,8 @@ from rich.table import Table
 from rich.text import Text
 
 from cachesmith.commands.output import print_json, results
-from cachesmith.policies.bundle import Manifest, SegmentEntry, bundle_id, read_manifest
-from cachesmith.policies.bundle_files import verify
+from cachesmith.policies.bundle.files import verify
+from cachesmith.policies.bundle.manifest import Manifest, SegmentEntry, bundle_id, read_manifest
 
 
 def inspect_bundle(folder: Path, json: bool) -> None:

@@ -14,8 +14,8 @@ from cachesmith.policies import CachesmithError, Document, Policy
 if TYPE_CHECKING:
     import torch
 
-    from cachesmith.calibrate.prompts import Request
     from cachesmith.runtime import Engines
+    from cachesmith.sampling.requests import Request
 
 STEPS = 50
 """Sampler steps where neither the user nor the policy says."""

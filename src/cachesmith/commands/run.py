@@ -13,9 +13,9 @@ from cachesmith.policies import CachesmithError, Policy, load, preset
 from cachesmith.progress import stage
 
 if TYPE_CHECKING:
-    from cachesmith.calibrate.prompts import Request
-    from cachesmith.calibrate.render import Pictures, Renderer
     from cachesmith.runtime import Stats
+    from cachesmith.sampling.render import Pictures, Renderer
+    from cachesmith.sampling.requests import Request
 
 
 def run(
@@ -68,7 +68,7 @@ def run(
     visited, common = sampling(chosen, steps, guidance_scale)
     check_requests(pipe, made, common)
 
-    from cachesmith.calibrate.render import Renderer
+    from cachesmith.sampling.render import Renderer
 
     renderer = Renderer(pipe, visited, batch, **common)
     settings: dict[str, Any] = {"memory_budget": memory_budget}
@@ -97,7 +97,7 @@ def _chosen(path: Path | None, profile: str | None) -> Policy | None:
 def _requests(
     pipe: Any, prompts: list[str], labels: list[str], count: int, seed: int
 ) -> "tuple[Request, ...]":
-    from cachesmith.calibrate.prompts import Prompt, requests
+    from cachesmith.sampling.requests import Prompt, requests
 
     if bool(prompts) == bool(labels):
         raise CachesmithError("say what to sample: give either --prompt or --class-label")
@@ -114,8 +114,8 @@ def _sample(
 ) -> "tuple[Pictures, Stats | None, float]":
     from contextlib import nullcontext
 
-    from cachesmith.calibrate.timing import elapsed
     from cachesmith.runtime import apply
+    from cachesmith.sampling.timing import elapsed
 
     made: list[Pictures] = []
     applied = nullcontext() if policy is None else apply(renderer.pipe, policy, profile, **settings)
@@ -126,7 +126,7 @@ def _sample(
 
 
 def _save(pictures: "Pictures", out: Path, separate: bool) -> list[str]:
-    from cachesmith.calibrate.sheet import grid, tile
+    from cachesmith.sampling.sheet import grid, tile
 
     images = pictures.images
     if len(images) == 1:

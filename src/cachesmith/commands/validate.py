@@ -8,16 +8,16 @@ from rich.table import Table
 
 from cachesmith.commands import options
 from cachesmith.commands.failure import BELOW
-from cachesmith.commands.heldout import heldout
 from cachesmith.commands.output import print_json, results
 from cachesmith.commands.pipeline import check_requests, open_pipeline, sampling
 from cachesmith.policies import Policy, Quality, load
 from cachesmith.progress import stage
+from cachesmith.sampling.heldout import heldout
 
 if TYPE_CHECKING:
-    from cachesmith.calibrate.prompts import Request
-    from cachesmith.calibrate.render import Pictures, Renderer
     from cachesmith.runtime.stats import Stats
+    from cachesmith.sampling.render import Pictures, Renderer
+    from cachesmith.sampling.requests import Request
 
 SLACK = 1.0
 """dB below the stored interval that other samples or another machine may cost."""
@@ -70,7 +70,7 @@ def validate(
     steps, common = sampling(loaded, None, guidance_scale)
     check_requests(pipe, made, common)
 
-    from cachesmith.calibrate.render import Renderer
+    from cachesmith.sampling.render import Renderer
 
     verdicts = judge(Renderer(pipe, steps, batch, **common), loaded, names, made, min_psnr)
     print_json(_as_json(loaded, steps, made, verdicts)) if json else results().print(_table(verdicts))
@@ -100,8 +100,8 @@ def _judge_one(
     min_psnr: float | None,
     advance: Any,
 ) -> Verdict:
-    from cachesmith.calibrate.metrics import compare, summarise
     from cachesmith.runtime import apply
+    from cachesmith.sampling.metrics import compare, summarise
 
     with apply(renderer.pipe, policy, name) as session:
         measured = summarise(compare(reference, renderer(requests, advance)), seed=0)

@@ -1,0 +1,63 @@
+"""Uncached runs, step by step next to what a schedule would remember: a few outputs a lane, not whole trajectories."""
+
+from collections.abc import Callable
+
+from torch import Tensor
+
+from cachesmith.calibrate.record.recorder import Watcher
+from cachesmith.calibrate.tune.move_steps import spaced
+from cachesmith.policies import Fixed, Interval, PolicyError, mask
+from cachesmith.runtime import Unit
+from cachesmith.runtime.forecast.history import Feature
+
+Past = list[tuple[int, Tensor]]
+"""Remembered steps and their outputs, newest first."""
+
+Note = Callable[[Unit, int, int, Past, Tensor], None]
+"""`note(unit, lane, step, past, output)`: outputs [samples, ..., channels], float32; residuals for runs of blocks."""
+
+
+class Follower(Watcher):
+    """Shows every output to `note`, next to the last `taps` remembered ones.
+
+    `mask` says which steps are remembered (C); None: all of them.
+    """
+
+    def __init__(self, note: Note, taps: int, mask: str | None = None):
+        super().__init__()
+        self._note, self._taps, self._mask = note, taps, mask
+        self._past: dict[tuple[int, str], Past] = {}
+
+    def restart(self) -> None:
+        """Forget the run before."""
+        self._past.clear()
+
+    def observe(self, unit: Unit, inputs: Feature, outputs: Feature) -> None:
+        """Show a computed unit, then remember it if the schedule does."""
+        step = self._tick.step
+        if step is None:
+            return
+        for lane, (entered, left) in enumerate(zip(inputs, outputs, strict=True), start=unit.lane):
+            # a clone: blocks may write into what their modules returned
+            made = ((left - entered) if unit.residual else left.clone()).float()
+            past = self._past.setdefault((lane, self._tick.branch), [])
+            self._note(unit, lane, step, past, made)
+            if self._mask is None or self._mask[step] == "C":
+                past.insert(0, (step, made))
+                del past[self._taps :]
+
+
+def schedule(steps: int, interval: int, budget: int | None, warmup: int = 1) -> str:
+    """Return the mask that computes every `interval`-th step, or `budget` steps spread evenly if that is given."""
+    if budget is None:
+        return mask(Interval(interval=interval, warmup=warmup), steps)
+    if not 1 <= budget <= steps:
+        raise PolicyError(f"the budget is {budget} for {steps} steps; give a number from 1 to {steps}")
+    return spaced(budget, steps)
+
+
+def gate(steps: int, interval: int, budget: int | None, warmup: int) -> Fixed | Interval:
+    """Return the gate of the same schedule; without a budget one that holds for any number of steps."""
+    if budget is None:
+        return Interval(interval=interval, warmup=warmup)
+    return Fixed(mask=schedule(steps, interval, budget, warmup))

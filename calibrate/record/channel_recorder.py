@@ -1,0 +1,57 @@
+"""Outputs of whole runs, one request at a time and on some of the tokens: enough to describe channels."""
+
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor
+
+from cachesmith.calibrate.record.recorder import Watcher, lane_name, lane_names, watch
+from cachesmith.policies import Units
+from cachesmith.runtime import Unit
+from cachesmith.runtime.forecast.history import Feature
+from cachesmith.sampling.render import Renderer
+from cachesmith.sampling.requests import Request
+
+TOKENS = 256
+"""At most about so many evenly spaced tokens of a sample are kept."""
+
+
+class ChannelTape(Watcher):
+    """Keeps outputs on some of the tokens, on the host.
+
+    `seen`: lane -> (run, branch) -> one tensor [samples, tokens, channels] a step, float32; for runs of blocks the
+    residual they add.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: dict[str, dict[tuple[int, str], list[Tensor]]] = {}
+
+    def observe(self, unit: Unit, inputs: Feature, outputs: Feature) -> None:
+        """Keep a computed unit's output."""
+        for stream, entered, left in zip(unit.streams, inputs, outputs, strict=True):
+            made, before = _some(left), _some(entered)
+            made = made - before if unit.residual else made.clone()
+            runs = self.seen.setdefault(lane_name(unit, stream), defaultdict(list))
+            runs[self._tick.run, self._tick.branch].append(made.float().cpu())
+
+
+def runs(renderer: Renderer, requests: Sequence[Request], units: Units) -> Iterator[dict[str, Tensor]]:
+    """Sample `requests` uncached and yield, for each, lane -> outputs [steps, samples, tokens, channels].
+
+    Guidance branches count as samples of their own; lanes come in the order of the arrays in a policy file.
+    """
+    lanes = lane_names(renderer.pipe.transformer, units)
+    for request in requests:
+        tape = ChannelTape()
+        with watch(renderer.pipe, units, tape):
+            renderer([request])
+        yield {
+            lane: torch.cat([torch.stack(steps) for steps in tape.seen[lane].values()], 1) for lane in lanes
+        }
+
+
+def _some(feature: Tensor) -> Tensor:
+    tokens = feature.flatten(1, -2)
+    return tokens[:, :: -(-tokens.shape[1] // TOKENS)]

@@ -1,0 +1,136 @@
+"""Record full trajectories: streaming statistics per lane, never the raw features of a whole run.
+
+A lane is one stream of one unit. For every lane, step and distance k the recorder keeps how far input and output moved
+since k steps ago (two numbers a sample), and, where asked, a fixed random subset of the output's elements, from which
+schedules are planned.
+"""
+
+from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from cachesmith.policies import Units
+from cachesmith.runtime import Runner, Tick, Unit, attach, resolve_units
+from cachesmith.runtime.forecast.history import Feature
+from cachesmith.runtime.forecast.kernels import sample_norm
+from cachesmith.runtime.hooks.attach import clock_for
+
+DISTANCES = 6
+"""Longest distance, in steps, over which movements are recorded."""
+
+SKETCH = 2048
+"""Elements of a sample's output that are kept for planning schedules."""
+
+
+@dataclass
+class Movements:
+    """|I_t - I_(t-k)| and |O_t - O_(t-k)| of one lane: entries (step, distance, [B], [B]) in recording order."""
+
+    entries: list[tuple[int, int, Tensor, Tensor]] = field(default_factory=list)
+
+
+class Watcher:
+    """A runner that has every unit computed. Subclasses say in `observe` what they keep of it."""
+
+    def __init__(self) -> None:
+        self._tick = Tick(0, None, "")
+
+    def begin(self, tick: Tick) -> None:
+        """A transformer call; `restart` hears of a new run first."""
+        if tick.run != self._tick.run:
+            self.restart()
+        self._tick = tick
+
+    def restart(self) -> None:
+        """A run begins that is not the first: by default, what was kept stays."""
+
+    def forecast(self, unit: Unit, inputs: Feature) -> Feature | None:
+        """Have everything computed."""
+        return None
+
+    def observe(self, unit: Unit, inputs: Feature, outputs: Feature) -> None:
+        """The unit was computed."""
+
+
+class Recorder(Watcher):
+    """Notes how input and output of every unit move."""
+
+    def __init__(self, sketch: bool = False, seed: int = 0):
+        super().__init__()
+        self.movements: dict[str, Movements] = {}
+        self.sketches: dict[str, dict[tuple[int, str, int], Tensor]] = {}
+        self.branches: set[str] = set()
+        self.channels: dict[str, int] = {}
+        self._recent: dict[tuple[str, str], deque[tuple[Tensor, Tensor]]] = {}
+        self._sketch, self._seed = sketch, seed
+        self._elements: dict[int, Tensor] = {}
+
+    def begin(self, tick: Tick) -> None:
+        """A transformer call, of which the guidance branch is noted."""
+        super().begin(tick)
+        self.branches.add(tick.branch)
+
+    def restart(self) -> None:
+        """Forget the last steps of the run before."""
+        self._recent.clear()
+
+    def observe(self, unit: Unit, inputs: Feature, outputs: Feature) -> None:
+        """Note the movements of a computed unit."""
+        if self._tick.step is None:
+            return
+        for stream, moved, made in zip(unit.streams, inputs, outputs, strict=True):
+            lane = lane_name(unit, stream)
+            output = made - moved if unit.residual else made
+            self.channels[lane] = output.shape[-1]
+            self._note(lane, moved, output)
+            if self._sketch:
+                key = (self._tick.run, self._tick.branch, self._tick.step)
+                self.sketches.setdefault(lane, {})[key] = self._pick(output)
+
+    def _note(self, lane: str, moved: Tensor, output: Tensor) -> None:
+        assert self._tick.step is not None
+        recent = self._recent.setdefault((lane, self._tick.branch), deque(maxlen=DISTANCES))
+        entries = self.movements.setdefault(lane, Movements()).entries
+        for distance, (old_input, old_output) in enumerate(recent, start=1):
+            pair = sample_norm(moved - old_input).cpu(), sample_norm(output - old_output).cpu()
+            entries.append((self._tick.step, distance, *pair))
+        recent.appendleft((moved, output))
+
+    def _pick(self, output: Tensor) -> Tensor:
+        flat = output.flatten(1)
+        size = flat.shape[1]
+        if size not in self._elements:
+            generator = torch.Generator().manual_seed(self._seed)
+            self._elements[size] = torch.randint(size, (min(SKETCH, size),), generator=generator)
+        return flat[:, self._elements[size].to(flat.device)].float().cpu()
+
+
+def joined_sketches(sketches: dict[tuple[int, str, int], Tensor], steps: int) -> Tensor:
+    """One lane's recorded subsets, [steps, samples, elements]; guidance branches count as samples of their own."""
+    runs = sorted({(run, branch) for run, branch, _ in sketches})
+    return torch.cat([torch.stack([sketches[r, b, s] for s in range(steps)]) for r, b in runs], dim=1)
+
+
+def lane_name(unit: Unit, stream: str) -> str:
+    """The name of a lane: the unit's, and the stream's if the unit has several."""
+    return unit.name if len(unit.streams) == 1 else f"{unit.name}/{stream}"
+
+
+def lane_names(transformer: nn.Module, units: Units) -> list[str]:
+    """All lanes of a granularity, in the order of the arrays in a policy file."""
+    return [lane_name(unit, stream) for unit in resolve_units(transformer, units) for stream in unit.streams]
+
+
+@contextmanager
+def watch(pipe: Any, units: Units, runner: Runner) -> Iterator[None]:
+    """Attach a runner to a pipeline, outside of any policy, until the context is left."""
+    transformer = pipe.transformer
+    clock = clock_for(transformer)
+    members = resolve_units(transformer, units)
+    with clock.follow(pipe.scheduler), attach(transformer, members, runner, clock):
+        yield

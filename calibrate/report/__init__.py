@@ -1,0 +1,1 @@
+"""What a calibration tells: text, pictures and figures."""

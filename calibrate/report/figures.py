@@ -1,0 +1,81 @@
+"""The report's figures: one function a figure, each returns the figure."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from matplotlib import pyplot as plt
+from matplotlib.figure import Figure
+
+from cachesmith.calibrate.fit.scales import ScaleFit
+from cachesmith.files import replacing
+from cachesmith.policies import computations
+
+Point = tuple[float, float]
+"""Full computations, PSNR in dB."""
+
+
+def front_figure(trials: Mapping[str, Sequence[Point]], profiles: Mapping[str, Point]) -> Figure:
+    """PSNR over full computations: every trial by origin, and the policy's profiles."""
+    figure, axes = plt.subplots(figsize=(7, 4.5), layout="constrained")
+    for label, points in trials.items():
+        if points:
+            computed, decibel = zip(*points, strict=True)
+            axes.scatter(computed, decibel, s=14, alpha=0.6, label=label)
+    axes.plot(
+        *zip(*sorted(profiles.values()), strict=True), "k*-", markersize=11, label="profiles (held out)"
+    )
+    for point in set(profiles.values()):
+        names = ", ".join(name for name, other in profiles.items() if other == point)
+        axes.annotate(names, point, xytext=(6, -10), textcoords="offset points", fontsize=8)
+    shown = [nfc for nfc, _ in profiles.values()]
+    axes.set(xlabel="full computations per picture (NFC)", ylabel="PSNR to the uncached picture, dB")
+    axes.set(xlim=(0, 2.2 * max(shown)), ylim=(15, max(p for _, p in profiles.values()) + 12))
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize=8)
+    return figure
+
+
+def timeline_figure(masks: Mapping[str, str]) -> Figure:
+    """Which steps every profile computes."""
+    figure, axes = plt.subplots(figsize=(8, 0.5 + 0.35 * len(masks)), layout="constrained")
+    shades = {"C": 1.0, "H": 0.5, "F": 0.0}
+    image = np.array([[shades[letter] for letter in letters] for letters in masks.values()])
+    axes.imshow(image, aspect="auto", cmap="Greys", vmin=0, vmax=1.3, interpolation="nearest")
+    axes.set_yticks(
+        range(len(masks)),
+        [f"{name} ({computations(letters):g})" for name, letters in masks.items()],
+        fontsize=8,
+    )
+    axes.set_xlabel("step (dark: computed; grey: one half of guidance)")
+    return figure
+
+
+def scale_figure(scales: Mapping[str, ScaleFit]) -> Figure:
+    """RFE's input-to-output scale of every lane over the trajectory, and how far single ratios spread around it."""
+    figure, (left, right) = plt.subplots(1, 2, figsize=(10, 4), layout="constrained", width_ratios=(2, 1))
+    for name, fit in scales.items():
+        left.plot(np.linspace(0, 1, len(fit.scales)), fit.scales.numpy(), label=name, linewidth=1)
+    left.set(xlabel="part of the trajectory", ylabel="scale  |dO| / |dI|", yscale="log")
+    right.barh(range(len(scales)), [100 * fit.spread for fit in scales.values()])
+    right.set_yticks(range(len(scales)), [f"{n} (R2 {f.r2:.2f})" for n, f in scales.items()], fontsize=6)
+    right.set_xlabel("spread, % of the scale")
+    return figure
+
+
+def error_figure(errors: Mapping[str, Sequence[float]]) -> Figure:
+    """Relative error of the sampler's state after every step, against the uncached run."""
+    figure, axes = plt.subplots(figsize=(7, 4), layout="constrained")
+    for name, values in errors.items():
+        axes.plot(np.maximum(values, 1e-8), label=name)
+    axes.set(xlabel="step", ylabel="relative error of the sampler's state", yscale="log")
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize=8)
+    return figure
+
+
+def save(figure: Figure, path: Path) -> None:
+    """Write a figure whole or not at all, and free it."""
+    with replacing(path) as part:
+        figure.savefig(part, dpi=130)
+    plt.close(figure)

@@ -1,0 +1,157 @@
+"""The report of a calibration: a Markdown summary, figures, and a sheet of held-out pictures."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from cachesmith.calibrate.config import CalibrationConfig
+from cachesmith.calibrate.fit.clusters import analyse
+from cachesmith.calibrate.record.stage import Recording
+from cachesmith.files import replacing
+from cachesmith.policies import Fixed, Policy
+from cachesmith.progress import stage
+from cachesmith.runtime import apply, distill
+from cachesmith.runtime.hooks.patch import patched
+from cachesmith.sampling.evaluate import Evaluator
+from cachesmith.sampling.render import Renderer
+from cachesmith.sampling.requests import Request
+from cachesmith.sampling.sheet import sheet
+
+SHOWN = 8
+"""Held-out samples on the sheet and in the error curves."""
+
+
+def write_report(
+    folder: Path,
+    policy: Policy,
+    study: Any,
+    recording: Recording,
+    heldout: Evaluator,
+    config: CalibrationConfig,
+) -> Path:
+    """Write `report.md` and its pictures into `folder` and return it."""
+    from cachesmith.calibrate.report import figures
+
+    folder.mkdir(parents=True, exist_ok=True)
+    profiles = policy.document.profiles
+    points = {name: (p.nfc or 0.0, p.quality.psnr) for name, p in profiles.items() if p.quality is not None}
+    shown = heldout.requests[:SHOWN]
+    with stage("report", 2 + len(distinct(policy))) as advance:
+        errors, pictures, masks = step_errors(heldout, policy, shown, advance)
+        drawn = {
+            "front.png": figures.front_figure(_trials(study), points),
+            "timeline.png": figures.timeline_figure(masks),
+            "scales.png": figures.scale_figure(recording.scales),
+            "errors.png": figures.error_figure(errors),
+        }
+        for name, figure in drawn.items():
+            figures.save(figure, folder / name)
+        with replacing(folder / "sheet.png") as part:
+            sheet({"uncached": heldout.reference.images[:SHOWN]} | pictures, columns=SHOWN).save(part)
+        advance()
+    text = summary(policy, config) + _clusters(folder, recording, config)
+    with replacing(folder / "report.md") as part:
+        part.write_text(text, encoding="utf-8")
+    return folder
+
+
+def _clusters(folder: Path, recording: Recording, config: CalibrationConfig) -> str:
+    """The section on clusters of channels, on the planned schedule of the balanced profile; none for short runs."""
+    from cachesmith.calibrate.report.cluster_report import cluster_report
+
+    if not recording.grams:
+        return ""
+    schedule = recording.space.schedules[int(config.budgets["balanced"])]
+    return "\n" + cluster_report(folder, analyse(recording.grams, schedule, seed=config.seed))
+
+
+def summary(policy: Policy, config: CalibrationConfig) -> str:
+    """The Markdown text of the report."""
+    document = policy.document
+    lines = [
+        f"# Calibration of {document.name}",
+        "",
+        f"Policy `{policy.id}`. {config.steps} steps; {config.fitting} fitting, {config.validation} validation and "
+        f"{config.heldout} held-out samples; seed {config.seed}. PSNR: against the uncached picture of the same seed.",
+        "",
+        "| profile | NFC | steps / NFC | held-out PSNR, dB (95 % interval) | SSIM | latent error | found by |",
+        "| --- | ---: | ---: | ---: | ---: | ---: | --- |",
+    ]
+    sources = dict(entry.removeprefix("profiles/").split(": ", 1) for entry in _fitted(policy))
+    for name, profile in document.profiles.items():
+        q = profile.quality
+        if q is not None:
+            lines.append(
+                f"| {name} | {profile.nfc:.2f} | {profile.speedup:.2f} | {q.psnr:.2f} ({q.psnr_low:.2f} to "
+                f"{q.psnr_high:.2f}) | {q.ssim:.4f} | {q.latent_error:.4f} | {sources.get(name, '')} |"
+            )
+    for title, name in (
+        ("Speed and quality", "front.png"),
+        ("Computed steps", "timeline.png"),
+        ("Input-to-output scales", "scales.png"),
+        ("Error per step", "errors.png"),
+        ("Held-out pictures", "sheet.png"),
+    ):
+        lines += ["", f"## {title}", "", f"![{title}]({name})"]
+    return "\n".join(lines) + "\n"
+
+
+def step_errors(
+    heldout: Evaluator, policy: Policy, shown: Sequence[Request], advance: Any
+) -> tuple[dict[str, list[float]], dict[str, Tensor], dict[str, str]]:
+    """Relative error of the sampler's state after every step, pictures, and computed steps, for every profile."""
+    reference, _ = trajectory(heldout.renderer, shown)
+    advance()
+    errors: dict[str, list[float]] = {}
+    pictures: dict[str, Tensor] = {}
+    masks: dict[str, str] = {}
+    for name in distinct(policy):
+        with apply(heldout.renderer.pipe, policy, name) as session:
+            states, pictures[name] = trajectory(heldout.renderer, shown)
+        errors[name] = [float((a - b).norm() / b.norm()) for a, b in zip(states, reference, strict=True)]
+        gate = policy.profile(name).gate
+        gate = gate if isinstance(gate, Fixed) else distill(session.stats.trace, len(reference))
+        masks[name] = gate.mask
+        advance()
+    return errors, pictures, masks
+
+
+def distinct(policy: Policy) -> list[str]:
+    """Names of the profiles, without those that only repeat another one under a different name."""
+    seen: dict[str, str] = {}
+    for name, profile in policy.document.profiles.items():
+        key = repr((profile.units, profile.axis, profile.gate, profile.forecaster, profile.overrides))
+        seen.setdefault(key, name)
+    return list(seen.values())
+
+
+def trajectory(renderer: Renderer, requests: Sequence[Request]) -> tuple[list[Tensor], Tensor]:
+    """Sample one batch and return the scheduler's state after every step, and the images."""
+    scheduler = renderer.pipe.scheduler
+    step, states = scheduler.step, list[Tensor]()
+
+    def spy(*args: Any, **kwargs: Any) -> Any:
+        result = step(*args, **kwargs)
+        states.append(result[0].detach().double().cpu())
+        return result
+
+    with patched(scheduler, "step", spy), torch.no_grad():
+        images = renderer(requests).images
+    return states, images
+
+
+def _trials(study: Any) -> dict[str, list[tuple[float, float]]]:
+    groups: dict[str, list[tuple[float, float]]] = {"presets and planned schedules": [], "search": []}
+    for trial in study.trials:
+        if trial.values:
+            origin = "presets and planned schedules" if "fixed_params" in trial.system_attrs else "search"
+            groups[origin].append((trial.values[1], trial.values[0]))
+    return groups
+
+
+def _fitted(policy: Policy) -> tuple[str, ...]:
+    record = policy.document.calibration
+    return () if record is None else record.fitted

@@ -1,0 +1,1 @@
+"""The space of policies and the Optuna study over it."""

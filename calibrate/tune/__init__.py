@@ -1,0 +1,1 @@
+"""Forecast weights and schedules, improved in closed loop."""

@@ -1,0 +1,1 @@
+"""Bytes of a policy file: container, strict JSON, migrations, atomic writes."""

@@ -1,0 +1,107 @@
+"""The safetensors container: bytes to document text and arrays, nothing trusted on the way.
+
+Written here rather than by the library, whose order of metadata keys changes from call to call:
+the same policy must give the same bytes.
+"""
+
+import json
+from typing import Any, NamedTuple
+
+import numpy as np
+from safetensors import SafetensorError
+from safetensors.numpy import load as load_arrays
+
+from cachesmith.policies.base import Arrays
+from cachesmith.policies.errors import PolicyError
+from cachesmith.policies.file.strict_json import parse_object
+from cachesmith.policies.file.tensor_entry import DTYPES, check_entry
+
+MAX_HEADER = 2**24
+MAX_FILE = 2**30 + MAX_HEADER + 8
+DOCUMENT, POLICY_ID = "cachesmith", "policy_id"
+METADATA = "__metadata__"
+
+
+class Contents(NamedTuple):
+    """What a policy file holds, before any of it is interpreted."""
+
+    document: str
+    policy_id: str
+    arrays: Arrays
+
+
+def pack(contents: Contents) -> bytes:
+    """Return the bytes of a safetensors file: equal contents give equal bytes."""
+    entries: dict[str, Any] = {METADATA: {DOCUMENT: contents.document, POLICY_ID: contents.policy_id}}
+    parts: list[bytes] = []
+    end = 0
+    for name, array in sorted(contents.arrays.items()):
+        start, end = end, end + array.nbytes
+        entries[name] = {
+            "dtype": DTYPES[str(array.dtype)],
+            "shape": array.shape,
+            "data_offsets": (start, end),
+        }
+        parts.append(np.ascontiguousarray(array).tobytes())
+    header = json.dumps(entries, separators=(",", ":")).encode()
+    header += b" " * (-len(header) % 8)
+    _check_header_size(len(header))
+    return b"".join([len(header).to_bytes(8, "little"), header, *parts])
+
+
+def unpack(data: bytes) -> Contents:
+    """Return the contents of a safetensors file, or raise `PolicyError`."""
+    start = 8 + header_size(data[:8], len(data))
+    header = parse_object(data[8:start], "the header of the file")
+    metadata = _metadata(header.pop(METADATA, None))
+    for name, entry in header.items():
+        check_entry(name, entry, len(data) - start)
+    return Contents(metadata[DOCUMENT], metadata[POLICY_ID], _arrays(data))
+
+
+def header_size(prefix: bytes, file_size: int) -> int:
+    """Return the header's length from the first 8 bytes, or raise `PolicyError`."""
+    if file_size > MAX_FILE:
+        raise PolicyError(
+            f"the file has {file_size:,} bytes, the limit is {MAX_FILE:,}; this is not a policy file"
+        )
+    size = int.from_bytes(prefix, "little")
+    if len(prefix) == 8:
+        _check_header_size(size)
+    if len(prefix) < 8 or 8 + size > file_size:
+        raise PolicyError(
+            f"the file ends after {file_size:,} bytes, before its header does; it was cut: copy it again"
+        )
+    return size
+
+
+def _check_header_size(size: int) -> None:
+    if size > MAX_HEADER:
+        raise PolicyError(
+            f"the header takes {size:,} bytes, the limit is {MAX_HEADER:,}; this is not a usable policy file"
+        )
+
+
+def _metadata(metadata: object) -> dict[str, str]:
+    if not isinstance(metadata, dict) or not {DOCUMENT, POLICY_ID} <= set(metadata):
+        raise PolicyError(
+            f"the header has no {DOCUMENT!r} and {POLICY_ID!r}; this is not a policy file of cachesmith"
+        )
+    unknown = sorted(set(metadata) - {DOCUMENT, POLICY_ID})
+    if unknown:
+        raise PolicyError(
+            f"the header's metadata holds {unknown[0][:80]!r}, which cachesmith does not write; remove it"
+        )
+    # ASCII is what we write; it also keeps out lone surrogates, which no encoder takes
+    if not all(isinstance(value, str) and value.isascii() for value in metadata.values()):
+        raise PolicyError("the header's metadata must be ASCII text; the file is damaged: copy it again")
+    return metadata
+
+
+def _arrays(data: bytes) -> Arrays:
+    try:
+        return {name: np.array(array) for name, array in load_arrays(data).items()}
+    except (SafetensorError, ValueError, TypeError, KeyError, OverflowError) as error:
+        raise PolicyError(
+            f"the arrays cannot be read ({str(error)[:200]}); the file is damaged: copy it again"
+        ) from None

@@ -1,0 +1,92 @@
+"""Policy files: `NAME.policy.safetensors`, read without torch and without executing anything."""
+
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from cachesmith.policies.document import FORMAT, Document, canonical
+from cachesmith.policies.errors import PolicyError, refusing
+from cachesmith.policies.file.atomic import write_atomically
+from cachesmith.policies.file.container import Contents, header_size, pack, unpack
+from cachesmith.policies.file.migrations import format_of, upgrade
+from cachesmith.policies.file.strict_json import parse_object
+from cachesmith.policies.policy import Policy, content_id
+
+SUFFIX = ".policy.safetensors"
+
+
+def save(policy: Policy, path: str | os.PathLike[str]) -> None:
+    """Write the policy; the file appears whole or not at all."""
+    target = Path(path)
+    if not target.name.endswith(SUFFIX) or target.name == SUFFIX:
+        raise PolicyError(f"a policy file's name must end in {SUFFIX}, got {target.name!r}; rename it")
+    data = encode(policy)
+    with _named(target, "write"):
+        write_atomically(target, data)
+
+
+def load(path: str | os.PathLike[str]) -> Policy:
+    """Read a policy file; anything wrong with it is a `PolicyError`."""
+    source = Path(path)
+    with _named(source, "read"):
+        data = _read(source)
+        return decode(data)
+
+
+def encode(policy: Policy) -> bytes:
+    """Return the policy as the bytes of a policy file: equal policies give equal bytes."""
+    # arrays can be written to after a policy was built, so they are checked once more
+    checked = Policy(policy.document, policy.arrays)
+    return pack(Contents(canonical(checked.document).decode(), checked.id, checked.arrays))
+
+
+def decode(data: bytes) -> Policy:
+    """Return the policy in the bytes of a policy file, or raise `PolicyError`."""
+    contents = unpack(data)
+    raw = parse_object(contents.document, "the document")
+    version = format_of(raw)
+    _check_id(contents)
+    with refusing("the document"):
+        document = Document.model_validate_json(json.dumps(upgrade(raw)))
+    policy = Policy(document, contents.arrays)
+    if version == FORMAT and canonical(document) != contents.document.encode():
+        raise PolicyError(
+            "the document is not in the form cachesmith writes; create it with cachesmith and save it again"
+        )
+    return policy
+
+
+def _check_id(contents: Contents) -> None:
+    found = content_id(contents.document.encode(), contents.arrays)
+    if found != contents.policy_id:
+        raise PolicyError(
+            f"the content has id {found}, the file says {contents.policy_id[:40]!r}: "
+            "it was modified after it was saved; copy the original again"
+        )
+
+
+def _read(source: Path) -> bytes:
+    if source.exists() and not source.is_file():
+        raise PolicyError("it is not a regular file; give the path of a policy file")
+    with source.open("rb") as file:
+        prefix = file.read(8)
+        # the header is judged by its announced length before it is read
+        header_size(prefix, os.fstat(file.fileno()).st_size)
+        return prefix + file.read()
+
+
+@contextmanager
+def _named(path: Path, verb: str) -> Iterator[None]:
+    """Say which file an error is about."""
+    try:
+        yield
+    except PolicyError as error:
+        raise PolicyError(f"cannot {verb} {path}: {error}") from None
+    except OSError as error:
+        raise PolicyError(
+            f"cannot {verb} {path}: {error.strerror or error}; check the path and its permissions"
+        ) from None
+    except ValueError as error:
+        raise PolicyError(f"cannot {verb} {str(path)!r}: {error}; check the path") from None

@@ -1,0 +1,238 @@
+"""A bundle at run time: loaded once, bound to a transformer, asked for each unit that is to be computed."""
+
+import os
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from cachesmith.policies import EngineError, ModelKey
+from cachesmith.policies.bundle.files import verify
+from cachesmith.policies.bundle.manifest import Manifest, SegmentEntry, read_manifest
+from cachesmith.runtime.engines.backends import opener
+from cachesmith.runtime.engines.drop_weights import drop_weights, present_key
+from cachesmith.runtime.engines.segment_call import LoadOptions, SegmentCall, mismatch
+from cachesmith.runtime.forecast.history import Feature
+from cachesmith.runtime.models.engine_segment import Condition, flatten, ports_for
+from cachesmith.runtime.models.fingerprint import lora_names
+from cachesmith.runtime.models.units import Unit, block_lists
+from cachesmith.runtime.stats import Stats
+
+Outside = Literal["error", "torch"]
+"""What to do with inputs the engines were not exported for: raise `EngineError`, or compute in torch and warn."""
+
+
+@dataclass(frozen=True, eq=False)
+class Engines:
+    """A verified bundle whose segments are loaded. Make one with `open_bundle`; reuse it from request to request."""
+
+    folder: Path
+    manifest: Manifest
+    calls: Mapping[str, SegmentCall]
+    device: torch.device
+    outside: Outside = "error"
+
+    def bind(
+        self, transformer: nn.Module, present: ModelKey, units: tuple[Unit, ...], stats: Stats
+    ) -> "BoundEngines":
+        """Check that the engines compute this transformer's units; raise `EngineError` when they do not."""
+        _check_dtype(self.manifest, transformer)
+        check_model(self.manifest, present)
+        chains = {u.name: c for u in units if (c := _chain(self.manifest, transformer, u)) is not None}
+        residual = [unit for unit in units if unit.residual]
+        if not chains or any(unit.name not in chains for unit in residual):
+            held = ", ".join(entry.name for entry in self.manifest.segments[:4])
+            raise EngineError(
+                f"the bundle {self.folder} has segments {held}{'…' * (len(self.manifest.segments) > 4)}, whose borders "
+                f"do not make up the units {', '.join(u.name for u in units[:4])} of this profile; export this policy"
+            )
+        conditions = ports_for(transformer).conditions
+        for unit in units:
+            for entry in chains.get(unit.name, ()):
+                _check_names(unit, entry, conditions)
+        return BoundEngines(self, transformer, chains, stats)
+
+
+class BoundEngines:
+    """Engines for the units of one transformer. What torch has to compute instead is counted in `stats.fallbacks`."""
+
+    def __init__(
+        self,
+        engines: Engines,
+        transformer: nn.Module,
+        chains: Mapping[str, tuple[SegmentEntry, ...]],
+        stats: Stats,
+    ):
+        self.engines, self.transformer, self.chains, self.stats = engines, transformer, chains, stats
+        self.conditions = ports_for(transformer).conditions
+
+    def compute(self, unit: Unit, arguments: Mapping[str, Any]) -> Feature | None:
+        """Compute `unit` from the named arguments of its first member; None when torch is to do it."""
+        chain = self.chains.get(unit.name)
+        if chain is None:
+            return None
+        _check_adapters(self.engines.manifest, lora_names(self.transformer))
+        reason, values = self._inputs(unit, chain, arguments)
+        if reason is not None:
+            self._outside(reason)
+            return None
+        for entry in chain:
+            outputs = self.engines.calls[entry.name]({spec.name: values[spec.name] for spec in entry.inputs})
+            values.update(zip((output_stream(s.name) for s in entry.outputs), outputs, strict=True))
+        return tuple(values[stream] for stream in unit.streams)
+
+    def _inputs(
+        self, unit: Unit, chain: tuple[SegmentEntry, ...], arguments: Mapping[str, Any]
+    ) -> tuple[str | None, dict[str, Tensor]]:
+        streams, known = set(unit.reads[0]), {c.argument: c for c in self.conditions}
+        surplus = [n for n, v in arguments.items() if n not in streams and n not in known and not _empty(v)]
+        if surplus:
+            return f"{unit.name} is given `{surplus[0]}`, which was not exported", {}
+        wanted = {spec.name for entry in chain for spec in entry.inputs}
+        conditions: tuple[Condition, ...] = tuple(c for c in self.conditions if wanted & set(c.tensors))
+        values = {**{s: arguments[s] for s in unit.reads[0]}, **flatten(conditions, arguments)}
+        reasons = (mismatch(entry, values, self.engines.device) for entry in chain)
+        return next((r for r in reasons if r is not None), None), values
+
+    def _outside(self, reason: str) -> None:
+        if self.engines.outside == "error":
+            raise EngineError(
+                f"{reason}; export with a wider range, or let torch compute it: outside='torch'"
+            )
+        told = f"torch computes what the engines cannot: {reason}"
+        if not self.stats.fallbacks[told]:
+            warnings.warn(told, RuntimeWarning, stacklevel=2)
+        self.stats.fallbacks[told] += 1
+
+
+def open_bundle(
+    folder: str | os.PathLike[str],
+    device: torch.device | str = "cpu",
+    *,
+    backend: str | None = None,
+    outside: Outside = "error",
+    cuda_graphs: bool = False,
+) -> Engines:
+    """Verify a bundle's every file and load its segments.
+
+    backend: by default the one the bundle was exported for; any bundle also runs in `onnxruntime`.
+    Raises `EngineError` when a file is not the exported one, or this machine cannot run it.
+    """
+    path, place = Path(folder), torch.device(device)
+    if place.type == "cuda":
+        place = _this_gpu(place)
+    manifest = read_manifest(path)
+    name = backend or manifest.target
+    load = opener(name, manifest)
+    if cuda_graphs and name != "tensorrt":
+        raise EngineError(f"CUDA graphs are for backend tensorrt, this is {name}; leave them out")
+    verify(path, manifest)
+    return Engines(path, manifest, load(path, manifest, LoadOptions(place, cuda_graphs)), place, outside)
+
+
+def bind_engines(
+    bundle: Engines | str | os.PathLike[str],
+    transformer: nn.Module,
+    pipe: Any,
+    units: tuple[Unit, ...],
+    drop: bool,
+    stats: Stats,
+) -> BoundEngines:
+    """Load the bundle unless it is loaded, check that it fits, and free the modules' weights if asked to."""
+    place = next(transformer.parameters()).device
+    engines = bundle if isinstance(bundle, Engines) else open_bundle(bundle, place)
+    present = present_key(transformer, pipe)
+    bound = engines.bind(transformer, present, units, stats)
+    if drop:
+        if engines.outside == "torch":
+            raise EngineError(
+                "dropped weights leave torch nothing to compute with; open the bundle with outside='error'"
+            )
+        drop_weights(transformer, (m for u in units if u.name in bound.chains for m in u.members), present)
+    return bound
+
+
+def check_model(manifest: Manifest, present: ModelKey) -> None:
+    """Raise `EngineError` when the engines were made from another model than the one that is loaded."""
+    made = manifest.model
+    if (made.transformer, made.config_hash) != (present.transformer, present.config_hash):
+        raise EngineError(
+            f"the engines compute a {made.transformer} ({made.config_hash[:12]}…), this is a {present.transformer} "
+            f"({present.config_hash[:12]}…); export this model"
+        )
+    _check_adapters(manifest, present.adapters)
+    if made.weights_hash != present.weights_hash:
+        raise EngineError(
+            f"the weights differ from those in the engines ({str(present.weights_hash)[:12]}… is not "
+            f"{str(made.weights_hash)[:12]}…), as after fuse_lora(); export this model, or run without the bundle"
+        )
+
+
+def _check_dtype(manifest: Manifest, transformer: nn.Module) -> None:
+    found = str(next(transformer.parameters()).dtype).removeprefix("torch.")
+    if found != manifest.dtype:
+        raise EngineError(
+            f"the engines compute in {manifest.dtype}, the transformer's parameters are {found}; load the pipeline in "
+            f"{manifest.dtype}, or export it in {found}"
+        )
+
+
+def _this_gpu(place: torch.device) -> torch.device:
+    if not torch.cuda.is_available():
+        raise EngineError(
+            "torch finds no CUDA device here; install torch for CUDA, or open the bundle on the cpu"
+        )
+    return place if place.index is not None else torch.device("cuda", torch.cuda.current_device())
+
+
+def output_stream(name: str) -> str:
+    """The stream an output tensor carries on."""
+    return name.removesuffix("_out")
+
+
+def _check_adapters(manifest: Manifest, adapters: tuple[str, ...]) -> None:
+    if adapters != manifest.model.adapters:
+        raise EngineError(
+            f"LoRA {', '.join(adapters) or 'none'} is loaded, but the engines were compiled with "
+            f"{', '.join(manifest.model.adapters) or 'none'} and would ignore it; fuse it (pipe.fuse_lora(); "
+            "pipe.unload_lora_weights()) and export again, or run without the bundle"
+        )
+
+
+def _chain(manifest: Manifest, transformer: nn.Module, unit: Unit) -> tuple[SegmentEntry, ...] | None:
+    """The segments that make up a unit, in order."""
+    blocks = [block for _, block in block_lists(transformer)]
+    if not unit.residual:
+        return _module_entry(manifest, blocks, unit)
+    start = next(i for i, block in enumerate(blocks) if block is unit.members[0])
+    place, stop, chain = start, start + len(unit.members), []
+    by_start = {entry.start: entry for entry in manifest.segments if entry.module is None}
+    while place < stop and place in by_start:
+        chain.append(by_start[place])
+        place = by_start[place].stop
+    return tuple(chain) if place == stop else None
+
+
+def _check_names(unit: Unit, entry: SegmentEntry, conditions: tuple[Condition, ...]) -> None:
+    """The segment reads what the unit is given, and makes all that the unit returns."""
+    given = {*unit.reads[0], *(tensor for condition in conditions for tensor in condition.tensors)}
+    unknown = {spec.name for spec in entry.inputs} - given
+    missing = set(unit.streams) - {output_stream(spec.name) for spec in entry.outputs}
+    if unknown or missing:
+        wrong = f"reads {min(unknown)}, which it is not given" if unknown else f"does not make {min(missing)}"
+        raise EngineError(f"segment {entry.name} cannot compute {unit.name}: it {wrong}; export this policy")
+
+
+def _module_entry(manifest: Manifest, blocks: list[nn.Module], unit: Unit) -> tuple[SegmentEntry, ...] | None:
+    for entry in manifest.segments:
+        if entry.module is not None and blocks[entry.start].get_submodule(entry.module) is unit.members[0]:
+            return (entry,) if len(unit.members) == 1 else None
+    return None
+
+
+def _empty(value: Any) -> bool:
+    return value is None or value is False or (isinstance(value, dict | list | tuple) and not value)

@@ -1,0 +1,134 @@
+"""Segments in ONNX Runtime: on the CPU, or on CUDA and TensorRT execution providers.
+
+Tensors are bound by address, so nothing is copied to the host. Seen working on the CPU; see docs/export.md.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from cachesmith.policies import EngineError
+from cachesmith.policies.bundle.manifest import Manifest, SegmentEntry
+from cachesmith.runtime.engines.segment_call import LoadOptions, SegmentCall, new_outputs
+from cachesmith.runtime.engines.side_stream import aside
+
+ELEMENT_TYPES = {
+    torch.float32: 1, torch.int32: 6, torch.int64: 7, torch.bool: 9, torch.float16: 10, torch.float64: 11,
+    torch.bfloat16: 16,
+}  # fmt: skip
+"""Numbers of `onnx.TensorProto.DataType`."""
+
+
+def open_onnxruntime(
+    folder: Path, manifest: Manifest, options: LoadOptions, tensorrt: bool = False
+) -> dict[str, SegmentCall]:
+    """Load every segment's ONNX graph. `tensorrt`: prefer the TensorRT execution provider, which needs a GPU."""
+    if tensorrt and options.device.type != "cuda":
+        raise EngineError(
+            f"backend onnxruntime-tensorrt needs an NVIDIA GPU and the model is on {options.device}; move the pipeline "
+            "to cuda, or choose backend onnxruntime"
+        )
+    return {entry.name: open_segment(folder, entry, options, tensorrt) for entry in manifest.segments}
+
+
+def open_segment(
+    folder: Path, entry: SegmentEntry, options: LoadOptions, tensorrt: bool = False
+) -> SegmentCall:
+    """Load one segment's ONNX graph; raise `EngineError` when ONNX Runtime or the provider cannot take it."""
+    ort = onnxruntime_module()
+    wanted: list[tuple[str, dict[str, str]]] = [("CPUExecutionProvider", {})]
+    stream = None
+    if options.device.type == "cuda":
+        if hasattr(ort, "preload_dlls"):
+            ort.preload_dlls()  # finds the CUDA libraries that pip installed
+        stream = torch.cuda.Stream(options.device)  # type: ignore[no-untyped-call]
+        wanted = [*_gpu_providers(entry, options.device, stream, tensorrt), *wanted]
+    settings = ort.SessionOptions()
+    settings.log_severity_level = 3
+    try:
+        session = ort.InferenceSession(str(folder / entry.onnx.name), settings, providers=wanted)
+    except Exception as error:  # its error types have no common base
+        raise EngineError(f"ONNX Runtime cannot run {entry.onnx.name}: {str(error)[:300]}") from None
+    _require(session, [name for name, _ in wanted])
+    return OnnxSegment(session, entry, options.device, stream)
+
+
+def onnxruntime_module() -> Any:
+    """Import ONNX Runtime; raise `EngineError` naming the extra to install."""
+    try:
+        import onnxruntime
+    except ImportError:
+        raise EngineError("ONNX Runtime is not installed; pip install 'cachesmith[export]'") from None
+    return onnxruntime
+
+
+def _require(session: Any, wanted: list[str]) -> None:
+    """Refuse what ONNX Runtime does silently: go on without a provider whose libraries do not load."""
+    present = session.get_providers()
+    for provider in wanted:
+        if provider not in present:
+            raise EngineError(
+                f"ONNX Runtime could not start {provider} (it started {', '.join(present)}); install onnxruntime-gpu "
+                "with the CUDA, cuDNN or TensorRT libraries it names, or choose another backend or the CPU"
+            )
+
+
+def _gpu_providers(
+    entry: SegmentEntry, device: torch.device, stream: torch.cuda.Stream, tensorrt: bool
+) -> list[tuple[str, dict[str, str]]]:
+    common = {"device_id": str(device.index or 0), "user_compute_stream": str(stream.cuda_stream)}
+    # float32 is to be float32; the provider's default is TF32
+    providers = [("CUDAExecutionProvider", {**common, "use_tf32": "0"})]
+    if tensorrt:
+        shapes = {f"trt_profile_{end}_shapes": _profile(entry, end) for end in ("min", "opt", "max")}
+        providers.insert(0, ("TensorrtExecutionProvider", {**common, **shapes}))
+    return providers
+
+
+def _profile(entry: SegmentEntry, end: str) -> str:
+    def extent(axis: int | str) -> str:
+        return str(getattr(entry.ranges[axis], end) if isinstance(axis, str) else axis)
+
+    return ",".join(f"{spec.name}:{'x'.join(extent(a) for a in spec.axes)}" for spec in entry.inputs)
+
+
+class OnnxSegment:
+    """One ONNX Runtime session. On a GPU it has a stream of its own, ordered with the caller's by events."""
+
+    def __init__(
+        self, session: Any, entry: SegmentEntry, device: torch.device, stream: torch.cuda.Stream | None
+    ):
+        self.session, self.entry, self.device, self.stream = session, entry, device, stream
+
+    def __call__(self, inputs: Mapping[str, Tensor]) -> tuple[Tensor, ...]:
+        """Compute the segment on the inputs' device."""
+        held = {spec.name: inputs[spec.name].contiguous() for spec in self.entry.inputs}
+        outputs = new_outputs(self.entry, held, self.device)
+        binding = self.session.io_binding()
+        for name, value in held.items():
+            binding.bind_input(name, *self._address(value))
+        for spec, value in zip(self.entry.outputs, outputs, strict=True):
+            binding.bind_output(spec.name, *self._address(value))
+        self._run(binding, (*held.values(), *outputs))
+        return outputs
+
+    def _address(self, value: Tensor) -> tuple[str, int, int, list[int], int]:
+        return (
+            self.device.type,
+            self.device.index or 0,
+            ELEMENT_TYPES[value.dtype],
+            list(value.shape),
+            value.data_ptr(),
+        )
+
+    def _run(self, binding: Any, tensors: tuple[Tensor, ...]) -> None:
+        if self.stream is None:
+            self.session.run_with_iobinding(binding)
+            return
+        options = onnxruntime_module().RunOptions()
+        options.add_run_config_entry("disable_synchronize_execution_providers", "1")
+        with aside(self.stream, tensors):
+            self.session.run_with_iobinding(binding, options)

@@ -1,0 +1,1 @@
+"""Outputs from past outputs: histories, weights and tensor functions. Knows no transformer and no gate."""

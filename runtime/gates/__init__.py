@@ -1,0 +1,1 @@
+"""Gates that decide while sampling, one file each. They see features, never modules."""

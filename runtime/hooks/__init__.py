@@ -1,0 +1,1 @@
+"""The seam between a transformer and whoever watches or replaces its units. Knows no policy."""

@@ -1,0 +1,74 @@
+"""A module call's arguments by name, however they are passed."""
+
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+from torch import nn
+
+from cachesmith.runtime.forecast.history import Feature
+
+
+def namer(module: nn.Module, names: tuple[str, ...]) -> Callable[..., dict[str, Any]]:
+    """Return a function that gives a call's arguments their names; the first has the unknown one of `names`."""
+    parameters = _parameters(module)
+    first = next((n for n in names if n not in parameters), parameters[0])
+
+    def name(args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
+        given = {**dict(zip(parameters, args, strict=False)), **kwargs}
+        return {first if n == parameters[0] else n: value for n, value in given.items()}
+
+    return name
+
+
+def _parameters(module: nn.Module) -> list[str]:
+    return list(inspect.signature(getattr(module, "_orig_mod", module).forward).parameters)
+
+
+def reader(module: nn.Module, names: tuple[str, ...]) -> Callable[..., tuple[Any, ...]]:
+    """Return a function that picks the arguments `names` out of a call; an unknown name means the first one."""
+    places = _places(module, names)
+
+    def read(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, ...]:
+        return tuple(kwargs[n] if n in kwargs else args[i] for n, i in places)
+
+    return read
+
+
+Change = Callable[[str, Any], Any]
+"""Makes another value of an argument, from its name and value."""
+
+Call = tuple[tuple[Any, ...], dict[str, Any]]
+
+
+def mapper(module: nn.Module) -> Callable[[tuple[Any, ...], dict[str, Any], Change], Call]:
+    """Return a function that changes every argument of a call."""
+    parameters = _parameters(module)
+
+    def changed(args: tuple[Any, ...], kwargs: dict[str, Any], change: Change) -> Call:
+        placed = tuple(change(n, value) for n, value in zip(parameters, args, strict=False))
+        return placed, {n: change(n, value) for n, value in kwargs.items()}
+
+    return changed
+
+
+def writer(module: nn.Module, names: tuple[str, ...]) -> Callable[..., Call]:
+    """Return a function that puts other values in the place of what `reader` reads."""
+    places = _places(module, names)
+
+    def write(args: tuple[Any, ...], kwargs: dict[str, Any], values: Feature) -> Call:
+        placed, named = [*args], {**kwargs}
+        for (name, index), value in zip(places, values, strict=True):
+            if name in kwargs:
+                named[name] = value
+            else:
+                placed[index] = value
+        return tuple(placed), named
+
+    return write
+
+
+def _places(module: nn.Module, names: tuple[str, ...]) -> tuple[tuple[str, int], ...]:
+    parameters = _parameters(module)
+    known = tuple(n if n in parameters else parameters[0] for n in names)
+    return tuple((n, parameters.index(n)) for n in known)

@@ -1,0 +1,1 @@
+"""What run, bench, validate, export and calibrate share: requests, rendering, measuring. No calibration extras."""

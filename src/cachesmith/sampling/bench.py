@@ -1,0 +1,194 @@
+"""Compare policies on one model: same requests, same seeds, one process, uncached first."""
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import asdict, dataclass
+from functools import partial
+from typing import Any
+
+from rich.progress import Progress
+from rich.table import Table
+
+from cachesmith.policies import Policy, Quality
+from cachesmith.runtime import Engines, Session, Stats, apply
+from cachesmith.sampling.metrics import Perceptual, compare, summarise
+from cachesmith.sampling.render import Pictures, Renderer
+from cachesmith.sampling.requests import Request
+from cachesmith.sampling.timing import elapsed, interleaved, medians
+
+UNCACHED = "uncached"
+
+Contestant = tuple[Policy, str | None] | tuple[Policy, str | None, Engines] | None
+"""A policy, the name of one of its profiles, and what computes its units if not torch; None computes everything."""
+
+Keep = Callable[[str, Pictures], None]
+"""Called with each contestant's name and pictures, the uncached ones first."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """What one contestant did.
+
+    `seconds` is the median of `runs`, whole pipeline calls over all requests; `efficiency` is the speed-up
+    divided by steps / nfc, the most that skipping can give.
+    """
+
+    name: str
+    nfc: float
+    psnr: float
+    psnr_low: float
+    psnr_high: float
+    ssim: float
+    latent_error: float
+    seconds: float
+    speedup: float
+    efficiency: float
+    cache_bytes: int
+    fallbacks: dict[str, int]
+    runs: tuple[float, ...]
+    lpips: float | None = None
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the row as plain JSON values."""
+        return asdict(self) | {"runs": list(self.runs)}
+
+
+def bench(
+    renderer: Renderer,
+    contestants: Mapping[str, Contestant],
+    requests: Sequence[Request],
+    repeats: int = 3,
+    *,
+    progress: Progress | None = None,
+    keep: Keep | None = None,
+    lpips: Perceptual | None = None,
+) -> list[Row]:
+    """Sample all `requests` once per contestant for quality (and warm-up), then `repeats` times for speed, in turns."""
+    entered = with_uncached(contestants)
+    progress = progress or Progress(disable=True)
+    task = progress.add_task("bench", total=len(entered) * (1 + repeats), note="")
+    scored: dict[str, tuple[Quality, Stats | None]] = {}
+    reference: Pictures | None = None
+    for name, contestant in entered.items():
+        progress.update(task, description=f"quality of {name}")
+        pictures, stats = play(renderer, contestant, requests)
+        reference = reference or pictures
+        scored[name] = summarise(compare(reference, pictures, lpips), seed=0), stats
+        if keep is not None:
+            keep(name, pictures)
+        progress.advance(task)
+    steps = _visited(renderer)
+    progress.update(task, description="speed")
+    calls = {name: partial(_timed, renderer, c, requests) for name, c in entered.items()}
+    runs = interleaved(calls, repeats, lambda _: progress.advance(task))
+    return [_row(name, *scored[name], runs, steps) for name in entered]
+
+
+def play(
+    renderer: Renderer, contestant: Contestant, requests: Sequence[Request]
+) -> tuple[Pictures, Stats | None]:
+    """Sample `requests` under one contestant; the stats are None where nothing is cached."""
+    with _applied(renderer, contestant) as session:
+        pictures = renderer(requests)
+    return pictures, None if session is None else session.stats
+
+
+def with_uncached(contestants: Mapping[str, Contestant]) -> dict[str, Contestant]:
+    """Put `uncached` first, added if missing."""
+    return {UNCACHED: None} | {name: c for name, c in contestants.items() if name != UNCACHED}
+
+
+def _applied(renderer: Renderer, contestant: Contestant) -> AbstractContextManager[Session | None]:
+    if contestant is None:
+        return nullcontext()
+    policy, profile, *engines = contestant
+    return apply(renderer.pipe, policy, profile, bundle=engines[0] if engines else None)
+
+
+def _timed(renderer: Renderer, contestant: Contestant, requests: Sequence[Request]) -> float:
+    # entering the policy is left out: it happens once per pipeline, not once per picture
+    with _applied(renderer, contestant):
+        return elapsed(partial(renderer, requests), renderer.pipe.device)
+
+
+def _visited(renderer: Renderer) -> int:
+    """Number of steps the sampler took: second-order samplers visit more than they are asked for."""
+    timesteps = getattr(renderer.pipe.scheduler, "timesteps", None)
+    return renderer.steps if timesteps is None else len(timesteps)
+
+
+def _row(
+    name: str, quality: Quality, stats: Stats | None, runs: Mapping[str, tuple[float, ...]], steps: int
+) -> Row:
+    seconds = medians(runs)
+    speedup = seconds[UNCACHED] / seconds[name]
+    nfc = float(steps) if stats is None else stats.nfc
+    return Row(
+        name=name,
+        nfc=nfc,
+        psnr=quality.psnr,
+        psnr_low=quality.psnr_low,
+        psnr_high=quality.psnr_high,
+        ssim=quality.ssim,
+        latent_error=quality.latent_error,
+        seconds=seconds[name],
+        speedup=speedup,
+        efficiency=speedup * nfc / steps,
+        cache_bytes=0 if stats is None else stats.cache_bytes,
+        fallbacks={} if stats is None else dict(stats.fallbacks),
+        runs=runs[name],
+        lpips=quality.lpips,
+    )
+
+
+HEADINGS = (
+    "",
+    "NFC",
+    "PSNR dB",
+    "SSIM",
+    "latent error",
+    "seconds",
+    "speed-up",
+    "efficiency",
+    "cache MiB",
+    "fallbacks",
+)
+
+
+def headings(rows: Sequence[Row]) -> tuple[str, ...]:
+    """Return `HEADINGS`, with LPIPS at the end if it was measured."""
+    return HEADINGS if any(row.lpips is None for row in rows) else (*HEADINGS, "LPIPS")
+
+
+def cells(row: Row) -> tuple[str, ...]:
+    """Return one row as text, in the order of `headings`; the uncached pictures have nothing to differ from."""
+    reference = row.name == UNCACHED
+    quality = (f"{row.psnr:.2f}", f"{row.ssim:.4f}", f"{row.latent_error:.4f}")
+    return (
+        row.name,
+        f"{row.nfc:.2f}",
+        *(("-",) * 3 if reference else quality),
+        f"{row.seconds:.2f}",
+        f"{row.speedup:.2f}x",
+        f"{row.efficiency:.2f}",
+        f"{row.cache_bytes / 2**20:.2f}",
+        str(sum(row.fallbacks.values())),
+        *(() if row.lpips is None else ("-" if reference else f"{row.lpips:.4f}",)),
+    )
+
+
+def markdown(rows: Sequence[Row]) -> str:
+    """Return the rows as a Markdown table."""
+    heads = headings(rows)
+    lines = [heads, ("---", *("---:",) * (len(heads) - 1)), *map(cells, rows)]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def table(rows: Sequence[Row]) -> Table:
+    """Return the rows as a table for the terminal."""
+    made = Table(box=None, pad_edge=False)
+    for index, heading in enumerate(headings(rows)):
+        made.add_column(heading, justify="right" if index else "left", no_wrap=True)
+    for row in rows:
+        made.add_row(*cells(row))
+    return made

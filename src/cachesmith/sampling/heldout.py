@@ -1,0 +1,32 @@
+"""Which samples a policy is measured on: never those it was fitted on."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from cachesmith.policies import Policy
+
+if TYPE_CHECKING:
+    from cachesmith.sampling.requests import Request
+
+SAMPLES = 16
+"""Where the policy does not say how many samples it was measured on."""
+
+UNSEEN = 1_000_000
+"""First seed where the policy does not say what it was measured on: what is fitted by hand starts at 0."""
+
+
+def heldout(
+    policy: Policy | None, file: Path, samples: int | None, seed: int | None
+) -> "tuple[Request, ...]":
+    """Return what to sample from a file of prompts.
+
+    If the policy was calibrated with this file, only its held-out part is used; any other file is used whole. Unless
+    the user gives a seed, the policy's held-out seeds are used, which the calibration did not see before.
+    """
+    from cachesmith.sampling.requests import heldout_part, read_prompts, requests
+
+    record = None if policy is None else policy.document.calibration
+    if seed is None:
+        seed = record.heldout_seeds[0] if record is not None and record.heldout_seeds else UNSEEN
+    size = SAMPLES if record is None else record.heldout_size
+    return requests(heldout_part(read_prompts(file), record), samples or size, seed)

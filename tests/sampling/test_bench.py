@@ -1,0 +1,141 @@
+import json
+from io import StringIO
+from typing import Any
+
+import pytest
+import torch
+from rich.console import Console
+from tests.tiny_folder import open_tiny, save_tiny
+
+from cachesmith.policies import PRESETS
+from cachesmith.sampling.bench import HEADINGS, UNCACHED, Row, bench, markdown, play, table
+from cachesmith.sampling.render import Pictures, Renderer
+from cachesmith.sampling.requests import Request
+from cachesmith.sampling.sheet import grid, sheet, tile
+from cachesmith.sampling.timing import elapsed, interleaved, machine, medians
+
+STEPS = 10
+REQUESTS = [Request({"class_labels": label}, seed) for seed, label in enumerate((3, 8, 1))]
+
+
+@pytest.fixture(scope="module")
+def renderer(tmp_path_factory: pytest.TempPathFactory) -> Renderer:
+    pipe = open_tiny(save_tiny(tmp_path_factory.mktemp("pipeline")))
+    return Renderer(pipe, STEPS, batch=2, guidance_scale=1.5)
+
+
+def entrants() -> dict[str, Any]:
+    return {
+        "fora": (PRESETS["fora"](interval=5), None),
+        "every step": (PRESETS["uncached"](), None),
+    }
+
+
+def test_bench_measures_everything_against_uncached(renderer: Renderer) -> None:
+    kept: dict[str, Pictures] = {}
+    rows = bench(renderer, entrants(), REQUESTS, repeats=2, keep=kept.__setitem__)
+    assert [row.name for row in rows] == [UNCACHED, "fora", "every step"] == list(kept)
+    uncached, fora, every = rows
+    assert (uncached.nfc, uncached.psnr, uncached.speedup, uncached.efficiency) == (STEPS, 100.0, 1.0, 1.0)
+    assert (fora.nfc, every.nfc) == (2.0, STEPS)
+    assert fora.psnr < 100 and fora.cache_bytes > 0 and fora.latent_error > 0
+    assert every.psnr == 100.0 and every.latent_error == 0.0
+    assert fora.efficiency == pytest.approx(fora.speedup * 2 / STEPS)
+    assert fora.speedup == pytest.approx(uncached.seconds / fora.seconds)
+    assert all(len(row.runs) == 2 for row in rows)
+
+
+def test_uncached_comes_first_wherever_it_is_entered(renderer: Renderer) -> None:
+    late = {"fora": (PRESETS["fora"](), None), UNCACHED: None}
+    assert [row.name for row in bench(renderer, late, REQUESTS[:1], repeats=1)] == [UNCACHED, "fora"]
+
+
+def test_a_sample_does_not_depend_on_its_batch(renderer: Renderer) -> None:
+    together, _ = play(renderer, None, REQUESTS)
+    alone, _ = play(renderer, None, REQUESTS[1:2])
+    torch.testing.assert_close(together.images[1:2], alone.images, rtol=0, atol=1e-5)
+    assert together.latents.shape == (3, 2, 8, 8)
+
+
+def row(name: str = "fora", **changes: Any) -> Row:
+    values: dict[str, Any] = {
+        "nfc": 10.0, "psnr": 31.25, "psnr_low": 30.0, "psnr_high": 32.0, "ssim": 0.98, "latent_error": 0.05,
+        "seconds": 2.0, "speedup": 4.0, "efficiency": 0.8, "cache_bytes": 2**20, "fallbacks": {"why": 2},
+        "runs": (2.0, 2.1),
+    }  # fmt: skip
+    return Row(name, **(values | changes))
+
+
+def test_rows_as_json() -> None:
+    assert json.loads(json.dumps(row().as_json()))["fallbacks"] == {"why": 2}
+
+
+def test_rows_as_markdown() -> None:
+    lines = markdown([row(UNCACHED), row()]).splitlines()
+    assert len(lines) == 4 and all(line.count("|") == len(HEADINGS) + 1 for line in lines)
+    assert lines[2] == "| uncached | 10.00 | - | - | - | 2.00 | 4.00x | 0.80 | 1.00 | 2 |"
+    assert "31.25" in lines[3]
+
+
+def test_rows_as_terminal_table() -> None:
+    console = Console(file=StringIO(), width=160)
+    console.print(table([row()]))
+    assert isinstance(console.file, StringIO) and "31.25" in console.file.getvalue()
+
+
+def test_turns_are_interleaved() -> None:
+    order: list[str] = []
+
+    def call(name: str) -> float:
+        order.append(name)
+        return float(len(order))
+
+    seconds = interleaved({"a": lambda: call("a"), "b": lambda: call("b")}, repeats=3)
+    assert order == list("ababab")
+    assert seconds == {"a": (1.0, 3.0, 5.0), "b": (2.0, 4.0, 6.0)}
+    assert medians(seconds) == {"a": 3.0, "b": 4.0}
+
+
+def test_elapsed_and_machine() -> None:
+    assert elapsed(lambda: sum(range(1000))) > 0
+    assert machine()["torch"] == str(torch.__version__)
+
+
+def test_sheet_has_a_row_and_a_difference_for_every_contestant() -> None:
+    images = torch.rand(5, 1, 32, 32)
+    drawn = sheet({"uncached": images, "fast": images, "slow": 1 - images}, columns=3)
+    assert drawn.height == 5 * (96 + 4) + 4
+    assert drawn.width > 3 * (96 + 4)
+    # the difference of equal pictures is black: the last tile of the third row
+    assert drawn.getpixel((drawn.width - 50, 2 * 100 + 50)) == (0, 0, 0)
+
+
+def test_pictures_are_enlarged_without_smoothing() -> None:
+    image = torch.zeros(3, 2, 2)
+    image[0, 0, 0] = 1.0
+    drawn = tile(image, smallest=96)
+    assert drawn.size == (96, 96)
+    assert drawn.getpixel((47, 47)) == (255, 0, 0) and drawn.getpixel((48, 47)) == (0, 0, 0)
+    assert tile(image).size == (2, 2)
+
+
+@pytest.mark.parametrize("channels", [1, 2, 3, 4])
+def test_any_number_of_channels_is_drawn(channels: int) -> None:
+    assert tile(torch.full((channels, 4, 4), torch.nan)).getpixel((0, 0)) == (0, 0, 0)
+
+
+def test_grid_is_nearly_square() -> None:
+    assert grid(torch.rand(5, 3, 96, 96)).size == (3 * 100 + 4, 2 * 100 + 4)
+
+
+def test_lpips_is_a_column_where_it_was_measured(renderer: Renderer) -> None:
+    rows = bench(
+        renderer, entrants(), REQUESTS, repeats=1, lpips=lambda a, b: (a - b).abs().flatten(1).mean(1)
+    )
+    assert rows[0].lpips == 0.0 and rows[1].lpips is not None and rows[1].lpips > 0
+    heads, _, uncached, fora, _ = markdown(rows).splitlines()
+    assert (
+        heads.endswith("| LPIPS |")
+        and uncached.endswith("| - |")
+        and fora.endswith(f"| {rows[1].lpips:.4f} |")
+    )
