@@ -10,10 +10,11 @@ from torch import nn
 from cachesmith.policies import Policy, PolicyError, Profile
 from cachesmith.runtime.engines.bundle import Engines, bind_engines
 from cachesmith.runtime.engines.drop_weights import check_droppable
+from cachesmith.runtime.guidance import guided
 from cachesmith.runtime.hooks.attach import attach, clock_for
 from cachesmith.runtime.match import check_model, check_scale, check_scheduler, fit_profile
 from cachesmith.runtime.models.sampler import axis_values, is_flow, noise_levels
-from cachesmith.runtime.models.units import Unit, resolve_units
+from cachesmith.runtime.models.units import Unit, network_units, resolve_units
 from cachesmith.runtime.plan.compile_plan import compile_plan
 from cachesmith.runtime.plan.plan import Plan
 from cachesmith.runtime.session import Session
@@ -52,6 +53,8 @@ def apply(
         yield Session(lambda _: None)
         return
 
+    plans: dict[tuple[float, ...], Plan] = {}
+
     def planner(start: int) -> Plan | None:
         if scheduler is None and pipe.scheduler is not followed:
             raise PolicyError(
@@ -59,7 +62,7 @@ def apply(
             )
         if not enabled or not check_scale(policy, getattr(pipe, "guidance_scale", None)):
             return None
-        return _plan(policy, chosen, units, followed, start)
+        return _plan(policy, chosen, units, followed, start, plans)
 
     session = Session(planner, memory_budget)
     if drop_torch_weights:
@@ -67,27 +70,40 @@ def apply(
     engines = (
         None
         if bundle is None
-        else bind_engines(
-            bundle, transformer, pipe, tuple(u for u in units if u.members), drop_torch_weights, session.stats
-        )
+        else bind_engines(bundle, transformer, pipe, network_units(units), drop_torch_weights, session.stats)
     )
     with ExitStack() as stack:
         stack.callback(session.free)
         stack.enter_context(clock.follow(followed))
-        stack.enter_context(attach(transformer, units, session, clock, engines))
+        stack.enter_context(
+            attach(transformer, units, guided(session, units, session.computes), clock, engines)
+        )
         yield session
         session.close()
 
 
 def _plan(
-    policy: Policy, chosen: Profile, units: tuple[Unit, ...], scheduler: Any, start: int
+    policy: Policy,
+    chosen: Profile,
+    units: tuple[Unit, ...],
+    scheduler: Any,
+    start: int,
+    plans: dict[tuple[float, ...], Plan],
 ) -> Plan | None:
-    """The plan of a run that begins at step `start`; None where the policy is not to be used for its noise levels."""
+    """The plan of a run that begins at step `start`; None where the policy is not to be used for its noise levels.
+
+    A run like the last one follows the same plan.
+    """
     sigmas = noise_levels(scheduler)
     fitted = fit_profile(policy, chosen, sigmas)
     if fitted is None:
         return None
-    return compile_plan(policy, fitted, axis_values(fitted.axis, sigmas, is_flow(scheduler)), units, start)
+    key = (*sigmas, start)
+    if key not in plans:
+        plans.clear()
+        times = axis_values(fitted.axis, sigmas, is_flow(scheduler))
+        plans[key] = compile_plan(policy, fitted, times, units, start)
+    return plans[key]
 
 
 def _parts(pipe: Any, scheduler: Any) -> tuple[nn.Module, Any]:

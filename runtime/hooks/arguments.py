@@ -2,11 +2,12 @@
 
 import inspect
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Any
 
 from torch import nn
 
-from cachesmith.runtime.forecast.history import Feature
+from cachesmith.runtime.features import Feature
 
 
 def namer(module: nn.Module, names: tuple[str, ...]) -> Callable[..., dict[str, Any]]:
@@ -22,7 +23,14 @@ def namer(module: nn.Module, names: tuple[str, ...]) -> Callable[..., dict[str, 
 
 
 def _parameters(module: nn.Module) -> list[str]:
-    return list(inspect.signature(getattr(module, "_orig_mod", module).forward).parameters)
+    forward = getattr(module, "_orig_mod", module).forward
+    function = getattr(forward, "__func__", None)
+    return list(inspect.signature(forward).parameters) if function is None else _named(function)[1:]
+
+
+@lru_cache(maxsize=1024)
+def _named(function: Callable[..., Any]) -> list[str]:
+    return list(inspect.signature(function).parameters)
 
 
 def reader(module: nn.Module, names: tuple[str, ...]) -> Callable[..., tuple[Any, ...]]:
@@ -38,25 +46,25 @@ def reader(module: nn.Module, names: tuple[str, ...]) -> Callable[..., tuple[Any
 Change = Callable[[str, Any], Any]
 """Makes another value of an argument, from its name and value."""
 
-Call = tuple[tuple[Any, ...], dict[str, Any]]
+ArgumentList = tuple[tuple[Any, ...], dict[str, Any]]
 
 
-def mapper(module: nn.Module) -> Callable[[tuple[Any, ...], dict[str, Any], Change], Call]:
+def mapper(module: nn.Module) -> Callable[[tuple[Any, ...], dict[str, Any], Change], ArgumentList]:
     """Return a function that changes every argument of a call."""
     parameters = _parameters(module)
 
-    def changed(args: tuple[Any, ...], kwargs: dict[str, Any], change: Change) -> Call:
+    def changed(args: tuple[Any, ...], kwargs: dict[str, Any], change: Change) -> ArgumentList:
         placed = tuple(change(n, value) for n, value in zip(parameters, args, strict=False))
         return placed, {n: change(n, value) for n, value in kwargs.items()}
 
     return changed
 
 
-def writer(module: nn.Module, names: tuple[str, ...]) -> Callable[..., Call]:
+def writer(module: nn.Module, names: tuple[str, ...]) -> Callable[..., ArgumentList]:
     """Return a function that puts other values in the place of what `reader` reads."""
     places = _places(module, names)
 
-    def write(args: tuple[Any, ...], kwargs: dict[str, Any], values: Feature) -> Call:
+    def write(args: tuple[Any, ...], kwargs: dict[str, Any], values: Feature) -> ArgumentList:
         placed, named = [*args], {**kwargs}
         for (name, index), value in zip(places, values, strict=True):
             if name in kwargs:

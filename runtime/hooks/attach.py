@@ -8,20 +8,20 @@ parameters and state dicts are never touched.
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import replace
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from cachesmith.policies import PolicyError
-from cachesmith.runtime.guidance import Halves
 from cachesmith.runtime.hooks.arguments import reader
 from cachesmith.runtime.hooks.clock import Clock
 from cachesmith.runtime.hooks.patch import patched
-from cachesmith.runtime.hooks.runner import Computer, Foreseeing, Runner
-from cachesmith.runtime.hooks.unit_call import Call, Forward, Scope
+from cachesmith.runtime.hooks.runner import Runner, UnitBackend
+from cachesmith.runtime.hooks.unit_call import Forward, TransformerCall, UnitState
 from cachesmith.runtime.models.adapters import adapter_for
-from cachesmith.runtime.models.units import IMAGE, Unit
+from cachesmith.runtime.models.units import IMAGE, Unit, network_units
 
 _MARK = "_cachesmith_session"
 
@@ -32,24 +32,24 @@ def attach(
     units: tuple[Unit, ...],
     runner: Runner,
     clock: Clock,
-    computer: Computer | None = None,
+    backend: UnitBackend | None = None,
 ) -> Iterator[None]:
     """Route every unit call of `transformer` through `runner` until the context is left.
 
-    computer: what computes the units that are to be computed; by default, their own modules.
+    backend: what computes the units that are to be computed; by default, their own modules.
 
     Raises `PolicyError` if another session is attached to the same transformer.
     """
     if _MARK in vars(transformer):
         raise PolicyError("this transformer already runs under a policy; leave that context first")
-    scope = Scope(_guided(runner, units), clock, computer)
+    call = TransformerCall(runner, clock, backend)
     with ExitStack() as stack:
         stack.enter_context(patched(transformer, _MARK, runner))
-        stack.enter_context(_watch(transformer, scope))
-        for unit in units:
-            call = Call(unit, scope)
+        stack.enter_context(_watch_calls(transformer, call))
+        for unit in network_units(units):
+            state = UnitState(unit, call)
             for position, module in enumerate(unit.members):
-                stack.enter_context(_patch_call(module, call.member(position)))
+                stack.enter_context(_patch_call(module, state.member(position)))
         yield
 
 
@@ -59,39 +59,44 @@ def clock_for(transformer: nn.Module) -> Clock:
     return Clock(adapter.timestep_scale, adapter.timestep_shift)
 
 
-def _guided(runner: Runner, units: tuple[Unit, ...]) -> Runner | Halves:
-    """Show `runner` the halves of guidance, if one of them is a unit of its own."""
-    following = next((unit for unit in units if unit.follower is not None), None)
-    if following is None:
-        return runner
-    assert isinstance(runner, Foreseeing), "only runners that know what they compute can follow halves"
-    return Halves(runner, following)
-
-
 @contextmanager
-def _watch(transformer: Any, scope: Scope) -> Iterator[None]:
+def _watch_calls(transformer: Any, call: TransformerCall) -> Iterator[None]:
     """Tell the runner of every call. Hooks, since CPU offloading replaces `forward` after each pipeline call."""
     read = reader(transformer, (adapter_for(transformer).timestep, IMAGE))
 
     def before(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         timestep, latents = read(args, kwargs)
-        tick = scope.clock.tick(timestep)
-        if isinstance(scope.runner, Halves):
-            scope.runner.begin(tick, latents)
-        else:
-            scope.runner.begin(tick)
-        scope.open = True
+        tick = call.clock.tick(timestep)
+        call.begin(replace(tick, latents=latents if isinstance(latents, Tensor) else None))
 
-    def after(*_: Any) -> None:
-        scope.open = False
+    def after(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
+        """`output` is None where the call failed."""
+        call.open = False
+        sample = _first_tensor(output)
+        if sample is None or not call.runner.end(sample):
+            return None
+        call.open = True
+        try:
+            again = module.forward(*args, **kwargs)
+        finally:
+            call.open = False
+        call.runner.end(_first_tensor(again))
+        return again
 
     with ExitStack() as stack:
         stack.callback(transformer.register_forward_pre_hook(before, with_kwargs=True).remove)
-        stack.callback(transformer.register_forward_hook(after, always_call=True).remove)
+        stack.callback(transformer.register_forward_hook(after, with_kwargs=True, always_call=True).remove)
         if hasattr(transformer, "cache_context"):
-            named = _named(transformer.cache_context, scope.clock)
+            named = _named(transformer.cache_context, call.clock)
             stack.enter_context(patched(transformer, "cache_context", named))
         yield
+
+
+def _first_tensor(output: Any) -> Any:
+    """The transformer's prediction: alone, first of a tuple or output object, or of a list of samples."""
+    while isinstance(output, dict | tuple | list) and output:
+        output = next(iter(output.values())) if isinstance(output, dict) else output[0]
+    return output if isinstance(output, Tensor) else None
 
 
 def _named(original: Forward, clock: Clock) -> Forward:

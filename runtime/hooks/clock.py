@@ -8,7 +8,7 @@ interrupted run.
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -26,12 +26,13 @@ TOLERANCE = 1e-3
 @dataclass(frozen=True)
 class Tick:
     """One transformer call. `step` is None when nothing is to be forecast: the timestep is not one of the scheduler's,
-    or for another reason, `why`."""
+    or for another reason, `why`. `latents` are what the transformer is called with."""
 
     run: int
     step: int | None
     branch: str
     why: str | None = None
+    latents: Tensor | None = field(default=None, compare=False, repr=False)
 
 
 class Clock:

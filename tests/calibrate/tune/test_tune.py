@@ -12,13 +12,12 @@ from torch.optim.lr_scheduler import CosineAnnealingLR
 
 from cachesmith.calibrate.fit.solvers import errors
 from cachesmith.calibrate.record.channels import record_grams
-from cachesmith.calibrate.record.recorder import watch
 from cachesmith.calibrate.tune import checkpoint
 from cachesmith.calibrate.tune import tune as tune_module
 from cachesmith.calibrate.tune.rows import Rows, fitted_rows, line, starting_rows
 from cachesmith.calibrate.tune.tune import Batch, Trainer, tune
 from cachesmith.policies import Follower, Stack, computations
-from cachesmith.runtime import apply
+from cachesmith.runtime import apply, watch
 from cachesmith.sampling.evaluate import Evaluator
 from cachesmith.sampling.render import Renderer
 from cachesmith.sampling.requests import requests
