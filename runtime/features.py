@@ -24,6 +24,6 @@ def owned(feature: Feature) -> Feature:
     return tuple(t if t.untyped_storage().nbytes() == t.nbytes else t.clone() for t in feature)
 
 
-def finite(value: Tensor) -> Tensor:
-    """Whether every value is finite, as a tensor on its device: one sum, nothing is read."""
-    return torch.isfinite(value.sum(dtype=torch.float32))
+def total(value: Tensor) -> Tensor:
+    """The sum of all values, on their device: not finite if one of them is not. Nothing is read."""
+    return value.sum(dtype=torch.float32)

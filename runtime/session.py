@@ -5,7 +5,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from cachesmith.runtime.features import Feature, finite
+from cachesmith.runtime.features import Feature, total
 from cachesmith.runtime.forecast.device_constants import DeviceConstants
 from cachesmith.runtime.hooks.clock import Tick
 from cachesmith.runtime.hooks.runner import COMPUTE_ALL, Answer, UnitCall, UnitResult
@@ -30,8 +30,8 @@ class Session:
         self._tick: Tick | None = None
         self._start = 0
         self._seen: set[str] | None = None
-        # on an accelerator outputs are looked at once the run is over
-        self._finite: dict[torch.device, Tensor] = {}
+        # outputs on an accelerator, added up: they are looked at once the run is over
+        self._totals: dict[torch.device, Tensor] = {}
 
     @property
     def plan(self) -> Plan | None:
@@ -85,10 +85,11 @@ class Session:
         if run is None:
             return False
         if _on_host(output):
-            return run.end(bool(finite(output)))
-        known = self._finite.get(output.device)
-        now = finite(output)
-        self._finite[output.device] = now if known is None else known & now
+            return run.end(bool(torch.isfinite(total(output))))
+        if output.device in self._totals:
+            self._totals[output.device].add_(total(output))
+        else:
+            self._totals[output.device] = total(output)
         return False
 
     def close(self) -> None:
@@ -101,8 +102,8 @@ class Session:
         self._run = self._constants = None
 
     def _end_run(self) -> None:
-        flags, self._finite = self._finite, {}
-        if not all(bool(flag) for flag in flags.values()):
+        totals, self._totals = self._totals, {}
+        if not all(bool(torch.isfinite(value)) for value in totals.values()):
             self.stats.distrust()
 
     def _start_run(self, tick: Tick) -> None:
