@@ -11,7 +11,7 @@ than one weighted as a whole.
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -97,10 +97,11 @@ class Trainer:
         return False
 
 
-def _attached(renderer: Renderer, trainer: Trainer) -> AbstractContextManager[None]:
+def attached(pipe: Any, trainer: Trainer) -> AbstractContextManager[None]:
+    """Attach a trainer to a pipeline; where one branch of guidance follows, it is shown the branches."""
     units = Stack(follower=trainer.rows.follower)
-    runner = guided(trainer, resolve_units(renderer.pipe.transformer, units), trainer.computes)
-    return watch(renderer.pipe, units, runner)
+    runner = guided(trainer, resolve_units(pipe.transformer, units), trainer.computes)
+    return watch(pipe, units, runner)
 
 
 def tune(
@@ -143,7 +144,7 @@ def tune(
 
 def _axes(renderer: Renderer, batches: Sequence[Batch], mask: str, start: Rows) -> Tensor:
     moments = Moments(start)
-    with torch.no_grad(), _attached(renderer, Trainer(mask, start, moments)):
+    with torch.no_grad(), attached(renderer.pipe, Trainer(mask, start, moments)):
         renderer(batches[0].requests)
     axes = moments.axes()
     origin = torch.zeros_like(axes[..., 0]).mT.contiguous().requires_grad_()
@@ -167,7 +168,7 @@ def _frozen(transformer: nn.Module) -> Iterator[None]:
 
 def _loss(renderer: Renderer, batch: Batch, mask: str, trained: Rows) -> tuple[Tensor, float]:
     """What is minimised, and the pictures' part of it as a number."""
-    with _attached(renderer, Trainer(mask, trained)):
+    with attached(renderer.pipe, Trainer(mask, trained)):
         images, path = renderer.differentiable(batch.requests)
     picture = _log_error(images.flatten(1), batch.images.flatten(1))
     on_the_way = _log_error(path.flatten(2), batch.path.flatten(2))
