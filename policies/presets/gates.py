@@ -6,9 +6,10 @@ one, set it for the number of computations you want (`cachesmith.calibrate.metho
 
 from cachesmith.policies.document import Profile
 from cachesmith.policies.errors import refusing
-from cachesmith.policies.forecaster import ClosedRow, Forecaster, Reuse, Taylor
+from cachesmith.policies.forecaster import Forecaster
 from cachesmith.policies.gate import Distance, DynamicGate, Probe
 from cachesmith.policies.policy import Policy, unbound
+from cachesmith.policies.rows import ClosedRow, Reuse, Taylor
 from cachesmith.policies.units import Segments, Stack, Units
 
 IDENTITY = (1.0, 0.0)

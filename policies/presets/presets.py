@@ -5,23 +5,14 @@ from collections.abc import Callable
 
 from cachesmith.policies.document import Profile
 from cachesmith.policies.errors import PolicyError, refusing
-from cachesmith.policies.forecaster import (
-    AdamsBashforth,
-    Bdf,
-    Forecaster,
-    Hermite,
-    Heun,
-    Observed,
-    Reuse,
-    Row,
-    Taylor,
-)
+from cachesmith.policies.forecaster import Forecaster, Observed, Row
 from cachesmith.policies.gate import Gate, Interval, Relational
 from cachesmith.policies.policy import Policy, unbound
 from cachesmith.policies.presets.fitted import refuse_fitted
 from cachesmith.policies.presets.gates import confidence, dbcache, easycache, fbcache, speca, teacache
 from cachesmith.policies.presets.static import foca, freqca, magcache
 from cachesmith.policies.presets.tokens import clusca, duca, toca
+from cachesmith.policies.rows import AdamsBashforth, Bdf, Hermite, Heun, Reuse, Taylor
 from cachesmith.policies.units import Modules, Stack, Units
 
 

@@ -4,10 +4,11 @@ from collections.abc import Collection, Sequence
 
 from cachesmith.policies.document import Profile
 from cachesmith.policies.errors import PolicyError, refusing
-from cachesmith.policies.forecaster import Band, Foca, Forecaster, Hermite, Reuse
+from cachesmith.policies.forecaster import Band, Forecaster
 from cachesmith.policies.gate import Fixed, Gate, Interval
 from cachesmith.policies.magcache import magcache_mask
 from cachesmith.policies.policy import Policy, unbound
+from cachesmith.policies.rows import Foca, Hermite, Reuse
 from cachesmith.policies.units import Modules, Stack, Units
 
 

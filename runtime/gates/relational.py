@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from cachesmith.policies import Relational, Taylor
-from cachesmith.policies.weights import forecast_weights
+from cachesmith.policies.rows import forecast_weights
 from cachesmith.runtime.features import Feature, alike
 from cachesmith.runtime.gates.base import (
     COMPUTE_CALL,

@@ -16,8 +16,8 @@ from cachesmith.policies import (
     Refresh,
     Scored,
 )
-from cachesmith.policies.weights import Weights, forecast_weights
-from cachesmith.policies.weights import taps as row_taps
+from cachesmith.policies.rows import forecast_weights
+from cachesmith.policies.weights import Weights
 from cachesmith.runtime.gates.base import GateRules, time_bin
 from cachesmith.runtime.models.units import Unit, is_tokenwise
 
@@ -89,9 +89,9 @@ class Plan:
             case Fitted(weights=name):
                 return int(self.policy.arrays[name].shape[2])
             case Clusters(rows=pool):
-                return max(row_taps(row) for row in pool)
+                return max(row.taps for row in pool)
             case row:
-                return row_taps(row)
+                return row.taps
 
     def input_taps(self, unit: Unit) -> int:
         """How many past inputs of `unit` are kept."""

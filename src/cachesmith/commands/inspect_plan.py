@@ -21,7 +21,9 @@ def inspect_plan(policy: Policy, name: str | None, json: bool) -> None:
             str(row["step"]), f"{row['noise']:.4g}", *(_cell(row["units"][group]) for group in groups)
         )
     console = results()
-    console.print("C computed, C* computed and remembered, F forecast from the steps named (with their weights)")
+    console.print(
+        "C computed, C* computed and remembered, F forecast from the steps named (with their weights)"
+    )
     console.print(shown)
 
 

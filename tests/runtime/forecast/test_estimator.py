@@ -24,7 +24,7 @@ from cachesmith.policies import (
     Subspace,
     Taylor,
 )
-from cachesmith.policies.weights import forecast_weights
+from cachesmith.policies.rows import forecast_weights
 from cachesmith.runtime import Forecast, Unit, compile_plan
 from cachesmith.runtime.forecast import estimator
 from cachesmith.runtime.forecast.estimator import Estimator, observe_scale

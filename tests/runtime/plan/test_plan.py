@@ -26,7 +26,7 @@ from cachesmith.policies import (
     Taylor,
     mask,
 )
-from cachesmith.policies.weights import forecast_weights
+from cachesmith.policies.rows import forecast_weights
 from cachesmith.runtime import Compute, Forecast, apply, compile_plan, resolve_units
 from cachesmith.runtime.plan.plan import UNPLANNED
 
