@@ -1,5 +1,6 @@
 """The published token-wise methods as policies bound to no model."""
 
+from collections.abc import Callable
 from typing import Literal
 
 from cachesmith.policies.document import Profile
@@ -84,3 +85,10 @@ def _spent_on_mlps(given: Scored, gate: Interval) -> Scored:
 def _policy(name: str, gate: Interval, row: Row, refresh: Refresh) -> Policy:
     profile = Profile(units=Modules(), gate=gate, forecaster=Forecaster(rows=row, refresh=refresh))
     return unbound(profile, name=name)
+
+
+PRESETS: dict[str, Callable[..., Policy]] = {
+    "toca": toca,
+    "duca": duca,
+    "clusca": clusca,
+}
