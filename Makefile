@@ -43,9 +43,11 @@ check: install                     ## what CI runs: style, types, layers, tests
 slow: install                      ## the slow tests
 	$(BIN)/pytest -m slow
 
-gpu: install                       ## needs an NVIDIA GPU: table of engines and policies
+gpu: install                       ## needs an NVIDIA GPU: tables of forecasts, loops and engines
 	-$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[tensorrt]'
-	$(BIN)/python benchmarks/gpu.py --out benchmarks/gpu.md
+	$(BIN)/python benchmarks/gpu.py --model flux --out benchmarks/gpu-flux.md
+	$(BIN)/python benchmarks/gpu.py --model dit --out benchmarks/gpu-dit.md
+	$(BIN)/python benchmarks/gpu_engines.py --out benchmarks/gpu_engines.md
 
 bench: install                     ## carry on the committed policies, and front.py (about two hours on 2 cores)
 	$(BIN)/cachesmith calibrate $(MODEL) $(PROMPTS) --guidance-scale 1.5 --trials 16 $(FULL) \
