@@ -47,13 +47,14 @@ def test_export_inspect_run(shop: Shop, stacked: Path, cli: Cli, tmp_path: Path)
         8,
         "--out",
         picture,
+        "--force",
         "--json",
     )
     cached = cli(*run, "--policy", stacked, "--drop-torch-weights")
     assert cached.exit_code == 0 and json.loads(cached.stdout)["nfc"] < 8, cached.output
     assert json.loads(cli(*run).stdout)["nfc"] == 8
-    too_many = cli(*run, "--count", 9)
-    assert too_many.exit_code == 1 and "outside the exported range" in too_many.stderr
+    split = json.loads(cli(*run, "--num-images", 9).stdout)
+    assert (split["pictures"], split["batch"], split["fallbacks"]) == (9, 4, {})
 
     by_torch = cli(*run, "--count", 9, "--outside", "torch")
     assert by_torch.exit_code == 0 and "torch computes what the engines cannot" in by_torch.stderr, (

@@ -4,16 +4,16 @@ import inspect
 from collections.abc import Sequence
 from importlib import import_module
 from importlib.util import find_spec
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cachesmith.commands.failure import first_line
-from cachesmith.commands.options import DType, Elsewise
+from cachesmith.commands import options
+from cachesmith.commands.shared.device import device
+from cachesmith.commands.shared.loading_causes import cause
+from cachesmith.commands.shared.model_folder import check_model_name, check_policy
 from cachesmith.policies import CachesmithError, Document, Policy
+from cachesmith.progress import shows_bars, waiting
 
 if TYPE_CHECKING:
-    import torch
-
     from cachesmith.runtime import Engines
     from cachesmith.sampling.requests import Request
 
@@ -21,55 +21,81 @@ STEPS = 50
 """Sampler steps where neither the user nor the policy says."""
 
 RESERVED = {
-    "num_inference_steps": "use --steps",
+    "num_inference_steps": "use --num-inference-steps",
     "generator": "use --seed",
     "output_type": "leave it out",
-    "num_images_per_prompt": "leave it out",
+    "num_images_per_prompt": "use --num-images",
     "return_dict": "leave it out",
 }
 
 
-def open_pipeline(model: str, device: str | None, dtype: DType | None) -> Any:
-    """Load a diffusers pipeline onto a device, quietly. Raises `CachesmithError`."""
-    _check_folder(model)
-    place = _device(device)
-    name = dtype.value if dtype is not None else "float32" if place.type == "cpu" else "bfloat16"
-    pipe = _load(model, name)
+def open_pipeline(model: str, loading: options.Loading, policy: Policy | None = None) -> Any:
+    """Load a diffusers pipeline onto a device. Raises `CachesmithError`, if the policy does not fit before loading."""
+    check_model_name(model, loading)
+    place = device(loading.device)
+    _hush()
+    if policy is not None:
+        check_policy(model, loading, policy)
+    usual = options.DType.float32 if place.type == "cpu" else options.DType.bfloat16
+    pipe = _load(model, loading, (loading.dtype or usual).value)
     pipe.set_progress_bar_config(disable=True)
     return pipe.to(place)
 
 
-def engines(bundle: Path, backend: str | None, outside: Elsewise, graphs: bool, pipe: Any) -> "Engines":
-    """Verify and load a bundle for the pipeline's device. Raises `EngineError`."""
+def engines(chosen: options.Engines, pipe: Any) -> "Engines | None":
+    """Verify and load the bundle, if one was given, for the pipeline's device. Raises `EngineError`."""
+    if chosen.bundle is None:
+        return None
     from cachesmith.runtime import open_bundle
 
-    return open_bundle(bundle, pipe.device, backend=backend, outside=outside.value, cuda_graphs=graphs)
+    return open_bundle(
+        chosen.bundle,
+        pipe.device,
+        backend=chosen.backend,
+        outside=chosen.outside.value,
+        cuda_graphs=chosen.cuda_graphs,
+    )
 
 
-def largest_batch(loaded: "Engines", batch: int) -> int:
+def largest_batch(loaded: "Engines | None", batch: int) -> int:
     """Return how many pictures at once, at most `batch`, the bundle's engines take.
 
     Guidance may double a batch: it is taken to do so where a batch of one was not exported.
     """
-    if loaded.outside == "torch":
+    if loaded is None or loaded.outside == "torch":
         return batch
     ranges = [s.ranges["batch"] for s in loaded.manifest.segments if "batch" in s.ranges]
     return min([batch, *(r.max if r.min == 1 else max(r.max // 2, 1) for r in ranges)])
 
 
 def sampling(
-    policy: Policy | None, steps: int | None, guidance: float | None
-) -> tuple[int, dict[str, float]]:
+    policy: Policy | None, steps: int | None, chosen: options.Sampling
+) -> tuple[int, dict[str, Any]]:
     """Return the number of steps and the arguments of every call: the user's, else the policy's."""
     document = None if policy is None else policy.document
     sampler = None if document is None else document.sampler
-    if guidance is None and document is not None:
-        guidance = _calibrated_guidance(document)
-    chosen = steps or (STEPS if sampler is None else sampler.steps)
-    return chosen, {} if guidance is None else {"guidance_scale": guidance}
+    calibrated = None if document is None else _calibrated_guidance(document)
+    common = {
+        "height": chosen.height,
+        "width": chosen.width,
+        "num_frames": chosen.num_frames,
+        "guidance_scale": calibrated if chosen.guidance_scale is None else chosen.guidance_scale,
+    }
+    visited = steps or (STEPS if sampler is None else sampler.steps)
+    return visited, {name: value for name, value in common.items() if value is not None}
 
 
-def check_requests(pipe: Any, requests: Sequence["Request"], common: dict[str, float]) -> None:
+def with_negative(requests: "Sequence[Request]", chosen: options.Sampling) -> "tuple[Request, ...]":
+    """Give the negative prompt to every request that has none: pipelines want as many as there are prompts."""
+    from cachesmith.sampling.requests import Request
+
+    if chosen.negative_prompt is None:
+        return tuple(requests)
+    negative = {"negative_prompt": chosen.negative_prompt}
+    return tuple(Request(negative | request.arguments, request.seed) for request in requests)
+
+
+def check_requests(pipe: Any, requests: Sequence["Request"], common: dict[str, Any]) -> None:
     """Raise `CachesmithError` where the pipeline would refuse or ignore what it is called with."""
     parameters = inspect.signature(pipe.__call__).parameters
     for request in requests:
@@ -91,58 +117,25 @@ def class_label(pipe: Any, text: str) -> int:
     return by_name[text.lower()]
 
 
-def _check_folder(model: str) -> None:
-    path = Path(model)
-    if path.is_dir():
-        if not (path / "model_index.json").is_file():
-            raise CachesmithError(
-                f"{model} is no diffusers pipeline: it has no model_index.json; "
-                "give the folder that pipe.save_pretrained() wrote"
-            )
-    elif path.exists():
-        raise CachesmithError(f"{model} is a file; give the folder that pipe.save_pretrained() wrote")
-    elif path.is_absolute() or model.startswith((".", "~")) or len(path.parts) > 2:
-        raise CachesmithError(
-            f"there is no folder {model}; give a pipeline folder or a hub id such as org/name"
-        )
-
-
-def _device(name: str | None) -> "torch.device":
-    import torch
-
-    if name is None:
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        raise CachesmithError(f"there is no device {name!r}; write cpu, cuda or cuda:1") from None
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise CachesmithError("this machine has no CUDA device that torch can use; write --device cpu")
-    return device
-
-
-def _load(model: str, dtype: str) -> Any:
+def _load(model: str, loading: options.Loading, dtype: str) -> Any:
     import torch
     from diffusers import DiffusionPipeline
 
-    _hush()
+    files = {"revision": loading.revision, "variant": loading.variant, "token": loading.token}
     try:
-        return DiffusionPipeline.from_pretrained(model, dtype=getattr(torch, dtype))
+        with waiting(f"loading {model}"):
+            return DiffusionPipeline.from_pretrained(model, dtype=getattr(torch, dtype), **files)
     except Exception as error:  # whatever a foreign folder or the network makes the loader raise
-        where = "" if Path(model).is_dir() else f"there is no folder {model}, and the hub gave none: "
-        raise CachesmithError(
-            f"cannot load a pipeline from {model}: {where}{first_line(error)}; "
-            "give a folder that pipe.save_pretrained() wrote, or a hub id such as org/name"
-        ) from error
+        raise CachesmithError(cause(model, loading.variant, loading.revision, error)) from error
 
 
 def _hush() -> None:
-    """Keep the libraries' advice and loading bars out of our output; downloads still show theirs."""
+    """Keep the libraries' advice out of our output, and their bars where there is no terminal to show them."""
     for library in ("diffusers", "transformers"):
         if find_spec(library) is not None:
             logging = import_module(f"{library}.utils.logging")
             logging.set_verbosity_error()
-            logging.disable_progress_bar()
+            logging.enable_progress_bar() if shows_bars() else logging.disable_progress_bar()
 
 
 def _calibrated_guidance(document: Document) -> float | None:
