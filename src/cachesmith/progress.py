@@ -35,15 +35,20 @@ def quietly(quiet: bool = True) -> Iterator[None]:
         _quiet.reset(token)
 
 
+def is_quiet() -> bool:
+    """Say whether the user wants nothing but results, warnings and errors."""
+    return _quiet.get()
+
+
 def shows_bars() -> bool:
     """Say whether there is a terminal for bars, and the user wants them."""
-    return Console(stderr=True).is_terminal and not _quiet.get()
+    return Console(stderr=True).is_terminal and not is_quiet()
 
 
 def bars() -> Progress:
     """Return an empty display; every task has a field `note`."""
     if not shows_bars():
-        return Lines(_quiet.get())
+        return Lines(is_quiet())
     return Progress(
         TextColumn("{task.description:<28}"),
         BarColumn(),
@@ -72,7 +77,7 @@ def stage(title: str, total: int) -> Iterator[Advance]:
 @contextmanager
 def waiting(title: str) -> Iterator[None]:
     """Write lines about work that shows bars of its own on a terminal, such as loading a model."""
-    with Lines(_quiet.get() or shows_bars()) as display:
+    with Lines(is_quiet() or shows_bars()) as display:
         display.add_task(title, total=None, note="")
         yield
 

@@ -8,6 +8,7 @@ import typer
 from cachesmith.commands import options
 from cachesmith.commands.output import print_json, results, say, write_picture, write_text
 from cachesmith.commands.pipeline import (
+    arguments,
     check_requests,
     engines,
     largest_batch,
@@ -16,6 +17,7 @@ from cachesmith.commands.pipeline import (
     with_negative,
 )
 from cachesmith.commands.shared import completion
+from cachesmith.commands.shared.config_file import used_config
 from cachesmith.commands.shared.destination import check_file, check_picture
 from cachesmith.policies import CachesmithError, Policy, load, parse_preset, preset
 from cachesmith.progress import bars
@@ -101,7 +103,7 @@ def bench(
     loaded = None if policy is None else load(policy)
     entered = contestants(loaded, profile, against or [])
     requests = with_negative(heldout(loaded, prompts, samples, seed), calls)
-    pipe = open_pipeline(model, loading, loaded)
+    pipe = open_pipeline(model, loading, loaded, arguments(calls, requests))
     visited, common = sampling(loaded, steps, calls)
     check_requests(pipe, requests, common)
     opened = engines(engine, pipe)
@@ -213,4 +215,5 @@ def _conditions(
         "dtype": str(renderer.pipe.dtype).removeprefix("torch."),
         "arguments": renderer.common,
         "machine": machine(renderer.pipe.device),
+        "config": used_config(),
     }

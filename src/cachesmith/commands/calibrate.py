@@ -160,9 +160,10 @@ def calibrate(
         earlier=None if earlier is None else load(earlier),
         lpips=lpips,
     )
-    pipe = open_pipeline(model, loading)
     common = {} if guidance_scale is None else {"guidance_scale": guidance_scale}
-    check_requests(pipe, requests(read, len(read), seed), common)
+    wanted = requests(read, len(read), seed)
+    pipe = open_pipeline(model, loading, given={*common}.union(*(request.arguments for request in wanted)))
+    check_requests(pipe, wanted, common)
     result = _resumable(pipe, read, config)
     out.parent.mkdir(parents=True, exist_ok=True)
     save(result.policy, out)

@@ -13,7 +13,7 @@ from rich.table import Table
 from cachesmith.commands import options
 from cachesmith.commands.failure import need
 from cachesmith.commands.output import print_json, results, say
-from cachesmith.commands.pipeline import check_requests, open_pipeline, sampling, with_negative
+from cachesmith.commands.pipeline import arguments, check_requests, open_pipeline, sampling, with_negative
 from cachesmith.commands.shared.destination import check_folder
 from cachesmith.policies import Policy, load
 from cachesmith.policies.bundle.manifest import Range, bundle_id
@@ -135,7 +135,7 @@ def export(
 
     loaded = load(policy)
     chosen = (target or _usual_target()).value
-    pipe = open_pipeline(model, loading, loaded)
+    pipe = open_pipeline(model, loading, loaded, arguments(calls))
     visited, common = sampling(loaded, steps, calls)
     made = with_negative(_requests(pipe, prompts), calls)
     check_requests(pipe, made, common)

@@ -84,9 +84,14 @@ def sentence(error: Exception) -> str | None:
             return f"{path}: {reason}; check the path and its permissions"
         case OSError() | ValueError():
             return first_line(error)
-        case RuntimeError() if type(error).__name__ == "OutOfMemoryError":
+        case MemoryError() | RuntimeError() if _is_out_of_memory(error):
             return f"{first_line(error)} Try a smaller --batch, or --dtype bfloat16."
     return None
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    named = type(error).__name__ in ("OutOfMemoryError", "MemoryError")
+    return named or "can't allocate memory" in str(error)  # torch's words on a CPU
 
 
 def first_line(error: BaseException) -> str:

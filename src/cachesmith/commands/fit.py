@@ -7,7 +7,14 @@ import typer
 from cachesmith.commands import options
 from cachesmith.commands.failure import need
 from cachesmith.commands.output import print_json, say
-from cachesmith.commands.pipeline import STEPS, check_requests, open_pipeline, sampling, with_negative
+from cachesmith.commands.pipeline import (
+    STEPS,
+    arguments,
+    check_requests,
+    open_pipeline,
+    sampling,
+    with_negative,
+)
 from cachesmith.commands.shared import completion
 from cachesmith.commands.shared.destination import check_policy_file
 from cachesmith.commands.show.policy import as_json, show
@@ -43,9 +50,7 @@ def fit(
             "--set", metavar="KEY=VALUE", help="An option of the method, such as interval=6; may be repeated."
         ),
     ] = None,
-    seed: Annotated[
-        int, typer.Option("--seed", min=0, help="Seed of the first sample; the next ones count up.")
-    ] = 0,
+    seed: options.Seed = 0,
     *,
     calls: options.Sampling,
     batch: options.Batch = 8,
@@ -76,7 +81,7 @@ def fit(
     given = read_options(setting or [])
     check_method(method, given)
     wanted = with_negative(requests(read_prompts(prompts), samples, seed), calls)
-    pipe = open_pipeline(model, loading)
+    pipe = open_pipeline(model, loading, given=arguments(calls, wanted))
     _, common = sampling(None, steps, calls)
     check_requests(pipe, wanted, common)
     policy = fit_method(pipe, method, wanted, steps, batch, common, given)

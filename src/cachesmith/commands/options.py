@@ -22,6 +22,9 @@ class DType(StrEnum):
     bfloat16 = "bfloat16"
 
 
+LAST_SEED = 2**63 - 1
+"""Torch takes a bit more, which is left for the seeds that count up from it."""
+
 UNITS = {"": 1, "k": 2**10, "m": 2**20, "g": 2**30}
 
 
@@ -92,10 +95,24 @@ Steps = Annotated[
         rich_help_panel=SAMPLING,
     ),
 ]
+Seed = Annotated[
+    int,
+    typer.Option(
+        "--seed",
+        min=0,
+        max=LAST_SEED,
+        metavar="N",
+        help="Seed of the first picture; the next ones count up.",
+        rich_help_panel=SAMPLING,
+    ),
+]
 HeldoutSeed = Annotated[
     int | None,
     typer.Option(
         "--seed",
+        min=0,
+        max=LAST_SEED,
+        metavar="N",
         help="Seed of the first picture; the next ones count up.",
         show_default="the policy's held-out seeds, else from 1000000",
         rich_help_panel=SAMPLING,

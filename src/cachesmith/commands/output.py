@@ -9,6 +9,7 @@ import typer
 from rich.console import Console
 
 from cachesmith.files import replacing
+from cachesmith.progress import is_quiet
 
 WIDE = 160
 """Columns assumed where stdout is no terminal, so that a table in a log is whole."""
@@ -31,8 +32,9 @@ def say(text: str) -> None:
 
 
 def note(text: str) -> None:
-    """Print what is good to know on stderr."""
-    errors().print(f"note: {text}", style="yellow", markup=False, highlight=False, soft_wrap=True)
+    """Print what is good to know on stderr, unless the user wants no notes."""
+    if not is_quiet():
+        errors().print(f"note: {text}", style="yellow", markup=False, highlight=False, soft_wrap=True)
 
 
 def print_json(value: Any) -> None:

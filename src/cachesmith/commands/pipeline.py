@@ -1,7 +1,7 @@
 """Open the user's pipeline, and check what it is to be called with before hours are spent on it."""
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from importlib import import_module
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from cachesmith.commands import options
 from cachesmith.commands.shared.device import device
 from cachesmith.commands.shared.loading_causes import cause
-from cachesmith.commands.shared.model_folder import check_model_name, check_policy
+from cachesmith.commands.shared.model_folder import call_parameters, check_model_name, check_policy
 from cachesmith.policies import CachesmithError, Document, Policy
 from cachesmith.progress import shows_bars, waiting
 
@@ -29,13 +29,28 @@ RESERVED = {
 }
 
 
-def open_pipeline(model: str, loading: options.Loading, policy: Policy | None = None) -> Any:
-    """Load a diffusers pipeline onto a device. Raises `CachesmithError`, if the policy does not fit before loading."""
+def open_pipeline(
+    model: str,
+    loading: options.Loading,
+    policy: Policy | None = None,
+    given: Iterable[str] = (),
+    check: Callable[[Iterable[str]], None] | None = None,
+) -> Any:
+    """Load a diffusers pipeline onto a device. Raises `CachesmithError`.
+
+    Before the weights are loaded, the model's configuration is compared with the policy, and its class with the names
+    of the arguments that its calls will be `given`; `check` is called with the names of all that they take.
+    """
     check_model_name(model, loading)
     place = device(loading.device)
     _hush()
     if policy is not None:
         check_policy(model, loading, policy)
+    parameters = call_parameters(model, loading)
+    if parameters is not None:
+        _check_taken(f"the pipeline in {model}", given, parameters)
+        if check is not None:
+            check(parameters)
     usual = options.DType.float32 if place.type == "cpu" else options.DType.bfloat16
     pipe = _load(model, loading, (loading.dtype or usual).value)
     pipe.set_progress_bar_config(disable=True)
@@ -95,6 +110,12 @@ def with_negative(requests: "Sequence[Request]", chosen: options.Sampling) -> "t
     return tuple(Request(negative | request.arguments, request.seed) for request in requests)
 
 
+def arguments(chosen: options.Sampling, requests: "Sequence[Request]" = ()) -> set[str]:
+    """Return the names of the arguments that the user gives."""
+    common = {name for name, value in vars(chosen).items() if value is not None}
+    return common.union(*(request.arguments for request in requests))
+
+
 def check_requests(pipe: Any, requests: Sequence["Request"], common: dict[str, Any]) -> None:
     """Raise `CachesmithError` where the pipeline would refuse or ignore what it is called with."""
     parameters = inspect.signature(pipe.__call__).parameters
@@ -144,13 +165,21 @@ def _calibrated_guidance(document: Document) -> float | None:
     return bounds[0] if bounds is not None and bounds[0] == bounds[1] else None
 
 
-def _check_names(pipeline: str, given: dict[str, Any], parameters: Any) -> None:
-    takes = [name for name in parameters if name not in RESERVED and name not in ("args", "kwargs")]
+def _check_taken(
+    pipeline: str, given: Iterable[str], parameters: Mapping[str, inspect.Parameter]
+) -> list[str]:
+    """Return what the pipeline's call takes from a user, once all that is given is among it."""
+    takes = [name for name in parameters if name not in (*RESERVED, "self", "args", "kwargs")]
     for name in given:
         if name in RESERVED:
             raise CachesmithError(f"{name!r} cannot be given with a prompt; {RESERVED[name]}")
         if name not in takes:
             raise CachesmithError(f"{pipeline} takes no {name!r}; it takes {', '.join(takes)}")
+    return takes
+
+
+def _check_names(pipeline: str, given: dict[str, Any], parameters: Mapping[str, inspect.Parameter]) -> None:
+    takes = _check_taken(pipeline, given, parameters)
     required = [n for n in takes if parameters[n].default is inspect.Parameter.empty]
     for name in required:
         if name not in given:

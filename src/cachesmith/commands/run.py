@@ -1,6 +1,5 @@
 """`cachesmith run`: sample pictures, with or without a policy."""
 
-import inspect
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -10,6 +9,7 @@ import typer
 from cachesmith.commands import options
 from cachesmith.commands.output import print_json, say
 from cachesmith.commands.pipeline import (
+    arguments,
     check_requests,
     class_label,
     engines,
@@ -54,14 +54,7 @@ def run(
     steps: options.Steps = None,
     *,
     calls: options.Sampling,
-    seed: Annotated[
-        int,
-        typer.Option(
-            "--seed",
-            help="Seed of the first picture; the next ones count up.",
-            rich_help_panel=options.SAMPLING,
-        ),
-    ] = 0,
+    seed: options.Seed = 0,
     batch: options.Batch = 32,
     memory_budget: Annotated[
         int | None,
@@ -115,8 +108,8 @@ def run(
     count = num_images * len(texts or labels)
     check_files(out, count, separate, force)
     chosen = _policy(policy, profile)
-    pipe = open_pipeline(model, loading, chosen)
-    check_kind(out, pipe, inspect.signature(pipe.__call__).parameters)
+    given = {*arguments(calls), "prompt" if texts else "class_labels"}
+    pipe = open_pipeline(model, loading, chosen, given, partial(check_kind, out))
     requests = with_negative(_requests(pipe, texts, labels, count, seed), calls)
     visited, common = sampling(chosen, steps, calls)
     check_requests(pipe, requests, common)

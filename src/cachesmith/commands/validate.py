@@ -9,7 +9,7 @@ from rich.table import Table
 from cachesmith.commands import options
 from cachesmith.commands.failure import BELOW
 from cachesmith.commands.output import print_json, results
-from cachesmith.commands.pipeline import check_requests, open_pipeline, sampling, with_negative
+from cachesmith.commands.pipeline import arguments, check_requests, open_pipeline, sampling, with_negative
 from cachesmith.policies import Policy, Quality, load
 from cachesmith.progress import stage
 from cachesmith.sampling.heldout import heldout
@@ -72,7 +72,7 @@ def validate(
     loaded.profile(names[0])
     made = heldout(loaded, prompts, samples, seed)
     made = with_negative(made, calls)
-    pipe = open_pipeline(model, loading, loaded)
+    pipe = open_pipeline(model, loading, loaded, arguments(calls, made))
     steps, common = sampling(loaded, None, calls)
     check_requests(pipe, made, common)
 

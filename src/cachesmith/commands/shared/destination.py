@@ -38,8 +38,14 @@ def check_policy_file(out: Path, force: bool = False) -> None:
     check_file(out, "--out", force)
 
 
-def check_picture(path: Path, option: str = "--out", force: bool = False) -> None:
-    """Raise `CachesmithError` before any work is done if pictures cannot be saved under this name."""
+def check_picture(path: Path, option: str, force: bool = False) -> None:
+    """Raise `CachesmithError` before any work is done if no picture can be saved under this name."""
+    check_picture_format(path)
+    check_file(path, option, force)
+
+
+def check_picture_format(path: Path) -> None:
+    """Raise `CachesmithError` where Pillow cannot write pictures of this ending."""
     from PIL import Image
 
     try:
@@ -48,7 +54,6 @@ def check_picture(path: Path, option: str = "--out", force: bool = False) -> Non
         raise CachesmithError(
             f"cannot save a picture as {path.name!r}; end its name in .png, .jpg or .webp"
         ) from None
-    check_file(path, option, force)
 
 
 def _check_name(path: Path, option: str) -> None:

@@ -41,9 +41,11 @@ def saved_variants(folder: Path) -> set[str]:
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:
-    while error is not None:
+    """Yield an error, then what it was raised from, then what was being handled."""
+    if error is not None:
         yield error
-        error = error.__cause__ or error.__context__
+        yield from _chain(error.__cause__)
+        yield from _chain(error.__context__ if error.__context__ is not error.__cause__ else None)
 
 
 def _hub_cause(model: str, revision: str | None, error: BaseException) -> str | None:
@@ -63,10 +65,19 @@ def _hub_cause(model: str, revision: str | None, error: BaseException) -> str | 
         case hub.RevisionNotFoundError():
             return f"{model} has no revision {revision or 'main'!r} on the hub; change --revision"
         case hub.LocalEntryNotFoundError() | hub.OfflineModeIsEnabled():
-            return (
-                f"there is no folder {model}, it is not in the local cache of the hub, and the hub cannot be reached; "
-                "check the network, or HF_HUB_OFFLINE"
-            )
+            return _unreachable(model)
         case hub.EntryNotFoundError():
             return f"{model} on the hub is no diffusers pipeline: it has no model_index.json; {GIVE}"
-    return None
+    return _unreachable(model) if _is_of_the_network(error) else None
+
+
+def _unreachable(model: str) -> str:
+    return (
+        f"there is no folder {model}, the local cache of the hub does not hold it, and the hub cannot be reached; "
+        "check the network, or HF_HUB_OFFLINE"
+    )
+
+
+def _is_of_the_network(error: BaseException) -> bool:
+    """By name: which library asks the hub changes with its version."""
+    return any(each.__name__ in ("TransportError", "ConnectionError") for each in type(error).__mro__)

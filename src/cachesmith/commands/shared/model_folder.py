@@ -1,10 +1,12 @@
 """What a model's small files tell before its weights are loaded."""
 
+import inspect
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from cachesmith.commands.options import Loading
-from cachesmith.policies import CachesmithError, Policy, PolicyError
+from cachesmith.policies import CachesmithError, Policy
 
 
 def check_model_name(model: str, loading: Loading) -> None:
@@ -33,20 +35,37 @@ def check_policy(model: str, loading: Loading, policy: Policy) -> None:
     """
     from cachesmith.runtime.match import check_model
 
-    try:
-        transformer = _hollow_transformer(model, loading)
-    except PolicyError:
-        raise
-    except Exception:  # foreign files: the loader, which comes next, says what is wrong with them
-        return
-    check_model(policy, transformer)
+    transformer = _hollow_transformer(model, loading)
+    if transformer is not None:
+        check_model(policy, transformer)
+
+
+def call_parameters(model: str, loading: Loading) -> Mapping[str, inspect.Parameter] | None:
+    """Return what the pipeline's call takes, by the class that the model names; None if that cannot be read."""
+    import diffusers
+
+    config = _config(diffusers.DiffusionPipeline, model, loading)
+    name = config.get("_class_name")
+    known = getattr(diffusers, name, None) if isinstance(name, str) else None
+    return None if known is None else inspect.signature(known.__call__).parameters
 
 
 def _hollow_transformer(model: str, loading: Loading) -> Any:
     import diffusers
     import torch
 
-    hub = {"revision": loading.revision, "token": loading.token}
-    config = diffusers.ModelMixin.load_config(model, subfolder="transformer", **hub)
-    with torch.device("meta"):
-        return getattr(diffusers, config["_class_name"]).from_config(config)
+    config = _config(diffusers.AutoModel, model, loading, subfolder="transformer")
+    try:
+        with torch.device("meta"):
+            return getattr(diffusers, config["_class_name"]).from_config(config)
+    except Exception:  # foreign files: the loader, which comes next, says what is wrong with them
+        return None
+
+
+def _config(kind: Any, model: str, loading: Loading, **where: str) -> dict[str, Any]:
+    """Return a model's configuration file, empty where the loader, which comes next, will refuse it."""
+    try:
+        config = kind.load_config(model, revision=loading.revision, token=loading.token, **where)
+    except (OSError, ValueError):
+        return {}
+    return config if isinstance(config, dict) else {}

@@ -1,12 +1,13 @@
 """What was sampled, as files: pictures, videos, sounds."""
 
 import wave
+from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from cachesmith.commands.failure import need
 from cachesmith.commands.output import write_picture
-from cachesmith.commands.shared.destination import check_file, check_picture
+from cachesmith.commands.shared.destination import check_file, check_picture_format
 from cachesmith.files import replacing
 from cachesmith.policies import CachesmithError
 
@@ -33,16 +34,18 @@ def check_files(out: Path, count: int, separate: bool, force: bool) -> None:
     """Raise `CachesmithError` before any work is done if the samples cannot be saved."""
     if kind(out) == "video":
         need("imageio", "imageio_ffmpeg")
+    if kind(out) == "picture":
+        check_picture_format(out)
     for path in file_names(out, count, separate):
-        check_picture(path, "--out", force) if kind(out) == "picture" else check_file(path, "--out", force)
+        check_file(path, "--out", force)
 
 
-def check_kind(out: Path, pipe: Any, parameters: Any) -> None:
-    """Raise `CachesmithError` where a pipeline of these call parameters makes something that is no such file."""
-    made = _made(parameters)
-    if made != kind(out):
-        ending = next((e for e, k in ENDINGS.items() if k == made), ".png")
-        raise CachesmithError(f"{type(pipe).__name__} makes a {made}; end the name in --out in {ending}")
+def check_kind(out: Path, parameters: Iterable[str]) -> None:
+    """Raise `CachesmithError` where a pipeline that is called with these makes something that is no such file."""
+    samples = _made(parameters)
+    if samples != kind(out):
+        ending = next((e for e, k in ENDINGS.items() if k == samples), ".png")
+        raise CachesmithError(f"the pipeline makes {samples}s, not {kind(out)}s; end --out in {ending}")
 
 
 def save_samples(samples: "Tensor", files: list[Path], fps: int, rate: int) -> None:
@@ -94,8 +97,9 @@ def kind(out: Path) -> Kind:
     return ENDINGS.get(out.suffix.lower(), "picture")
 
 
-def _made(parameters: Any) -> Kind:
-    if "num_frames" in parameters or "video_length" in parameters:
+def _made(parameters: Iterable[str]) -> Kind:
+    names = set(parameters)
+    if names & {"num_frames", "video_length"}:
         return "video"
-    lengths = ("audio_end_in_s", "audio_length_in_s", "audio_duration", "audio_duration_s")
-    return "sound" if any(name in parameters for name in lengths) else "picture"
+    lengths = {"audio_end_in_s", "audio_length_in_s", "audio_duration", "audio_duration_s"}
+    return "sound" if names & lengths else "picture"

@@ -5,6 +5,8 @@ from typing import Any
 
 from typer.core import TyperCommand
 
+from cachesmith.commands.output import note
+
 OLD = {"--steps": "--num-inference-steps", "--count": "--num-images"}
 """Old name -> the name diffusers' users know."""
 
@@ -29,16 +31,5 @@ def _new(argument: str, known: Sequence[str]) -> str:
     name, equals, value = argument.partition("=")
     new = renamed(name, known)
     if new != name:
-        _tell(name, new)
+        note(f"{name} is now {new}; the old name goes with the next release")
     return f"{new}{equals}{value}"
-
-
-def _tell(old: str, new: str) -> None:
-    from cachesmith.commands.output import errors
-
-    errors().print(
-        f"note: {old} is now {new}; the old name goes with the next release",
-        markup=False,
-        highlight=False,
-        soft_wrap=True,
-    )
