@@ -29,9 +29,7 @@ INSTALL = {
     "tensorrt_rtx": "'cachesmith[tensorrt-rtx]'",
     "cache_dit": "'cachesmith[bench]'",
     "PIL": "pillow",
-    "cv2": "opencv-python-headless",
-    "imageio": "imageio imageio-ffmpeg",
-    "imageio_ffmpeg": "imageio imageio-ffmpeg",
+    **dict.fromkeys(("imageio", "imageio_ffmpeg"), "'cachesmith[video]'"),
     **{name: name for name in ("transformers", "sentencepiece", "accelerate", "peft", "scipy")},
 }
 """Optional module -> what pip is told to install."""

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from cachesmith.commands import options
 from cachesmith.commands.shared.device import device
 from cachesmith.commands.shared.loading_causes import cause
-from cachesmith.commands.shared.model_folder import call_parameters, check_model_name, check_policy
+from cachesmith.commands.shared.model_folder import check_model_name, check_policy, pipeline_class
 from cachesmith.policies import CachesmithError, Document, Policy
 from cachesmith.progress import shows_bars, waiting
 
@@ -46,9 +46,9 @@ def open_pipeline(
     _hush()
     if policy is not None:
         check_policy(model, loading, policy)
-    parameters = call_parameters(model, loading)
-    if parameters is not None:
-        _check_taken(f"the pipeline in {model}", given, parameters)
+    if (kind := pipeline_class(model, loading)) is not None:
+        parameters = inspect.signature(kind.__call__).parameters
+        _check_taken(kind.__name__, given, parameters)
         if check is not None:
             check(parameters)
     usual = options.DType.float32 if place.type == "cpu" else options.DType.bfloat16

@@ -17,7 +17,7 @@ def device(name: str | None) -> "torch.device":
     try:
         wanted = torch.device(name)
     except RuntimeError:
-        raise CachesmithError(f"there is no device {name!r}; write cpu, cuda or cuda:1") from None
+        raise CachesmithError(f"there is no device {name!r}; write --device cpu, or cuda, cuda:1") from None
     if wanted.type == "cuda" and not torch.cuda.is_available():
         raise CachesmithError("this machine has no CUDA device that torch can use; write --device cpu")
     if not _computes(wanted):

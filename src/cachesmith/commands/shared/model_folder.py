@@ -1,7 +1,5 @@
 """What a model's small files tell before its weights are loaded."""
 
-import inspect
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -40,14 +38,12 @@ def check_policy(model: str, loading: Loading, policy: Policy) -> None:
         check_model(policy, transformer)
 
 
-def call_parameters(model: str, loading: Loading) -> Mapping[str, inspect.Parameter] | None:
-    """Return what the pipeline's call takes, by the class that the model names; None if that cannot be read."""
+def pipeline_class(model: str, loading: Loading) -> Any:
+    """Return the class that the model names; None if that cannot be read."""
     import diffusers
 
-    config = _config(diffusers.DiffusionPipeline, model, loading)
-    name = config.get("_class_name")
-    known = getattr(diffusers, name, None) if isinstance(name, str) else None
-    return None if known is None else inspect.signature(known.__call__).parameters
+    name = _config(diffusers.DiffusionPipeline, model, loading).get("_class_name")
+    return getattr(diffusers, name, None) if isinstance(name, str) else None
 
 
 def _hollow_transformer(model: str, loading: Loading) -> Any:
