@@ -117,3 +117,30 @@ def test_run_keeps_a_picture_that_exists(cli: Cli, shop: Shop, tmp_path: Path) -
     assert out.read_text() == "mine"
     succeeds(cli(*run, "--force"))
     assert picture_size(out) == (16, 16)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (
+            ("--drop-torch-weights",),
+            "--drop-torch-weights is about a bundle's engines; give --bundle as well",
+        ),
+        (("--cuda-graphs",), "--cuda-graphs is about"),
+        (("--backend", "onnxruntime"), "--backend is about"),
+        (("--outside", "torch"), "--outside is about"),
+        (("--bundle", "none"), "cannot read none/manifest.json"),
+    ],
+)
+def test_engines_without_a_bundle_are_told_before_loading(
+    cli: Cli, tmp_path: Path, arguments: tuple[str, ...], said: str
+) -> None:
+    fails(cli("run", "/missing/model", "--class-label", 3, "--out", tmp_path / "x.png", *arguments), said)
+
+
+def test_run_says_that_a_picture_is_not_finite(cli: Cli, shop: Shop, tmp_path: Path) -> None:
+    run = ("run", shop.model, "--class-label", 3, "--num-images", 2, "--num-inference-steps", 2)
+    result = cli(*run, "--guidance-scale", 1e38, "--out", tmp_path / "x.png")
+    succeeds(result)
+    assert "warning: 2 of 2 samples hold numbers that are not finite" in result.stderr
+    assert "not finite" not in cli(*run, "--out", tmp_path / "y.png").stderr

@@ -9,6 +9,7 @@ from cachesmith.commands import options
 from cachesmith.commands.output import print_json, results, say, write_picture, write_text
 from cachesmith.commands.pipeline import (
     arguments,
+    check_engines,
     check_requests,
     engines,
     largest_batch,
@@ -94,6 +95,7 @@ def bench(
     --prompts examples/fashion_dit/prompts.jsonl --samples 8 --against taylorseer:interval=5,order=2
     """
     _check_outputs(markdown, sheet, force)
+    check_engines(engine)
 
     from cachesmith.sampling.bench import latency_table, table
     from cachesmith.sampling.lpips import load_lpips
@@ -109,7 +111,7 @@ def bench(
     opened = engines(engine, pipe)
     if opened is not None:
         entered |= with_engines(loaded, entered, opened)
-    renderer = Renderer(pipe, visited, largest_batch(opened, batch), **common)
+    renderer = Renderer(pipe, visited, largest_batch(opened, batch, loaded), **common)
     rows, pictures = _race(renderer, entered, requests, repeats, perceptual)
     _write(markdown, sheet, rows, pictures)
     if json:

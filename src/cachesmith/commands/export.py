@@ -32,6 +32,10 @@ class ExportTarget(StrEnum):
     tensorrt_rtx = "tensorrt-rtx"
 
 
+RUNTIMES = {"onnxruntime": ("onnxruntime",), "tensorrt": ("tensorrt",), "tensorrt-rtx": ("tensorrt_rtx",)}
+"""Modules that each target needs."""
+
+
 def extent(text: str) -> Range:
     """Read `4`, `1:4` or `1:2:4` as least, best and largest extent."""
     try:
@@ -134,7 +138,10 @@ def export(
     from cachesmith.export.config import OPSET, PICTURES
 
     loaded = load(policy)
+    for name in profile or ():
+        loaded.profile(name)
     chosen = (target or _usual_target()).value
+    need(*RUNTIMES[chosen])
     pipe = open_pipeline(model, loading, loaded, arguments(calls))
     visited, common = sampling(loaded, steps, calls)
     made = with_negative(_requests(pipe, prompts), calls)

@@ -11,6 +11,7 @@ from cachesmith.commands.shared.device import device
 from cachesmith.commands.shared.loading_causes import cause
 from cachesmith.commands.shared.model_folder import check_model_name, check_policy, pipeline_class
 from cachesmith.policies import CachesmithError, Document, Policy
+from cachesmith.policies.bundle.manifest import read_manifest
 from cachesmith.progress import shows_bars, waiting
 
 if TYPE_CHECKING:
@@ -57,6 +58,22 @@ def open_pipeline(
     return pipe.to(place)
 
 
+def check_engines(chosen: options.Engines, drop_torch_weights: bool = False) -> None:
+    """Raise `CachesmithError` before a model is loaded where there is no bundle to compute with."""
+    if chosen.bundle is not None:
+        read_manifest(chosen.bundle)
+        return
+    needless = {
+        "--backend": chosen.backend is not None,
+        "--outside": chosen.outside != options.Elsewise.error,
+        "--cuda-graphs": chosen.cuda_graphs,
+        "--drop-torch-weights": drop_torch_weights,
+    }
+    for option, given in needless.items():
+        if given:
+            raise CachesmithError(f"{option} is about a bundle's engines; give --bundle as well")
+
+
 def engines(chosen: options.Engines, pipe: Any) -> "Engines | None":
     """Verify and load the bundle, if one was given, for the pipeline's device. Raises `EngineError`."""
     if chosen.bundle is None:
@@ -72,15 +89,19 @@ def engines(chosen: options.Engines, pipe: Any) -> "Engines | None":
     )
 
 
-def largest_batch(loaded: "Engines | None", batch: int) -> int:
+def largest_batch(loaded: "Engines | None", batch: int, policy: Policy | None) -> int:
     """Return how many pictures at once, at most `batch`, the bundle's engines take.
 
-    Guidance may double a batch: it is taken to do so where a batch of one was not exported.
+    Guidance may double a batch: the policy says whether it does. Without one, it is taken to do so where a batch of one
+    was not exported.
     """
     if loaded is None or loaded.outside == "torch":
         return batch
+    sampler = None if policy is None else policy.document.sampler
     ranges = [s.ranges["batch"] for s in loaded.manifest.segments if "batch" in s.ranges]
-    return min([batch, *(r.max if r.min == 1 else max(r.max // 2, 1) for r in ranges)])
+    doubled = [r.min > 1 if sampler is None else sampler.guidance == "batched" for r in ranges]
+    most = (r.max // 2 if double else r.max for r, double in zip(ranges, doubled, strict=True))
+    return max(1, min([batch, *most]))
 
 
 def sampling(

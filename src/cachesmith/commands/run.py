@@ -1,5 +1,6 @@
 """`cachesmith run`: sample pictures, with or without a policy."""
 
+import warnings
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -10,6 +11,7 @@ from cachesmith.commands import options
 from cachesmith.commands.output import print_json, say
 from cachesmith.commands.pipeline import (
     arguments,
+    check_engines,
     check_requests,
     class_label,
     engines,
@@ -24,6 +26,8 @@ from cachesmith.policies import CachesmithError, Policy, load, preset
 from cachesmith.progress import stage
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from cachesmith.runtime import Stats
     from cachesmith.sampling.render import Pictures, Renderer
     from cachesmith.sampling.requests import Request
@@ -107,6 +111,7 @@ def run(
         raise CachesmithError("say what to sample: give either --prompt or --class-label")
     count = num_images * len(texts or labels)
     check_files(out, count, separate, force)
+    check_engines(engine, drop_torch_weights)
     chosen = _policy(policy, profile)
     given = {*arguments(calls), "prompt" if texts else "class_labels"}
     pipe = open_pipeline(model, loading, chosen, given, partial(check_kind, out))
@@ -117,12 +122,13 @@ def run(
     from cachesmith.sampling.render import Renderer
 
     opened = engines(engine, pipe)
-    renderer = Renderer(pipe, visited, largest_batch(opened, batch), **common)
+    renderer = Renderer(pipe, visited, largest_batch(opened, batch, chosen), **common)
     settings: dict[str, Any] = {"memory_budget": memory_budget}
     if opened is not None:
         chosen = chosen or preset("uncached")
         settings |= {"bundle": opened, "drop_torch_weights": drop_torch_weights}
     pictures, stats, seconds = _sample(renderer, requests, chosen, profile, settings)
+    _warn_unless_finite(pictures.images)
     files = file_names(out, count, separate)
     save_samples(pictures.images, files, fps, _sampling_rate(pipe))
     facts = _facts(renderer, stats, seconds, len(requests), files)
@@ -167,6 +173,17 @@ def _sample(
         call = partial(renderer, requests, advance)
         seconds = elapsed(lambda: pictures.append(call()), renderer.pipe.device)
     return pictures[0], None if session is None else session.stats, seconds
+
+
+def _warn_unless_finite(samples: "Tensor") -> None:
+    finite = samples.isfinite().flatten(1).all(1)
+    if not finite.all():
+        warnings.warn(
+            f"{int((~finite).sum())} of {len(samples)} samples hold numbers that are not finite, and were not saved as "
+            "the model draws them; try --dtype float32 or bfloat16, or a lower guidance scale",
+            RuntimeWarning,
+            stacklevel=2,
+        )
 
 
 def _sampling_rate(pipe: Any) -> int:
