@@ -15,7 +15,8 @@ def replacing(path: Path) -> Iterator[Path]:
     if path.is_symlink() or (path.exists() and not path.is_file()):
         yield path
         return
-    part = path.with_name(f".{path.stem}.{uuid4().hex[:8]}.part{path.suffix}")
+    # of its own, short name: one made from a long name would be too long
+    part = path.with_name(f".{uuid4().hex[:8]}.part{path.suffix}")
     try:
         yield part
         part.replace(path)
