@@ -18,7 +18,13 @@ Spans = Mapping[str, tuple[int, int]]
 """Lowest and highest value of every array of cluster ids."""
 
 ORTHONORMAL = 1e-3
-"""Largest allowed entry of V^T V - 1."""
+"""Largest allowed entry of (V^T V - 1) x, for x of ones and minus ones."""
+PROBES = 8
+"""How many such x are tried. One entry that is off shows with any of them; all of V^T V would cost hours."""
+BLOCK = 2**20
+"""Numbers of V x held at once."""
+LONGEST = 2**16
+"""Entries along an axis: units, steps, channels, ranks and groups are some thousands."""
 
 
 def check_array(reference: Reference, array: Array) -> None:
@@ -30,6 +36,10 @@ def check_array(reference: Reference, array: Array) -> None:
     if array.ndim != len(axes) or 0 in array.shape:
         raise PolicyError(
             f"{said} has shape {array.shape}, expected [{', '.join(axes)}], none of them 0; reshape it"
+        )
+    if max(array.shape) > LONGEST:
+        raise PolicyError(
+            f"{said} has shape {array.shape}, the limit along an axis is {LONGEST:,}; calibrate again"
         )
     if not np.isfinite(array).all():
         raise PolicyError(f"{said} holds NaN or infinite values; every value must be finite: calibrate again")
@@ -66,9 +76,15 @@ def _check_basis(said: str, basis: Array) -> None:
     channels, rank = basis.shape[1:]
     if rank > channels:
         raise PolicyError(f"{said} has rank {rank} for {channels} channels; use a rank of at most {channels}")
+    signs = np.random.default_rng(0).choice(np.float32([-1, 1]), (rank, min(PROBES, rank)))
+    lanes, off = max(1, BLOCK // (channels * signs.shape[1])), 0.0
     with np.errstate(all="ignore"):
-        off = np.abs(basis.transpose(0, 2, 1) @ basis - np.eye(rank, dtype=np.float32)).max()
-    # written so that NaN, from an overflow, is refused as well
+        for start in range(0, len(basis), lanes):
+            some = basis[start : start + lanes]
+            off = np.abs(some.transpose(0, 2, 1) @ (some @ signs) - signs).max()
+            # written so that NaN, from an overflow, is refused as well
+            if not off <= ORTHONORMAL:
+                break
     if not off <= ORTHONORMAL:
         raise PolicyError(
             f"{said} is off orthonormal by {off:.2g}, the limit is {ORTHONORMAL}; orthonormalise columns"

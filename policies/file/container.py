@@ -13,10 +13,12 @@ from safetensors.numpy import load as load_arrays
 
 from cachesmith.policies.base import Arrays
 from cachesmith.policies.errors import PolicyError
+from cachesmith.policies.file.foreign import LONGEST, foreign
 from cachesmith.policies.file.strict_json import parse_object
 from cachesmith.policies.file.tensor_entry import DTYPES, check_entry
 
-MAX_HEADER = 2**24
+MAX_HEADER = 2**20
+"""Bytes of the header, which holds the document: those of the committed policies take 15 KB."""
 MAX_FILE = 2**30 + MAX_HEADER + 8
 DOCUMENT, POLICY_ID = "cachesmith", "policy_id"
 METADATA = "__metadata__"
@@ -51,7 +53,7 @@ def pack(contents: Contents) -> bytes:
 
 def unpack(data: bytes) -> Contents:
     """Return the contents of a safetensors file, or raise `PolicyError`."""
-    start = 8 + header_size(data[:8], len(data))
+    start = 8 + header_size(data[:LONGEST], len(data))
     header = parse_object(data[8:start], "the header of the file")
     metadata = _metadata(header.pop(METADATA, None))
     for name, entry in header.items():
@@ -60,13 +62,17 @@ def unpack(data: bytes) -> Contents:
 
 
 def header_size(prefix: bytes, file_size: int) -> int:
-    """Return the header's length from the first 8 bytes, or raise `PolicyError`."""
+    """Return the header's length from the file's first `LONGEST` bytes, or raise `PolicyError`."""
+    if file_size == 0:
+        raise PolicyError("the file is empty; it was not copied or written to its end: copy it again")
+    if (said := foreign(prefix)) is not None and int.from_bytes(prefix[:8], "little") > MAX_HEADER:
+        raise PolicyError(said)
     if file_size > MAX_FILE:
         raise PolicyError(
             f"the file has {file_size:,} bytes, the limit is {MAX_FILE:,}; this is not a policy file"
         )
-    size = int.from_bytes(prefix, "little")
-    if len(prefix) == 8:
+    size = int.from_bytes(prefix[:8], "little")
+    if len(prefix) >= 8:
         _check_header_size(size)
     if len(prefix) < 8 or 8 + size > file_size:
         raise PolicyError(
@@ -78,7 +84,8 @@ def header_size(prefix: bytes, file_size: int) -> int:
 def _check_header_size(size: int) -> None:
     if size > MAX_HEADER:
         raise PolicyError(
-            f"the header takes {size:,} bytes, the limit is {MAX_HEADER:,}; this is not a usable policy file"
+            f"the header takes {size:,} bytes, the limit is {MAX_HEADER:,}; a policy's takes some thousands: "
+            "this is another file, or give the policy fewer profiles, overrides and seeds"
         )
 
 

@@ -6,10 +6,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from cachesmith.files import open_plain, write_atomically
 from cachesmith.policies.document import FORMAT, Document, canonical
 from cachesmith.policies.errors import PolicyError, refusing
-from cachesmith.policies.file.atomic import write_atomically
 from cachesmith.policies.file.container import Contents, header_size, pack, unpack
+from cachesmith.policies.file.foreign import LONGEST
 from cachesmith.policies.file.migrations import format_of, upgrade
 from cachesmith.policies.file.strict_json import parse_object
 from cachesmith.policies.policy import Policy, content_id
@@ -68,13 +69,12 @@ def _check_id(contents: Contents) -> None:
 
 
 def _read(source: Path) -> bytes:
-    if source.exists() and not source.is_file():
-        raise PolicyError("it is not a regular file; give the path of a policy file")
-    with source.open("rb") as file:
-        prefix = file.read(8)
+    with open_plain(source) as file:
+        size = os.fstat(file.fileno()).st_size
         # the header is judged by its announced length before it is read
-        header_size(prefix, os.fstat(file.fileno()).st_size)
-        return prefix + file.read()
+        header_size(file.read(min(LONGEST, size)), size)
+        file.seek(0)
+        return file.read(size)
 
 
 @contextmanager

@@ -136,7 +136,7 @@ def test_paths_that_cannot_be_used(tmp_path: Path) -> None:
 
 def test_errors_name_the_file(tmp_path: Path) -> None:
     (tmp_path / "x").write_bytes(b"")
-    with pytest.raises(PolicyError, match=f"cannot read {tmp_path}/x: the file ends after 0 bytes"):
+    with pytest.raises(PolicyError, match=f"cannot read {tmp_path}/x: the file is empty"):
         load(tmp_path / "x")
 
 
@@ -256,8 +256,8 @@ def test_invalid_fields_are_named_with_value_and_limit(rich: Policy) -> None:
 
 def test_many_faults_are_told_quickly_and_shortly(rich: Policy) -> None:
     raw = json.loads(canonical(rich.document))
-    raw["sampler"]["sigmas"] = [-1.0] * 50_000
-    with pytest.raises(PolicyError, match=r"sampler.sigmas.0 = -1.0: .*; and 49997 more$"):
+    raw["sampler"]["sigmas"] = [-1.0] * 40_000
+    with pytest.raises(PolicyError, match=r"sampler.sigmas.0 = -1.0: .*; and 39997 more$"):
         decode(packed(rich, json.dumps(raw)))
 
 

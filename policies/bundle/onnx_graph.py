@@ -1,53 +1,60 @@
-"""Where an ONNX graph says its weights lie. Read from the bytes, so that neither onnx nor a runtime opens the graph."""
+"""What an ONNX graph would have a runtime do, before one is given it: read from the bytes, and onnx is not imported."""
 
 from collections.abc import Iterator
 
 from cachesmith.policies.errors import EngineError
 
 FIELDS = {
-    "model": {7: "graph", 20: "training", 25: "function"},
-    "training": {1: "graph", 2: "graph"},
-    "function": {7: "node", 11: "attribute"},
+    "model": {7: "graph"},
     "graph": {1: "node", 5: "tensor", 15: "sparse"},
     "node": {5: "attribute"},
-    "attribute": {5: "tensor", 6: "graph", 10: "tensor", 11: "graph", 22: "sparse", 23: "sparse"},
+    "attribute": {5: "tensor", 10: "tensor", 22: "sparse", 23: "sparse"},
     "sparse": {1: "tensor", 2: "tensor"},
     "tensor": {13: "entry"},
 }
 """Field numbers of `onnx.proto` by message: those on the way to a tensor's `external_data`."""
-DEEPEST = 64
-"""Messages within one another; graphs of cachesmith have five."""
+REFUSED = {"model": {20, 25}, "attribute": {6, 11}}
+"""Training, functions, and graphs inside nodes: no export has them, and a `Loop` may never end."""
+MOST_FIELDS = 500_000
+"""Fields that are looked at, in half a second; a graph of 60 blocks has some 100,000."""
 
 VARINT, FIXED64, BYTES, FIXED32 = 0, 1, 2, 5
 LARGEST_TAG = 2**32 - 1
 
 
 def locations(model: bytes) -> set[str]:
-    """Return every file that tensors of a serialised ONNX model point to; raise `EngineError` if it is no model."""
+    """Return every file that tensors of a serialised ONNX model point to.
+
+    Raises `EngineError` if it is no model, or if it holds graphs within its graph.
+    """
     try:
-        return set(_locations(memoryview(model), "model", 0))
+        return set(_locations(memoryview(model), "model", iter(range(MOST_FIELDS))))
     except (IndexError, ValueError) as error:
         raise EngineError(f"the ONNX graph cannot be read: {error or 'it breaks off'}") from None
 
 
-def _locations(message: memoryview, kind: str, depth: int) -> Iterator[str]:
-    if depth > DEEPEST:
-        raise ValueError(f"messages nest deeper than {DEEPEST}")
+def _locations(message: memoryview, kind: str, budget: Iterator[int]) -> Iterator[str]:
     if kind == "entry":
-        pair = {number: bytes(value) for number, value in _fields(message)}
+        pair = {number: bytes(value) for number, value in _fields(message, budget)}
         if pair.get(1) == b"location":
             yield pair.get(2, b"").decode()
         return
-    inner = FIELDS[kind]
-    for number, value in _fields(message):
+    inner, refused = FIELDS[kind], REFUSED.get(kind, ())
+    for number, value in _fields(message, budget):
+        if number in refused:
+            raise ValueError(
+                "it holds loops, branches or functions, which may never end and which no export makes"
+            )
         if number in inner:
-            yield from _locations(value, inner[number], depth + 1)
+            yield from _locations(value, inner[number], budget)
 
 
-def _fields(message: memoryview) -> Iterator[tuple[int, memoryview]]:
+def _fields(message: memoryview, budget: Iterator[int]) -> Iterator[tuple[int, memoryview]]:
     """Number and content of every field that holds bytes; runtimes skip a field whose wire type is not its own."""
     at = 0
     while at < len(message):
+        if next(budget, None) is None:
+            raise ValueError(f"it has more than {MOST_FIELDS:,} fields")
         tag, at = _varint(message, at)
         # a runtime cuts a longer tag to 32 bits, and then sees another field than the one named here
         if tag > LARGEST_TAG:
