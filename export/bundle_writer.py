@@ -61,8 +61,8 @@ def workshop(folder: Path) -> Iterator[Path]:
         if error.errno not in UNWRITABLE:
             raise
         raise EngineError(
-            f"cannot write {error.filename or folder}: {error.strerror or error}; with that mended, the same export goes "
-            "on after the last graph it finished"
+            f"cannot write {error.filename or folder}: {error.strerror or error}; with that mended, the same export "
+            "goes on after the last graph it finished"
         ) from error
 
 

@@ -98,7 +98,7 @@ def _graph(
 
 
 def _named(job: Job, entry: SegmentEntry, folder: Path, work: Path) -> SegmentEntry:
-    """Give the graph in `folder` this policy's metadata, under a name of its own: a file never changes under its name."""
+    """Give the graph in `folder` this policy's metadata and a name of its own: no file changes under its name."""
     name = f"{entry.name}-{entry.key[:12]}-{job.policy.id[:8]}.onnx"
     if entry.onnx.name == name:
         return entry

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from cachesmith.policies.base import Arrays
 from cachesmith.policies.errors import PolicyError
+from cachesmith.policies.file.tensor_entry import MAX_AXIS
 from cachesmith.policies.forecaster import Clusters, Fitted, Forecaster
 from cachesmith.policies.references import FORMS, Reference
 
@@ -23,8 +24,6 @@ PROBES = 8
 """How many such x are tried. One entry that is off shows with any of them; all of V^T V would cost hours."""
 BLOCK = 2**20
 """Numbers of V x held at once."""
-LONGEST = 2**16
-"""Entries along an axis: units, steps, channels, ranks and groups are some thousands."""
 
 
 def check_array(reference: Reference, array: Array) -> None:
@@ -37,9 +36,9 @@ def check_array(reference: Reference, array: Array) -> None:
         raise PolicyError(
             f"{said} has shape {array.shape}, expected [{', '.join(axes)}], none of them 0; reshape it"
         )
-    if max(array.shape) > LONGEST:
+    if max(array.shape) > MAX_AXIS:
         raise PolicyError(
-            f"{said} has shape {array.shape}, the limit along an axis is {LONGEST:,}; calibrate again"
+            f"{said} has shape {array.shape}, the limit along an axis is {MAX_AXIS:,}; calibrate again"
         )
     if not np.isfinite(array).all():
         raise PolicyError(f"{said} holds NaN or infinite values; every value must be finite: calibrate again")
@@ -76,7 +75,7 @@ def _check_basis(said: str, basis: Array) -> None:
     channels, rank = basis.shape[1:]
     if rank > channels:
         raise PolicyError(f"{said} has rank {rank} for {channels} channels; use a rank of at most {channels}")
-    signs = np.random.default_rng(0).choice(np.float32([-1, 1]), (rank, min(PROBES, rank)))
+    signs = np.random.default_rng(0).choice(np.array([-1, 1], np.float32), (rank, min(PROBES, rank)))
     lanes, off = max(1, BLOCK // (channels * signs.shape[1])), 0.0
     with np.errstate(all="ignore"):
         for start in range(0, len(basis), lanes):

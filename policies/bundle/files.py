@@ -13,6 +13,7 @@ from cachesmith.policies.bundle.onnx_graph import locations
 from cachesmith.policies.errors import EngineError
 from cachesmith.policies.file.foreign import LONGEST, foreign
 
+CHUNK = 1 << 22
 REMEDY = "copy the whole bundle again or export it anew"
 
 
@@ -103,7 +104,10 @@ def _check_memory(entry: FileEntry) -> None:
 
 
 def _digest(file: BinaryIO) -> str:
-    return hashlib.file_digest(file, "sha256").hexdigest()
+    digest = hashlib.sha256()
+    while chunk := file.read(CHUNK):
+        digest.update(chunk)
+    return digest.hexdigest()
 
 
 def _compare(entry: FileEntry, found: str) -> None:

@@ -18,7 +18,7 @@ REFUSED = {"model": {20, 25}, "attribute": {6, 11}}
 MOST_FIELDS = 500_000
 """Fields that are looked at, in half a second; a graph of 60 blocks has some 100,000."""
 
-VARINT, FIXED64, BYTES, FIXED32 = 0, 1, 2, 5
+VARINT, BYTES, FIXED = 0, 2, {1: 8, 5: 4}
 LARGEST_TAG = 2**32 - 1
 
 
@@ -59,18 +59,23 @@ def _fields(message: memoryview, budget: Iterator[int]) -> Iterator[tuple[int, m
         # a runtime cuts a longer tag to 32 bits, and then sees another field than the one named here
         if tag > LARGEST_TAG:
             raise ValueError(f"the tag {tag} is beyond {LARGEST_TAG}")
-        wire, size = tag & 7, {FIXED64: 8, FIXED32: 4}.get(tag & 7, 0)
-        if wire == VARINT:
-            _, at = _varint(message, at)
-        elif wire == BYTES:
-            size, at = _varint(message, at)
-        elif not size:
-            raise ValueError(f"wire type {wire} is unknown")
+        size, at = _size(message, at, tag & 7)
         if at + size > len(message):
             raise ValueError("it breaks off")
-        if wire == BYTES:
+        if tag & 7 == BYTES:
             yield tag >> 3, message[at : at + size]
         at += size
+
+
+def _size(message: memoryview, at: int, wire: int) -> tuple[int, int]:
+    """How many bytes a field's content has, and where it begins."""
+    if wire == VARINT:
+        return 0, _varint(message, at)[1]
+    if wire == BYTES:
+        return _varint(message, at)
+    if wire not in FIXED:
+        raise ValueError(f"wire type {wire} is unknown")
+    return FIXED[wire], at
 
 
 def _varint(message: memoryview, at: int) -> tuple[int, int]:

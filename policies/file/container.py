@@ -1,21 +1,20 @@
 """The safetensors container: bytes to document text and arrays, nothing trusted on the way.
 
-Written here rather than by the library, whose order of metadata keys changes from call to call:
-the same policy must give the same bytes.
+Written here rather than by the library, whose order of metadata keys changes from call to call: the same policy must
+give the same bytes. Read here, since the library holds every array twice.
 """
 
 import json
 from typing import Any, NamedTuple
 
 import numpy as np
-from safetensors import SafetensorError
-from safetensors.numpy import load as load_arrays
+from numpy.typing import NDArray
 
 from cachesmith.policies.base import Arrays
 from cachesmith.policies.errors import PolicyError
 from cachesmith.policies.file.foreign import LONGEST, foreign
 from cachesmith.policies.file.strict_json import parse_object
-from cachesmith.policies.file.tensor_entry import DTYPES, check_entry
+from cachesmith.policies.file.tensor_entry import DTYPES, Entry, check_entry
 
 MAX_HEADER = 2**20
 """Bytes of the header, which holds the document: those of the committed policies take 15 KB."""
@@ -51,14 +50,30 @@ def pack(contents: Contents) -> bytes:
     return b"".join([len(header).to_bytes(8, "little"), header, *parts])
 
 
-def unpack(data: bytes) -> Contents:
-    """Return the contents of a safetensors file, or raise `PolicyError`."""
-    start = 8 + header_size(data[:LONGEST], len(data))
-    header = parse_object(data[8:start], "the header of the file")
+class Header(NamedTuple):
+    """What stands before the arrays: metadata, dtype, shape and place of every array, and where the first begins."""
+
+    metadata: dict[str, str]
+    entries: dict[str, Entry]
+    start: int
+
+
+def unpack(data: bytes | bytearray) -> Contents:
+    """Return the contents of a safetensors file, or raise `PolicyError`. Arrays lie in `data` if it is writable."""
+    data = data if isinstance(data, bytearray) else bytearray(data)
+    header = read_header(data[: 8 + MAX_HEADER], len(data))
+    arrays = {name: _array(data, header.start, entry) for name, entry in header.entries.items()}
+    return Contents(header.metadata[DOCUMENT], header.metadata[POLICY_ID], arrays)
+
+
+def read_header(beginning: bytes | bytearray, file_size: int) -> Header:
+    """Return the header of a file that begins like this, by up to 8 + `MAX_HEADER` bytes, or raise `PolicyError`."""
+    start = 8 + header_size(bytes(beginning[:LONGEST]), file_size)
+    header = parse_object(bytes(beginning[8:start]), "the header of the file")
     metadata = _metadata(header.pop(METADATA, None))
-    for name, entry in header.items():
-        check_entry(name, entry, len(data) - start)
-    return Contents(metadata[DOCUMENT], metadata[POLICY_ID], _arrays(data))
+    entries = {name: check_entry(name, entry, file_size - start) for name, entry in header.items()}
+    _check_places(entries, file_size - start)
+    return Header(metadata, entries, start)
 
 
 def header_size(prefix: bytes, file_size: int) -> int:
@@ -105,10 +120,20 @@ def _metadata(metadata: object) -> dict[str, str]:
     return metadata
 
 
-def _arrays(data: bytes) -> Arrays:
-    try:
-        return {name: np.array(array) for name, array in load_arrays(data).items()}
-    except (SafetensorError, ValueError, TypeError, KeyError, OverflowError) as error:
-        raise PolicyError(
-            f"the arrays cannot be read ({str(error)[:200]}); the file is damaged: copy it again"
-        ) from None
+def _check_places(entries: dict[str, Entry], room: int) -> None:
+    """The arrays lie one after another and fill the file."""
+    end = 0
+    for name, entry in sorted(entries.items(), key=lambda item: (item[1].start, item[1].stop)):
+        if entry.start != end:
+            raise PolicyError(
+                f"array {name!r} begins at byte {entry.start}, the one before ends at {end}; the file is damaged"
+            )
+        end = entry.stop
+    if end != room:
+        raise PolicyError(f"the arrays end at byte {end} of {room}; the file is damaged: copy it again")
+
+
+def _array(data: bytearray, offset: int, entry: Entry) -> NDArray[np.generic]:
+    count = (entry.stop - entry.start) // 4
+    array = np.frombuffer(data, entry.dtype, count, offset + entry.start).reshape(entry.shape)
+    return array if array.flags.aligned else array.copy()

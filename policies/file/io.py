@@ -9,7 +9,7 @@ from pathlib import Path
 from cachesmith.files import open_plain, write_atomically
 from cachesmith.policies.document import FORMAT, Document, canonical
 from cachesmith.policies.errors import PolicyError, refusing
-from cachesmith.policies.file.container import Contents, header_size, pack, unpack
+from cachesmith.policies.file.container import Contents, header_size, pack, read_header, unpack
 from cachesmith.policies.file.foreign import LONGEST
 from cachesmith.policies.file.migrations import format_of, upgrade
 from cachesmith.policies.file.strict_json import parse_object
@@ -43,7 +43,7 @@ def encode(policy: Policy) -> bytes:
     return pack(Contents(canonical(checked.document).decode(), checked.id, checked.arrays))
 
 
-def decode(data: bytes) -> Policy:
+def decode(data: bytes | bytearray) -> Policy:
     """Return the policy in the bytes of a policy file, or raise `PolicyError`."""
     contents = unpack(data)
     raw = parse_object(contents.document, "the document")
@@ -68,13 +68,18 @@ def _check_id(contents: Contents) -> None:
         )
 
 
-def _read(source: Path) -> bytes:
+def _read(source: Path) -> bytearray:
     with open_plain(source) as file:
         size = os.fstat(file.fileno()).st_size
-        # the header is judged by its announced length before it is read
-        header_size(file.read(min(LONGEST, size)), size)
+        # the header is judged by its announced length before it is read, and the arrays by the header
+        length = header_size(file.read(min(LONGEST, size)), size)
         file.seek(0)
-        return file.read(size)
+        read_header(file.read(8 + length), size)
+        data = bytearray(size)
+        file.seek(0)
+        if file.readinto(data) != size:  # type: ignore[attr-defined]
+            raise PolicyError("it was changed while it was read; read it again")
+        return data
 
 
 @contextmanager

@@ -20,7 +20,7 @@ def parse_object(text: bytes | str, what: str, limit: int = MAX_VALUES) -> dict[
         # commas part values, or are inside strings
         if (values := text.count(",") + 1) > limit:
             raise PolicyError(
-                f"{what} holds about {values:,} values, the limit is {limit:,}; this is not what it should be"
+                f"{what} holds about {values:,} values, the limit is {limit:,}; this is not a file of cachesmith"
             )
         value = json.loads(text, object_pairs_hook=_unique, parse_constant=_refuse, parse_float=_finite)
     except RecursionError:

@@ -5,7 +5,7 @@ Tensors are bound by address, so nothing is copied to the host. Seen working on 
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -78,16 +78,14 @@ def _session(ort: Any, entry: SegmentEntry, graph: Graph, providers: list[tuple[
 
 
 def _ports(session: Any) -> list[Port]:
-    return [
-        Port(
-            value.name,
-            side,
-            DTYPES.get(value.type, value.type),
-            tuple(extent if isinstance(extent, int) else None for extent in value.shape) or None,
-        )
-        for side, values in (("input", session.get_inputs()), ("output", session.get_outputs()))
-        for value in values
-    ]  # type: ignore[misc]
+    inputs = [_port(value, "input") for value in session.get_inputs()]
+    return inputs + [_port(value, "output") for value in session.get_outputs()]
+
+
+def _port(value: Any, side: Literal["input", "output"]) -> Port:
+    # a shape of no axes is a number, or one that the graph does not tell
+    axes = tuple(extent if isinstance(extent, int) else None for extent in value.shape)
+    return Port(value.name, side, DTYPES.get(value.type, value.type), axes or None)
 
 
 def onnxruntime_module() -> Any:

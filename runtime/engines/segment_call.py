@@ -57,8 +57,8 @@ def check_ports(entry: SegmentEntry, ports: Iterable[Port], *, unused: bool) -> 
         if port is None or not _agrees(entry, side, spec, port):
             has = "none" if port is None else f"{port.side} {port.dtype} {_shape(port.axes)}"
             raise EngineError(
-                f"{entry.name}: the manifest has the {side} {spec.name} {spec.dtype} {_shape(spec.axes)}, the engine has "
-                f"{has}; export again"
+                f"{entry.name}: the manifest has the {side} {spec.name} {spec.dtype} {_shape(spec.axes)}, the engine "
+                f"has {has}; export again"
             )
     if found:
         raise EngineError(

@@ -227,7 +227,7 @@ def test_damaged_array_entries(name: str, changes: dict[str, object], message: s
 
 def test_overlapping_arrays_are_refused() -> None:
     entry = {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}
-    with pytest.raises(PolicyError, match="arrays cannot be read"):
+    with pytest.raises(PolicyError, match="array 'b' begins at byte 0, the one before ends at 4"):
         decode(dumped({"__metadata__": META, "a": entry, "b": entry}, b"\0" * 4))
 
 
