@@ -58,18 +58,16 @@ class Header(NamedTuple):
     start: int
 
 
-def unpack(data: bytes | bytearray) -> Contents:
-    """Return the contents of a safetensors file, or raise `PolicyError`. Arrays lie in `data` if it is writable."""
-    data = data if isinstance(data, bytearray) else bytearray(data)
-    header = read_header(data[: 8 + MAX_HEADER], len(data))
-    arrays = {name: _array(data, header.start, entry) for name, entry in header.entries.items()}
+def unpack(header: Header, body: bytearray) -> Contents:
+    """Return the contents of a file whose `body`, all that follows the header, its arrays then lie in."""
+    arrays = {name: _array(body, entry) for name, entry in header.entries.items()}
     return Contents(header.metadata[DOCUMENT], header.metadata[POLICY_ID], arrays)
 
 
-def read_header(beginning: bytes | bytearray, file_size: int) -> Header:
+def read_header(beginning: bytes, file_size: int) -> Header:
     """Return the header of a file that begins like this, by up to 8 + `MAX_HEADER` bytes, or raise `PolicyError`."""
-    start = 8 + header_size(bytes(beginning[:LONGEST]), file_size)
-    header = parse_object(bytes(beginning[8:start]), "the header of the file")
+    start = 8 + header_size(beginning[:LONGEST], file_size)
+    header = parse_object(beginning[8:start], "the header of the file")
     metadata = _metadata(header.pop(METADATA, None))
     entries = {name: check_entry(name, entry, file_size - start) for name, entry in header.items()}
     _check_places(entries, file_size - start)
@@ -133,7 +131,6 @@ def _check_places(entries: dict[str, Entry], room: int) -> None:
         raise PolicyError(f"the arrays end at byte {end} of {room}; the file is damaged: copy it again")
 
 
-def _array(data: bytearray, offset: int, entry: Entry) -> NDArray[np.generic]:
+def _array(body: bytearray, entry: Entry) -> NDArray[np.generic]:
     count = (entry.stop - entry.start) // 4
-    array = np.frombuffer(data, entry.dtype, count, offset + entry.start).reshape(entry.shape)
-    return array if array.flags.aligned else array.copy()
+    return np.frombuffer(body, entry.dtype, count, entry.start).reshape(entry.shape)
