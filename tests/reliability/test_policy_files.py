@@ -1,0 +1,96 @@
+"""Mutated policy files: each is refused in one line, or is a policy that can be written and read again.
+
+`python -m tests.reliability.test_policy_files COUNT SEED` prints the figures of docs/reliability.md.
+"""
+
+import json
+import sys
+from collections import Counter
+from random import Random
+from time import process_time
+from typing import Any
+
+import numpy as np
+import pytest
+from tests.policies.conftest import rich_policy
+from tests.reliability.mutate import damaged, edit, edited
+
+from cachesmith.policies import Policy, PolicyError, canonical, content_id, decode, encode, preset
+from cachesmith.policies.file.container import Contents, pack
+
+SECONDS = 2.0
+
+
+def packed(text: str, arrays: Any) -> bytes:
+    """A file with this document, its id made to match, as a hostile author would."""
+    return pack(Contents(text, content_id(text.encode(), arrays), arrays))
+
+
+def lying_document(policy: Policy, draw: Random) -> bytes:
+    return packed(edited(json.loads(canonical(policy.document)), draw), policy.arrays)
+
+
+def lying_header(policy: Policy, draw: Random) -> bytes:
+    file = encode(policy)
+    size = int.from_bytes(file[:8], "little")
+    header = json.loads(file[8 : 8 + size])
+    edit(header, draw)
+    text = json.dumps(header).encode()
+    return len(text).to_bytes(8, "little") + text + file[8 + size :]
+
+
+def odd_array(policy: Policy, draw: Random) -> bytes:
+    if not policy.arrays:
+        return lying_document(policy, draw)
+    shape = [draw.randint(0, 9) for _ in range(draw.randint(0, 4))]
+    fill = draw.choice([0, 1, -1, 3e38, float("nan"), float("-inf")])
+    with np.errstate(invalid="ignore"):
+        array = np.full(shape, fill, np.float32).astype(draw.choice(["float32", "int32"]))
+    arrays = {**policy.arrays, draw.choice(sorted(policy.arrays)): array}
+    return packed(canonical(policy.document).decode(), arrays)
+
+
+def damaged_file(policy: Policy, draw: Random) -> bytes:
+    return damaged(encode(policy), draw)
+
+
+KINDS = (damaged_file, lying_document, lying_header, odd_array)
+
+
+def outcome(data: bytes, policy: Policy, honest: bool) -> str:
+    """What came of a file; an author who does not know of the id can only be refused or be right."""
+    try:
+        found = decode(data)
+    except PolicyError as error:
+        assert str(error).isprintable() and 20 < len(str(error)) < 3000, error
+        return "refused"
+    assert decode(encode(found)) == found
+    assert not honest or found == policy
+    return "accepted"
+
+
+def campaign(count: int, seed: int) -> tuple[Counter[str], float]:
+    """Mutate `count` files; return what came of them, and the most seconds one took."""
+    policies = [rich_policy(), *(preset(name) for name in ("taylorseer", "toca", "teacache", "freqca"))]
+    tally: Counter[str] = Counter()
+    slowest = 0.0
+    for number in range(count):
+        draw = Random(seed * 1_000_000_007 + number)
+        kind, policy = KINDS[number % len(KINDS)], draw.choice([policies[0], *policies])
+        data = kind(policy, draw)
+        begun = process_time()
+        said = outcome(data, policy, kind in (damaged_file, lying_header))
+        slowest = max(slowest, process_time() - begun)
+        tally[f"{kind.__name__}: {said}"] += 1
+    return tally, slowest
+
+
+@pytest.mark.parametrize("count", [1000, pytest.param(100_000, marks=pytest.mark.slow)])
+def test_mutated_policy_files(count: int) -> None:
+    tally, slowest = campaign(count, seed=count)
+    assert tally.total() == count and slowest < SECONDS
+    assert tally["damaged_file: refused"] and tally["lying_document: accepted"]
+
+
+if __name__ == "__main__":
+    print(*campaign(int(sys.argv[1]), int(sys.argv[2])))
