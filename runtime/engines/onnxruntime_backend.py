@@ -13,6 +13,7 @@ from torch import Tensor
 from cachesmith.policies import EngineError
 from cachesmith.policies.bundle.files import Graph, read_graph
 from cachesmith.policies.bundle.manifest import Manifest, SegmentEntry
+from cachesmith.policies.errors import one_line
 from cachesmith.runtime.engines.segment_call import LoadOptions, Port, SegmentCall, check_ports, new_outputs
 from cachesmith.runtime.engines.side_stream import aside
 
@@ -74,7 +75,7 @@ def _session(ort: Any, entry: SegmentEntry, graph: Graph, providers: list[tuple[
             )
         return ort.InferenceSession(graph.onnx, settings, providers=providers)
     except Exception as error:  # its error types have no common base
-        raise EngineError(f"ONNX Runtime cannot run {entry.onnx.name}: {str(error)[:300]}") from None
+        raise EngineError(f"ONNX Runtime cannot run {entry.onnx.name}: {one_line(error)}") from None
 
 
 def _ports(session: Any) -> list[Port]:
@@ -148,7 +149,7 @@ class OnnxSegment:
             self._run(binding, (*held.values(), *outputs))
         except Exception as error:  # its error types have no common base
             raise EngineError(
-                f"{self.entry.name} failed in ONNX Runtime: {' '.join(str(error).split())[:300]}; export again, or "
+                f"{self.entry.name} failed in ONNX Runtime: {one_line(error)}; export again, or "
                 "run without the bundle"
             ) from None
         return outputs

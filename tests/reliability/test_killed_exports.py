@@ -1,4 +1,4 @@
-"""An export that is killed, interrupted or out of disk is resumed to the same bundle; at most one graph is made again."""
+"""An export that is killed, interrupted or out of disk is resumed to the same bundle; one graph is lost at most."""
 
 import json
 import os
