@@ -142,9 +142,7 @@ def _load(
     cuda_graphs: bool,
 ) -> Engines:
     name = backend or manifest.target
-    load = opener(name, manifest)
-    if cuda_graphs and name != "tensorrt":
-        raise EngineError(f"CUDA graphs are for backend tensorrt, this is {name}; leave them out")
+    load = opener(name, manifest, cuda_graphs)
     return Engines(path, manifest, load(path, manifest, LoadOptions(place, cuda_graphs)), place, outside)
 
 

@@ -1,6 +1,7 @@
-"""Exports that end early: `python tests/reliability/killed_exports.py COUNT SEED` prints one line of JSON.
+"""Exports that end early: `python tests/reliability/killed_exports.py COUNT SEED [real]` prints one line of JSON.
 
 Every export runs in a process of its own, forked from this one, which has imported all that takes long and runs none.
+Without `real`, torch traces every graph once and later exports are given its files, so that many moments can be tried.
 """
 
 import json
@@ -20,7 +21,7 @@ from typing import Any
 
 from tests.tiny import policy, tiny_dit
 
-from cachesmith.export import ExportConfig, export_bundle
+from cachesmith.export import ExportConfig, bundling, export_bundle
 from cachesmith.policies import EngineError, Segments
 from cachesmith.policies.bundle.manifest import MANIFEST, bundle_id
 from cachesmith.runtime import open_bundle
@@ -59,6 +60,22 @@ def export(folder: Path, told: int, weights: int, full_after: float | None = Non
         tell("escaped", repr(error)[:300])
 
 
+def remember(cache: Path) -> None:
+    """Have exports take the graphs that were traced before from `cache`, and keep new ones there."""
+    trace = bundling.write_onnx
+
+    def write(module: Any, example: Any, axes: Any, path: Path, opset: int) -> None:
+        names = (path.name, f"{path.name}.data")
+        if not all((cache / name).exists() for name in names):
+            trace(module, example, axes, path, opset)
+            for name in names:
+                shutil.copy(path.parent / name, cache / name)
+        for name in names:
+            (path.parent / name).write_bytes((cache / name).read_bytes())
+
+    bundling.write_onnx = write
+
+
 def begin(*order: Any) -> tuple[int, int]:
     """Fork an export; return its process and what it tells."""
     reading, told = os.pipe()
@@ -93,9 +110,13 @@ def ended_early(folder: Path, ending: str, moment: float) -> list[list[Any]]:
     return end(process, reading)
 
 
-def campaign(count: int, seed: int) -> dict[str, Any]:
+def campaign(count: int, seed: int, real: bool) -> dict[str, Any]:
     """End `count` exports at random moments, resume each, and return counts of what came of them."""
     base, draw = Path(tempfile.mkdtemp()), Random(seed)
+    if not real:
+        (base / "cache").mkdir()
+        remember(base / "cache")
+        end(*begin(base / "first", 0))
     begun = time.monotonic()
     ((_, right, _),) = [words for words in end(*begin(base / "whole", 0)) if words[0] == "done"]
     whole = time.monotonic() - begun
@@ -115,10 +136,9 @@ def campaign(count: int, seed: int) -> dict[str, Any]:
         assert lost <= 0, (number, ending, f"{lost} finished graphs were lost")
         tally["graphs made again"] += again[-1][2] - (GRAPHS - started(told))
         shutil.rmtree(folder)
-        print(json.dumps(tally), file=sys.stderr, flush=True)
     shutil.rmtree(base)
     return {"counts": tally, "seconds of a whole export": round(whole, 1)}
 
 
 if __name__ == "__main__":
-    print(json.dumps(campaign(int(sys.argv[1]), int(sys.argv[2]))))
+    print(json.dumps(campaign(int(sys.argv[1]), int(sys.argv[2]), "real" in sys.argv)))

@@ -1,7 +1,7 @@
 """Mutated bundles: each is refused with one `EngineError`, or computes what the untouched one computes.
 
 The author of `hostile_graph` knows the hashes: what is not refused is what that graph computes, and there only other
-exceptions, crashes and hangs count. `python -m tests.reliability.test_bundles COUNT SEED` prints the figures of
+exceptions, crashes and hangs count. `python -m tests.reliability.test_bundles COUNT SEEDS` prints the figures of
 docs/reliability.md.
 """
 
@@ -170,5 +170,14 @@ def test_mutated_bundles(dit_bundle: Shipped, tmp_path: Path, count: int) -> Non
 if __name__ == "__main__":
     begun, base = perf_counter(), Path(tempfile.mkdtemp())
     export_bundle(tiny_dit(), dit_policy(), base / "base", DIT_CONFIG)
-    print(*campaign(Bench(base / "base", base), int(sys.argv[1]), int(sys.argv[2])), perf_counter() - begun)
+    bench, total = Bench(base / "base", base), Counter[str]()
+    for seed in range(int(sys.argv[2])):
+        tally, slowest = campaign(bench, int(sys.argv[1]), seed)
+        total += tally
+        print(
+            total.total(),
+            dict(total),
+            f"slowest {slowest:.3f} s, {perf_counter() - begun:.0f} s so far",
+            flush=True,
+        )
     shutil.rmtree(base)

@@ -12,11 +12,14 @@ SCRIPT = Path(__file__).with_name("killed_exports.py")
 ROOT = SCRIPT.parents[2]
 
 
-@pytest.mark.parametrize("count", [4, pytest.param(32, marks=pytest.mark.slow)])
-def test_exports_that_end_early(count: int) -> None:
+@pytest.mark.parametrize(
+    ("count", "how"),
+    [(8, ""), *(pytest.param(*each, marks=pytest.mark.slow) for each in ((400, ""), (32, "real")))],
+)
+def test_exports_that_end_early(count: int, how: str) -> None:
     path = os.pathsep.join((str(ROOT), *sys.path))
     done = subprocess.run(
-        [sys.executable, SCRIPT, str(count), str(count)],
+        [sys.executable, SCRIPT, str(count), str(count), how],
         env={**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True, cwd=ROOT,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-2000:]

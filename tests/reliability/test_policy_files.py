@@ -1,6 +1,6 @@
 """Mutated policy files: each is refused in one line, or is a policy that can be written and read again.
 
-`python -m tests.reliability.test_policy_files COUNT SEED` prints the figures of docs/reliability.md.
+`python -m tests.reliability.test_policy_files COUNT SEEDS` prints the figures of docs/reliability.md.
 """
 
 import json
@@ -93,4 +93,8 @@ def test_mutated_policy_files(count: int) -> None:
 
 
 if __name__ == "__main__":
-    print(*campaign(int(sys.argv[1]), int(sys.argv[2])))
+    total = Counter[str]()
+    for seed in range(int(sys.argv[2])):
+        tally, slowest = campaign(int(sys.argv[1]), seed)
+        total += tally
+        print(total.total(), dict(total), f"slowest {slowest:.3f} s", flush=True)

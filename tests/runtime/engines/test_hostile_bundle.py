@@ -70,7 +70,7 @@ def resize(value: list[Any]) -> Callable[[dict[str, Any]], None]:
     ("change", "message"),
     [
         (lambda s: s["outputs"][0].update(dtype="float16"), r"output hidden_states_out float16 .* has output float32"),
-        (lambda s: s["inputs"][-1].update(dtype="int32"), r"input class_labels int32 \[batch\], the engine has input int"),
+        (lambda s: s["inputs"][-1].update(dtype="int32"), r"class_labels int32 \[batch\], the engine has input int"),
         (resize(["batch", "tokens", 16]), r"\[batch, tokens, 16\], the engine has output float32 \[\?, \?, 32\]"),
         (resize(["batch", "tokens"]), r"\[batch, tokens\], the engine has"),
         (resize(["batch", "nowhere", 32]), "an output has the axis nowhere, which no input has"),
