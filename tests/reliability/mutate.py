@@ -88,7 +88,7 @@ def edit(raw: Any, draw: Random) -> None:
 
 def edited(raw: Any, draw: Random) -> str:
     """The JSON text of `raw` after one to three edits."""
-    raw = copy.deepcopy(raw)
+    raw = json.loads(json.dumps(raw))
     for _ in range(draw.randint(1, 3)):
         edit(raw, draw)
     return json.dumps(raw, sort_keys=True, separators=(",", ":"))

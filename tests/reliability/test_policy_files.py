@@ -8,7 +8,7 @@ import sys
 from collections import Counter
 from random import Random
 from time import process_time
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -26,32 +26,42 @@ def packed(text: str, arrays: Any) -> bytes:
     return pack(Contents(text, content_id(text.encode(), arrays), arrays))
 
 
-def lying_document(policy: Policy, draw: Random) -> bytes:
-    return packed(edited(json.loads(canonical(policy.document)), draw), policy.arrays)
+class Base(NamedTuple):
+    """A policy, its file and its document, to be mutated many times."""
+
+    policy: Policy
+    file: bytes
+    document: str
+
+    @classmethod
+    def of(cls, policy: Policy) -> "Base":
+        return cls(policy, encode(policy), canonical(policy.document).decode())
 
 
-def lying_header(policy: Policy, draw: Random) -> bytes:
-    file = encode(policy)
-    size = int.from_bytes(file[:8], "little")
-    header = json.loads(file[8 : 8 + size])
+def lying_document(base: Base, draw: Random) -> bytes:
+    return packed(edited(json.loads(base.document), draw), base.policy.arrays)
+
+
+def lying_header(base: Base, draw: Random) -> bytes:
+    start = 8 + int.from_bytes(base.file[:8], "little")
+    header = json.loads(base.file[8:start])
     edit(header, draw)
     text = json.dumps(header).encode()
-    return len(text).to_bytes(8, "little") + text + file[8 + size :]
+    return len(text).to_bytes(8, "little") + text + base.file[start:]
 
 
-def odd_array(policy: Policy, draw: Random) -> bytes:
-    if not policy.arrays:
-        return lying_document(policy, draw)
+def odd_array(base: Base, draw: Random) -> bytes:
+    if not base.policy.arrays:
+        return lying_document(base, draw)
     shape = [draw.randint(0, 9) for _ in range(draw.randint(0, 4))]
     fill = draw.choice([0, 1, -1, 3e38, float("nan"), float("-inf")])
     with np.errstate(invalid="ignore"):
         array = np.full(shape, fill, np.float32).astype(draw.choice(["float32", "int32"]))
-    arrays = {**policy.arrays, draw.choice(sorted(policy.arrays)): array}
-    return packed(canonical(policy.document).decode(), arrays)
+    return packed(base.document, {**base.policy.arrays, draw.choice(sorted(base.policy.arrays)): array})
 
 
-def damaged_file(policy: Policy, draw: Random) -> bytes:
-    return damaged(encode(policy), draw)
+def damaged_file(base: Base, draw: Random) -> bytes:
+    return damaged(base.file, draw)
 
 
 KINDS = (damaged_file, lying_document, lying_header, odd_array)
@@ -71,15 +81,15 @@ def outcome(data: bytes, policy: Policy, honest: bool) -> str:
 
 def campaign(count: int, seed: int) -> tuple[Counter[str], float]:
     """Mutate `count` files; return what came of them, and the most seconds one took."""
-    policies = [rich_policy(), *(preset(name) for name in ("taylorseer", "toca", "teacache", "freqca"))]
+    bases = [Base.of(p) for p in (rich_policy(), *map(preset, ("taylorseer", "toca", "teacache", "freqca")))]
     tally: Counter[str] = Counter()
     slowest = 0.0
     for number in range(count):
         draw = Random(seed * 1_000_000_007 + number)
-        kind, policy = KINDS[number % len(KINDS)], draw.choice([policies[0], *policies])
-        data = kind(policy, draw)
+        kind, base = KINDS[number % len(KINDS)], draw.choice([bases[0], *bases])
+        data = kind(base, draw)
         begun = process_time()
-        said = outcome(data, policy, kind in (damaged_file, lying_header))
+        said = outcome(data, base.policy, kind in (damaged_file, lying_header))
         slowest = max(slowest, process_time() - begun)
         tally[f"{kind.__name__}: {said}"] += 1
     return tally, slowest
