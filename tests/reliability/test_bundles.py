@@ -134,7 +134,7 @@ def rewritten(data: bytes, draw: Random) -> bytes:
         case _:
             value = draw.choice([*graph.input, *graph.output]).type.tensor_type
             value.elem_type = draw.randrange(24)
-    return model.SerializeToString()
+    return bytes(model.SerializeToString())
 
 
 KINDS = (manifest_fields, manifest_bytes, manifest_fields, file_bytes, manifest_fields, hostile_graph)

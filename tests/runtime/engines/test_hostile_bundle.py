@@ -1,6 +1,7 @@
 """What a bundle says, what its files say, and what changes between the two: one `EngineError`, or the right outputs."""
 
 import json
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -14,11 +15,11 @@ from tests.shipped import Shipped
 from tests.tiny import sample_dit, tiny_dit
 
 from cachesmith.policies import EngineError
-from cachesmith.policies.bundle import files
 from cachesmith.policies.bundle.files import describe_file, read_graph
 from cachesmith.policies.bundle.manifest import MANIFEST, encode_manifest, read_manifest
 from cachesmith.runtime import apply, open_bundle
 from cachesmith.runtime.engines import onnxruntime_backend as backend
+from cachesmith.runtime.engines.segment_call import new_outputs
 
 
 @pytest.fixture
@@ -187,7 +188,7 @@ def test_devices_that_have_no_engines(folder: Path, device: str) -> None:
 
 
 def test_more_than_the_machine_has(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(files.os, "sysconf", lambda _: 8)
+    monkeypatch.setattr(os, "sysconf", lambda _: 8)
     with pytest.raises(EngineError, match="this machine has 64 of memory"):
         open_bundle(folder)
 
@@ -205,4 +206,4 @@ def test_outputs_that_there_is_no_memory_for(dit_bundle: Shipped) -> None:
     huge = entry.outputs[0].model_copy(update={"axes": (2**31, 2**31)})
     inputs = {spec.name: torch.empty([1 for _ in spec.axes]) for spec in entry.inputs}
     with pytest.raises(EngineError, match="no memory for outputs of shapes"):
-        backend.new_outputs(entry.model_copy(update={"outputs": (huge,)}), inputs, torch.device("cpu"))
+        new_outputs(entry.model_copy(update={"outputs": (huge,)}), inputs, torch.device("cpu"))
