@@ -29,6 +29,7 @@ from cachesmith.policies.bundle.files import describe_file
 from cachesmith.policies.bundle.manifest import MANIFEST
 from cachesmith.runtime import open_bundle, resolve_units
 from cachesmith.runtime.engines.drop_weights import present_key
+from cachesmith.runtime.models.units import network_units
 from cachesmith.runtime.stats import Stats
 
 SECONDS = 2.0
@@ -45,7 +46,7 @@ class Bench:
         self.manifest = json.loads((base / MANIFEST).read_text())
         self.files = {path.name: path.read_bytes() for path in base.iterdir()}
         self.pipe = tiny_dit()
-        self.units = resolve_units(self.pipe.transformer, dit_policy().profile().units)
+        self.units = network_units(resolve_units(self.pipe.transformer, dit_policy().profile().units))
         self.present = present_key(self.pipe.transformer, self.pipe)
         torch.manual_seed(0)
         whole = torch.ones(2, dtype=torch.int64)
