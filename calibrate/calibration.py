@@ -34,9 +34,9 @@ from cachesmith.progress import stage
 from cachesmith.runtime.models.fingerprint import model_key, sampler_key
 from cachesmith.sampling.evaluate import Evaluator
 from cachesmith.sampling.lpips import load_lpips
-from cachesmith.sampling.metrics import compare, summarise
 from cachesmith.sampling.render import Renderer
-from cachesmith.sampling.requests import Prompt, Split, digest, split
+from cachesmith.sampling.requests import Prompt, Split, digest, parts_of, split
+from cachesmith.sampling.scores import compare, summarise
 
 
 def calibrate(
@@ -137,7 +137,7 @@ class _Calibration:
             for name, candidate in chosen.items():
                 outcome = heldout(candidate.policy)
                 scores = compare(heldout.reference, outcome.pictures, self.perceptual)
-                quality = summarise(scores, self.config.seed)
+                quality = summarise(scores, self.config.seed, parts=parts_of(heldout.requests))
                 profiles[name] = candidate.profile.model_copy(
                     update={
                         "nfc": outcome.nfc,

@@ -20,7 +20,7 @@ from cachesmith.policies import Follower, Policy, PolicyError, Profile, computat
 from cachesmith.policies.base import Arrays
 from cachesmith.progress import stage
 from cachesmith.sampling.evaluate import Evaluator
-from cachesmith.sampling.metrics import bootstrap
+from cachesmith.sampling.scores import bootstrap
 
 FOLLOWERS: Mapping[Guidance, tuple[Follower, ...]] = {
     "none": (),

@@ -55,7 +55,8 @@ def fit_method(
     """Fit `method` on uncached runs of `requests` and return it, bound to `pipe`'s model and sampler.
 
     common: arguments of every pipeline call, such as `guidance_scale`. Raises `PolicyError` for an unknown method or
-    option, for an option's value that makes no sense, and when there is no adapter for the transformer.
+    option, for an option's value that makes no sense, and when there is no adapter for the transformer;
+    `CachesmithError` where the uncached samples are not finite.
     """
     check_method(method, options)
     with stage(f"fitting {method}", 2) as advance:
@@ -97,6 +98,6 @@ def _sampler(pipe: Any, request: Request, steps: int, common: dict[str, Any]) ->
     """Sample once, to learn the noise levels and how guidance is computed."""
     branches = _Branches()
     with watch(pipe, Stack(), branches):
-        Renderer(pipe, steps, 1, **common)([request])
+        Renderer(pipe, steps, 1, **common).reference([request])
     guidance = guidance_of(branches.seen, branches.rows, 1)
     return sampler_key(pipe.scheduler, guidance, common.get("guidance_scale"))

@@ -5,9 +5,10 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
-from cachesmith.sampling.metrics import Perceptual, compare, summarise
-from cachesmith.sampling.render import Pictures
+from cachesmith.sampling.metrics import Perceptual
+from cachesmith.sampling.pictures import Pictures
 from cachesmith.sampling.requests import Request
+from cachesmith.sampling.scores import compare, summarise
 from cachesmith.sampling.timing import elapsed, medians
 from contest.contestant import Contestant, Course, Dial, Entry, nothing
 from contest.journal import Journal, Record
@@ -103,9 +104,8 @@ class Race:
 
     def _scores(self, pictures: Pictures) -> dict[str, Any]:
         count = len(pictures.images)
-        reference = Pictures(self.reference.images[:count], self.reference.latents[:count])
-        quality = summarise(compare(reference, pictures, self.lpips), seed=0)
-        return quality.model_dump(exclude={"samples"})
+        quality = summarise(compare(self.reference[:count], pictures, self.lpips), seed=0)
+        return quality.model_dump(exclude={"samples", "metrics", "parts", "floor", "above_floor"})
 
     def _settings(self, dial: Dial) -> list[Contestant]:
         """The dial at the threshold that comes closest to each budget from below; once alone if it fails."""

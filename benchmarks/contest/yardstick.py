@@ -9,7 +9,8 @@ import torch
 from torch import nn
 
 from cachesmith.runtime.hooks.patch import patched
-from cachesmith.sampling.render import Pictures, Renderer
+from cachesmith.sampling.pictures import Pictures
+from cachesmith.sampling.render import Renderer
 from cachesmith.sampling.requests import Request
 from contest.contestant import Contestant, Gauge
 

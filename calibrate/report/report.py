@@ -16,6 +16,7 @@ from cachesmith.progress import stage
 from cachesmith.runtime import apply, distill
 from cachesmith.runtime.hooks.patch import patched
 from cachesmith.sampling.evaluate import Evaluator
+from cachesmith.sampling.metrics import cells, headings, shown
 from cachesmith.sampling.render import Renderer
 from cachesmith.sampling.requests import Request
 from cachesmith.sampling.sheet import sheet
@@ -50,7 +51,7 @@ def write_report(
         for name, figure in drawn.items():
             figures.save(figure, folder / name)
         with replacing(folder / "sheet.png") as part:
-            sheet({"uncached": heldout.reference.images[:SHOWN]} | pictures, columns=SHOWN).save(part)
+            sheet({"uncached": heldout.reference[:SHOWN].image_samples} | pictures, columns=SHOWN).save(part)
         advance()
     text = summary(policy, config) + _clusters(folder, recording, config)
     with replacing(folder / "report.md") as part:
@@ -71,22 +72,23 @@ def _clusters(folder: Path, recording: Recording, config: CalibrationConfig) -> 
 def summary(policy: Policy, config: CalibrationConfig) -> str:
     """The Markdown text of the report."""
     document = policy.document
+    metrics = shown([profile.quality for profile in document.profiles.values()])
     lines = [
         f"# Calibration of {document.name}",
         "",
         f"Policy `{policy.id}`. {config.steps} steps; {config.fitting} fitting, {config.validation} validation and "
         f"{config.heldout} held-out samples; seed {config.seed}. PSNR: against the uncached picture of the same seed.",
         "",
-        "| profile | NFC | steps / NFC | held-out PSNR, dB (95 % interval) | SSIM | latent error | found by |",
-        "| --- | ---: | ---: | ---: | ---: | ---: | --- |",
+        f"| profile | NFC | steps / NFC | {' | '.join(headings(metrics))} | found by |",
+        f"| --- | ---: | ---: | {'---: | ' * len(headings(metrics))}--- |",
     ]
     sources = dict(entry.removeprefix("profiles/").split(": ", 1) for entry in _fitted(policy))
     for name, profile in document.profiles.items():
         q = profile.quality
         if q is not None:
             lines.append(
-                f"| {name} | {profile.nfc:.2f} | {profile.speedup:.2f} | {q.psnr:.2f} ({q.psnr_low:.2f} to "
-                f"{q.psnr_high:.2f}) | {q.ssim:.4f} | {q.latent_error:.4f} | {sources.get(name, '')} |"
+                f"| {name} | {profile.nfc:.2f} | {profile.speedup:.2f} | {' | '.join(cells(q, metrics))} | "
+                f"{sources.get(name, '')} |"
             )
     for title, name in (
         ("Speed and quality", "front.png"),

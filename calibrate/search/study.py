@@ -13,6 +13,7 @@ from cachesmith.calibrate.search.space import Recorded, arrays_of, starting_poin
 from cachesmith.files import drop_torn_lines
 from cachesmith.policies import Policy, Profile, unbound
 from cachesmith.sampling.evaluate import Evaluator
+from cachesmith.sampling.requests import derived_seed
 
 SEARCH_SAMPLES = 16
 """Fitting requests a trial is scored on."""
@@ -78,7 +79,7 @@ def search(
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
             study.sampler = optuna.samplers.TPESampler(
-                seed=config.seed * 10_007 + number, multivariate=True, group=True
+                seed=derived_seed(config.seed, number), multivariate=True, group=True
             )
         study.optimize(objective, n_trials=1)
         advance(1, note=f"{len(study.best_trials)} on the front")

@@ -12,7 +12,7 @@ SIGMA_FLOOR = 1e-4
 
 def is_flow(scheduler: Any) -> bool:
     """Whether x_t = (1 - sigma) x_0 + sigma noise (flow matching) rather than x_0 + sigma noise."""
-    config = scheduler.config
+    config = getattr(scheduler, "config", {})
     return bool(
         type(scheduler).__name__.startswith("FlowMatch")
         or config.get("use_flow_sigmas", False)
@@ -24,15 +24,26 @@ def noise_levels(scheduler: Any) -> tuple[float, ...]:
     """Return one sigma per entry of `scheduler.timesteps`, in sampling order.
 
     Flow matching: sigma in [0, 1]. Otherwise the noise-to-signal ratio sqrt((1 - a) / a), with a = alpha_cumprod(t).
+    A scheduler that tells neither is known by its timesteps, as parts of the largest it was trained on, or of its own.
     """
     timesteps = scheduler.timesteps
     sigmas = getattr(scheduler, "sigmas", None)
     if sigmas is not None and len(sigmas) >= len(timesteps) > 0:
         return tuple(torch.as_tensor(sigmas)[: len(timesteps)].double().tolist())
-    alphas = scheduler.alphas_cumprod.double()
+    alphas = getattr(scheduler, "alphas_cumprod", None)
+    if alphas is None:
+        return _by_timestep(scheduler)
+    alphas = torch.as_tensor(alphas).double().cpu()
     index = torch.as_tensor(timesteps).long().clamp(0, len(alphas) - 1).cpu()
     signal = alphas[index].clamp_min(SIGMA_FLOOR**2)
     return tuple(((1 - signal) / signal).sqrt().tolist())
+
+
+def _by_timestep(scheduler: Any) -> tuple[float, ...]:
+    times = torch.as_tensor(scheduler.timesteps).double().clamp_min(0)
+    trained = float(getattr(scheduler, "config", {}).get("num_train_timesteps") or 0)
+    largest = max(float(times.max()), trained if float(times.max()) > 1 else 0.0, SIGMA_FLOOR)
+    return tuple((times / largest).tolist())
 
 
 def axis_values(axis: str, sigmas: Sequence[float], flow: bool) -> tuple[float, ...]:

@@ -2,8 +2,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from tests.calibrate.trajectory import trajectories
 from tests.commands.shop import STEPS, Cli, Shop, fails, succeeds
+from tests.tiny_folder import open_tiny, save_tiny
 
 from cachesmith.calibrate.methods import METHODS
 from cachesmith.policies import Fixed, Policy, Profile, Stack, load, unbound
@@ -55,6 +57,17 @@ def test_what_is_refused(cli: Cli, shop: Shop, tmp_path: Path, arguments: Any, s
     out = tmp_path / "x.policy.safetensors"
     where = ("--prompts", shop.prompts, "--steps", STEPS, "--samples", 1, "--out", out)
     fails(cli("fit", shop.model, *arguments, *where), *said)
+    assert not out.exists()
+
+
+def test_a_model_that_is_not_finite_is_refused(cli: Cli, shop: Shop, tmp_path: Path) -> None:
+    pipe = open_tiny(save_tiny(tmp_path / "model"))
+    with torch.no_grad():
+        pipe.transformer.proj_out_2.weight[0, 0] = torch.nan
+    pipe.save_pretrained(tmp_path / "nan")
+    out = tmp_path / "x.policy.safetensors"
+    where = ("--prompts", shop.prompts, "--steps", STEPS, "--samples", 1, "--out", out)
+    fails(cli("fit", tmp_path / "nan", "--method", "magcache", *where), "not finite", "in float32")
     assert not out.exists()
 
 

@@ -110,3 +110,12 @@ def test_what_was_fitted_by_hand_is_measured_on_other_seeds(shop: Shop, tmp_path
     prompts = tmp_path / "prompts.txt"
     prompts.write_text('{"class_labels": 3}')
     assert min(r.seed for r in heldout(None, prompts, None, None)) >= 1_000_000
+
+
+def test_the_worst_sample_is_shown(cli: Cli, shop: Shop) -> None:
+    words = ("validate", shop.model, "--policy", shop.policy, "--prompts", shop.prompts, "--samples", 3)
+    judged = json.loads(succeeds(cli(*words, "--json")))["profiles"]["balanced"]["measured"]
+    assert judged["metrics"]["psnr"]["worst"] <= judged["psnr"] and 0 <= judged["above_floor"] <= 1
+    worst = judged["metrics"]["psnr"]["worst"]
+    shown = succeeds(cli(*words))
+    assert "worst" in shown and f"{worst:.2f}" in shown

@@ -7,9 +7,10 @@ import torch
 from rich.console import Console
 from tests.tiny_folder import open_tiny, save_tiny
 
-from cachesmith.policies import PRESETS
-from cachesmith.sampling.bench import HEADINGS, UNCACHED, Row, bench, markdown, play, table
-from cachesmith.sampling.render import Pictures, Renderer
+from cachesmith.policies import PRESETS, Quality, Summary
+from cachesmith.sampling.bench import UNCACHED, Row, bench, headings, markdown, play, table
+from cachesmith.sampling.pictures import Pictures
+from cachesmith.sampling.render import Renderer
 from cachesmith.sampling.requests import Request
 from cachesmith.sampling.sheet import grid, sheet, tile
 from cachesmith.sampling.timing import elapsed, interleaved, machine, medians
@@ -38,8 +39,8 @@ def test_bench_measures_everything_against_uncached(renderer: Renderer) -> None:
     uncached, fora, every = rows
     assert (uncached.nfc, uncached.psnr, uncached.speedup, uncached.efficiency) == (STEPS, 100.0, 1.0, 1.0)
     assert (fora.nfc, every.nfc) == (2.0, STEPS)
-    assert fora.psnr < 100 and fora.cache_bytes > 0 and fora.latent_error > 0
-    assert every.psnr == 100.0 and every.latent_error == 0.0
+    assert fora.psnr < 100 and fora.cache_bytes > 0 and fora.quality.latent_error > 0
+    assert every.psnr == 100.0 and every.quality.latent_error == 0.0
     assert fora.efficiency == pytest.approx(fora.speedup * 2 / STEPS)
     assert fora.speedup == pytest.approx(uncached.seconds / fora.seconds)
     assert all(len(row.runs) == 2 for row in rows)
@@ -57,24 +58,32 @@ def test_a_sample_does_not_depend_on_its_batch(renderer: Renderer) -> None:
     assert together.latents.shape == (3, 2, 8, 8)
 
 
+QUALITY = Quality(
+    samples=2, psnr=31.25, psnr_low=30.0, psnr_high=32.0, ssim=0.98, latent_error=0.05,
+    metrics={"psnr": Summary(mean=31.25, low=30.0, high=32.0, worst=29.5)},
+)  # fmt: skip
+
+
 def row(name: str = "fora", **changes: Any) -> Row:
     values: dict[str, Any] = {
-        "nfc": 10.0, "psnr": 31.25, "psnr_low": 30.0, "psnr_high": 32.0, "ssim": 0.98, "latent_error": 0.05,
-        "seconds": 2.0, "speedup": 4.0, "efficiency": 0.8, "cache_bytes": 2**20, "fallbacks": {"why": 2},
-        "runs": (2.0, 2.1),
+        "nfc": 10.0, "quality": QUALITY, "seconds": 2.0, "speedup": 4.0, "efficiency": 0.8,
+        "cache_bytes": 2**20, "fallbacks": {"why": 2}, "runs": (2.0, 2.1),
     }  # fmt: skip
     return Row(name, **(values | changes))
 
 
 def test_rows_as_json() -> None:
-    assert json.loads(json.dumps(row().as_json()))["fallbacks"] == {"why": 2}
+    found = json.loads(json.dumps(row().as_json()))
+    assert (found["fallbacks"], found["psnr"], found["ssim"]) == ({"why": 2}, 31.25, 0.98)
+    assert found["metrics"]["psnr"]["worst"] == 29.5
 
 
 def test_rows_as_markdown() -> None:
-    lines = markdown([row(UNCACHED), row()]).splitlines()
-    assert len(lines) == 4 and all(line.count("|") == len(HEADINGS) + 1 for line in lines)
-    assert lines[2] == "| uncached | 10.00 | - | - | - | 2.00 | 4.00x | 0.80 | 1.00 | 2 |"
-    assert "31.25" in lines[3]
+    rows = [row(UNCACHED), row()]
+    lines = markdown(rows).splitlines()
+    assert len(lines) == 4 and all(line.count("|") == len(headings(rows)) + 1 for line in lines)
+    assert lines[2] == "| uncached | 10.00 | - | - | - | - | 2.00 | 4.00x | 0.80 | 1.00 | 2 |"
+    assert lines[3].startswith("| fora | 10.00 | 31.25 | 29.50 | 0.9800 | 0.0500 | 2.00 |")
 
 
 def test_rows_as_terminal_table() -> None:
@@ -132,10 +141,10 @@ def test_lpips_is_a_column_where_it_was_measured(renderer: Renderer) -> None:
     rows = bench(
         renderer, entrants(), REQUESTS, repeats=1, lpips=lambda a, b: (a - b).abs().flatten(1).mean(1)
     )
-    assert rows[0].lpips == 0.0 and rows[1].lpips is not None and rows[1].lpips > 0
-    heads, _, uncached, fora, _ = markdown(rows).splitlines()
-    assert (
-        heads.endswith("| LPIPS |")
-        and uncached.endswith("| - |")
-        and fora.endswith(f"| {rows[1].lpips:.4f} |")
+    distances = [row.quality.lpips for row in rows]
+    assert distances[0] == 0.0 and distances[1] is not None and distances[1] > 0
+    heads, _, uncached, fora, _ = (
+        [c.strip() for c in line.split("|")] for line in markdown(rows).splitlines()
     )
+    place = heads.index("LPIPS")
+    assert (uncached[place], fora[place]) == ("-", f"{distances[1]:.4f}")

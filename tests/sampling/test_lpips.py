@@ -8,8 +8,8 @@ from safetensors.torch import save_file
 
 from cachesmith.policies import CachesmithError
 from cachesmith.sampling.lpips import STAGES, Lpips, load_lpips
-from cachesmith.sampling.metrics import compare, summarise
-from cachesmith.sampling.render import Pictures
+from cachesmith.sampling.pictures import Pictures
+from cachesmith.sampling.scores import compare, summarise
 
 
 @pytest.fixture(scope="module")
@@ -50,8 +50,8 @@ def test_grey_counts_as_three_equal_channels(network: Lpips) -> None:
 def test_it_is_what_the_metrics_take(network: Lpips) -> None:
     images = pictures()
     scores = compare(Pictures(images, images), Pictures(images.flip(-1), images), network)
-    assert scores.lpips is not None and scores.lpips.shape == (2,)
-    assert summarise(scores, 0).lpips == pytest.approx(float(scores.lpips.mean()))
+    assert scores["lpips"].shape == (2,)
+    assert summarise(scores, 0).lpips == pytest.approx(float(scores["lpips"].mean()))
 
 
 def test_a_file_of_something_else_is_refused(tmp_path: Path) -> None:

@@ -4,16 +4,9 @@ import pytest
 import torch
 
 from cachesmith.policies import CachesmithError
-from cachesmith.sampling.metrics import (
-    CEILING,
-    bootstrap,
-    compare,
-    psnr,
-    relative_error,
-    ssim,
-    summarise,
-)
-from cachesmith.sampling.render import Pictures
+from cachesmith.sampling.metrics import CEILING, psnr, relative_error, ssim
+from cachesmith.sampling.pictures import Pictures
+from cachesmith.sampling.scores import bootstrap, compare, summarise
 
 
 def pictures(seed: int, count: int = 3, size: int = 16) -> Pictures:
@@ -25,9 +18,9 @@ def pictures(seed: int, count: int = 3, size: int = 16) -> Pictures:
 def test_identical_pictures_score_the_ceiling() -> None:
     scores = compare(pictures(0), pictures(0))
     assert scores.psnr.tolist() == [CEILING] * 3
-    assert scores.ssim.tolist() == pytest.approx([1.0] * 3)
-    assert scores.latent_error.tolist() == [0.0] * 3
-    assert scores.lpips is None
+    assert scores["ssim"].tolist() == pytest.approx([1.0] * 3)
+    assert scores["latent_error"].tolist() == [0.0] * 3
+    assert scores.get("lpips") is None
 
 
 @pytest.mark.parametrize(("error", "decibel"), [(0.1, 20.0), (0.01, 40.0), (1.0, 0.0)])
@@ -64,8 +57,8 @@ def test_what_is_not_finite_scores_badly_instead_of_not_at_all() -> None:
     good, bad = pictures(0), pictures(0)
     bad.images[0], bad.latents[0] = torch.nan, torch.inf
     scores = compare(good, bad)
-    assert all(torch.isfinite(v).all() for v in (scores.psnr, scores.ssim, scores.latent_error))
-    assert scores.psnr[0] < 6 and scores.latent_error[0] > 0.5
+    assert all(torch.isfinite(v).all() for v in scores.values.values())
+    assert scores.psnr[0] < 6 and scores["latent_error"][0] > 0.5
     assert scores.psnr[1] == CEILING
     black = torch.zeros(1, 1, 16, 16)
     assert psnr(black, black * torch.nan).item() == 0.0
@@ -80,8 +73,8 @@ def test_shapes_must_agree() -> None:
 
 def test_lpips_is_called_when_given() -> None:
     scores = compare(pictures(0), pictures(1), lpips=lambda a, b: (a - b).abs().flatten(1).mean(1))
-    assert scores.lpips is not None and scores.lpips.shape == (3,)
-    assert summarise(scores, 0).lpips == pytest.approx(float(scores.lpips.mean()))
+    assert scores["lpips"].shape == (3,)
+    assert summarise(scores, 0).lpips == pytest.approx(float(scores["lpips"].mean()))
 
 
 def test_bootstrap_covers_the_mean_and_repeats() -> None:

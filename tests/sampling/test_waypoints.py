@@ -19,7 +19,7 @@ def some(count: int) -> tuple[Request, ...]:
     return requests([{"class_labels": i} for i in range(count)], count, 0)
 
 
-@pytest.mark.parametrize("steps", [8, 10, 28, 50])
+@pytest.mark.parametrize("steps", [3, 4, 8, 10, 28, 50])
 def test_waypoints_part_the_run(steps: int) -> None:
     found = waypoints(steps)
     assert list(found) == sorted(set(found)) and min(found) > 0 and max(found) < steps - 1

@@ -25,11 +25,10 @@ from cachesmith.progress import bars
 from cachesmith.sampling.heldout import heldout
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from cachesmith.runtime import Engines
     from cachesmith.sampling.bench import Contestant, Row
-    from cachesmith.sampling.render import Pictures, Renderer
+    from cachesmith.sampling.pictures import Pictures, Samples
+    from cachesmith.sampling.render import Renderer
     from cachesmith.sampling.requests import Request
 
 COLUMNS = 8
@@ -107,7 +106,7 @@ def bench(
     requests = with_negative(heldout(loaded, prompts, samples, seed), calls)
     pipe = open_pipeline(model, loading, loaded, arguments(calls, requests))
     visited, common = sampling(loaded, steps, calls)
-    check_requests(pipe, requests, common)
+    check_requests(pipe, requests, common, visited)
     opened = engines(engine, pipe)
     if opened is not None:
         entered |= with_engines(loaded, entered, opened)
@@ -137,14 +136,14 @@ def _race(
     requests: "tuple[Request, ...]",
     repeats: int,
     lpips: Any,
-) -> "tuple[list[Row], dict[str, Tensor]]":
+) -> "tuple[list[Row], dict[str, Samples]]":
     """Return the rows, and the first pictures of each."""
     from cachesmith.sampling.bench import bench as compare
 
-    pictures: dict[str, Tensor] = {}
+    pictures: dict[str, Samples] = {}
 
     def keep(name: str, sampled: "Pictures") -> None:
-        pictures[name] = sampled.images[:COLUMNS]
+        pictures[name] = sampled[:COLUMNS].image_samples
 
     with bars() as progress:
         rows = compare(renderer, entered, requests, repeats, progress=progress, keep=keep, lpips=lpips)
@@ -152,7 +151,7 @@ def _race(
 
 
 def _write(
-    markdown: Path | None, sheet: Path | None, rows: "list[Row]", pictures: "dict[str, Tensor]"
+    markdown: Path | None, sheet: Path | None, rows: "list[Row]", pictures: "dict[str, Samples]"
 ) -> None:
     if markdown is not None:
         from cachesmith.sampling.bench import markdown as written

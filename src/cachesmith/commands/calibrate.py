@@ -161,9 +161,9 @@ def calibrate(
         lpips=lpips,
     )
     common = {} if guidance_scale is None else {"guidance_scale": guidance_scale}
-    wanted = requests(read, len(read), seed)
+    wanted = requests(read, len(read), 0)
     pipe = open_pipeline(model, loading, given={*common}.union(*(request.arguments for request in wanted)))
-    check_requests(pipe, wanted, common)
+    check_requests(pipe, wanted, common, steps)
     result = _resumable(pipe, read, config)
     out.parent.mkdir(parents=True, exist_ok=True)
     save(result.policy, out)

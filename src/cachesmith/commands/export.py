@@ -136,6 +136,7 @@ def export(
 
     from cachesmith.export import BuildConfig, ExportConfig
     from cachesmith.export.config import OPSET, PICTURES
+    from cachesmith.sampling.requests import arguments_of
 
     loaded = load(policy)
     for name in profile or ():
@@ -145,13 +146,13 @@ def export(
     pipe = open_pipeline(model, loading, loaded, arguments(calls))
     visited, common = sampling(loaded, steps, calls)
     made = with_negative(_requests(pipe, prompts), calls)
-    check_requests(pipe, made, common)
+    check_requests(pipe, made, common, visited)
     config = ExportConfig(
         target=chosen,  # type: ignore[arg-type]
         profiles=tuple(profile or ()),
         segments=segments,
         blockwise=blockwise,
-        requests=tuple({**common, **_listed(request.arguments)} for request in made),
+        requests=tuple({**common, **arguments_of([request])} for request in made),
         steps=visited,
         pictures=pictures or PICTURES,
         tokens=tokens,
@@ -188,12 +189,6 @@ def _requests(pipe: Any, prompts: Path | None) -> "tuple[Request, ...]":
         return requests(found, len(found), 0)
     labelled = "class_labels" in inspect.signature(pipe.__call__).parameters
     return requests([{"class_labels": 0} if labelled else "a photograph"], 1, 0)
-
-
-def _listed(arguments: dict[str, Any]) -> dict[str, Any]:
-    from cachesmith.sampling.render import PER_SAMPLE
-
-    return {name: [value] if name in PER_SAMPLE else value for name, value in arguments.items()}
 
 
 def _plan(pipe: Any, policy: Policy, config: "ExportConfig", json: bool) -> None:

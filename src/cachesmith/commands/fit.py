@@ -83,7 +83,7 @@ def fit(
     wanted = with_negative(requests(read_prompts(prompts), samples, seed), calls)
     pipe = open_pipeline(model, loading, given=arguments(calls, wanted))
     _, common = sampling(None, steps, calls)
-    check_requests(pipe, wanted, common)
+    check_requests(pipe, wanted, common, steps)
     policy = fit_method(pipe, method, wanted, steps, batch, common, given)
     out.parent.mkdir(parents=True, exist_ok=True)
     save(policy, out)

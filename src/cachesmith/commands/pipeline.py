@@ -13,6 +13,7 @@ from cachesmith.commands.shared.model_folder import check_model_name, check_poli
 from cachesmith.policies import CachesmithError, Document, Policy
 from cachesmith.policies.bundle.manifest import read_manifest
 from cachesmith.progress import shows_bars, waiting
+from cachesmith.sampling.requests.reserved import RESERVED
 
 if TYPE_CHECKING:
     from cachesmith.runtime import Engines
@@ -20,14 +21,6 @@ if TYPE_CHECKING:
 
 STEPS = 50
 """Sampler steps where neither the user nor the policy says."""
-
-RESERVED = {
-    "num_inference_steps": "use --num-inference-steps",
-    "generator": "use --seed",
-    "output_type": "leave it out",
-    "num_images_per_prompt": "use --num-images",
-    "return_dict": "leave it out",
-}
 
 
 def open_pipeline(
@@ -137,14 +130,13 @@ def arguments(chosen: options.Sampling, requests: "Sequence[Request]" = ()) -> s
     return common.union(*(request.arguments for request in requests))
 
 
-def check_requests(pipe: Any, requests: Sequence["Request"], common: dict[str, Any]) -> None:
+def check_requests(
+    pipe: Any, requests: Sequence["Request"], common: dict[str, Any], steps: int | None = None
+) -> None:
     """Raise `CachesmithError` where the pipeline would refuse or ignore what it is called with."""
-    parameters = inspect.signature(pipe.__call__).parameters
-    for request in requests:
-        given = {**common, **request.arguments}
-        _check_names(type(pipe).__name__, given, parameters)
-        if "class_labels" in given:
-            _check_label(pipe, given["class_labels"])
+    from cachesmith.sampling.requests import check_requests as check
+
+    check(pipe, requests, common, steps)
 
 
 def class_label(pipe: Any, text: str) -> int:
@@ -197,21 +189,3 @@ def _check_taken(
         if name not in takes:
             raise CachesmithError(f"{pipeline} takes no {name!r}; it takes {', '.join(takes)}")
     return takes
-
-
-def _check_names(pipeline: str, given: dict[str, Any], parameters: Mapping[str, inspect.Parameter]) -> None:
-    takes = _check_taken(pipeline, given, parameters)
-    required = [n for n in takes if parameters[n].default is inspect.Parameter.empty]
-    for name in required:
-        if name not in given:
-            raise CachesmithError(f"{pipeline} needs {name!r}; give it with every prompt")
-
-
-def _check_label(pipe: Any, label: object) -> None:
-    count = getattr(pipe.transformer.config, "num_embeds_ada_norm", None)
-    valid = isinstance(label, int) and (count is None or 0 <= label < count)
-    if not valid:
-        limit = "" if count is None else f" from 0 to {count - 1}"
-        raise CachesmithError(
-            f"class label {label!r} is not valid; give one whole number{limit} for each picture"
-        )

@@ -29,7 +29,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from cachesmith.runtime import Stats
-    from cachesmith.sampling.render import Pictures, Renderer
+    from cachesmith.sampling.pictures import Pictures
+    from cachesmith.sampling.render import Renderer
     from cachesmith.sampling.requests import Request
 
 
@@ -117,7 +118,7 @@ def run(
     pipe = open_pipeline(model, loading, chosen, given, partial(check_kind, out))
     requests = with_negative(_requests(pipe, texts, labels, count, seed), calls)
     visited, common = sampling(chosen, steps, calls)
-    check_requests(pipe, requests, common)
+    check_requests(pipe, requests, common, visited)
 
     from cachesmith.sampling.render import Renderer
 

@@ -13,10 +13,13 @@ from cachesmith.commands.pipeline import arguments, check_requests, open_pipelin
 from cachesmith.policies import Policy, Quality, load
 from cachesmith.progress import stage
 from cachesmith.sampling.heldout import heldout
+from cachesmith.sampling.metrics import cells, headings, shown
 
 if TYPE_CHECKING:
     from cachesmith.runtime.stats import Stats
-    from cachesmith.sampling.render import Pictures, Renderer
+    from cachesmith.sampling.metrics import Perceptual
+    from cachesmith.sampling.pictures import Pictures
+    from cachesmith.sampling.render import Renderer
     from cachesmith.sampling.requests import Request
 
 SLACK = 1.0
@@ -54,6 +57,7 @@ def validate(
     calls: options.Sampling,
     batch: options.Batch = 32,
     loading: options.Loading,
+    lpips: options.Lpips = None,
     json: options.Json = False,
 ) -> None:
     """Measure a policy's quality again and compare it with what its file says.
@@ -67,18 +71,21 @@ def validate(
     Example: cachesmith validate examples/fashion_dit/model --policy examples/fashion_dit/fashion.policy.safetensors
     --prompts examples/fashion_dit/prompts.jsonl --samples 8 --min-psnr 30
     """
+    from cachesmith.sampling.lpips import load_lpips
+
     loaded = load(policy)
     names = list(loaded.document.profiles) if profile is None else [profile]
     loaded.profile(names[0])
+    perceptual = None if lpips is None else load_lpips(lpips)
     made = heldout(loaded, prompts, samples, seed)
     made = with_negative(made, calls)
     pipe = open_pipeline(model, loading, loaded, arguments(calls, made))
     steps, common = sampling(loaded, None, calls)
-    check_requests(pipe, made, common)
+    check_requests(pipe, made, common, steps)
 
     from cachesmith.sampling.render import Renderer
 
-    verdicts = judge(Renderer(pipe, steps, batch, **common), loaded, names, made, min_psnr)
+    verdicts = judge(Renderer(pipe, steps, batch, **common), loaded, names, made, min_psnr, perceptual)
     print_json(_as_json(loaded, steps, made, verdicts)) if json else results().print(_table(verdicts))
     if any(verdict.problem for verdict in verdicts):
         raise typer.Exit(BELOW)
@@ -90,11 +97,22 @@ def judge(
     names: list[str],
     requests: "tuple[Request, ...]",
     min_psnr: float | None,
+    lpips: "Perceptual | None" = None,
 ) -> list[Verdict]:
-    """Sample uncached and under every profile, and judge each."""
+    """Sample uncached and under every profile, and judge each.
+
+    Raises `CachesmithError` where the uncached pictures are not finite.
+    """
+    from cachesmith.sampling.scores import tell_left_out
+
+    tell_left_out(renderer, requests)
+
     with stage("sampling", len(requests) * (1 + len(names))) as advance:
-        reference = renderer(requests, advance)
-        return [_judge_one(renderer, policy, name, requests, reference, min_psnr, advance) for name in names]
+        reference = renderer.reference(requests, advance)
+        return [
+            _judge_one(renderer, policy, name, requests, reference, min_psnr, lpips, advance)
+            for name in names
+        ]
 
 
 def _judge_one(
@@ -104,13 +122,16 @@ def _judge_one(
     requests: "tuple[Request, ...]",
     reference: "Pictures",
     min_psnr: float | None,
+    lpips: "Perceptual | None",
     advance: Any,
 ) -> Verdict:
     from cachesmith.runtime import apply
-    from cachesmith.sampling.metrics import compare, summarise
+    from cachesmith.sampling.requests import parts_of
+    from cachesmith.sampling.scores import compare, summarise
 
     with apply(renderer.pipe, policy, name) as session:
-        measured = summarise(compare(reference, renderer(requests, advance)), seed=0)
+        scores = compare(reference, renderer(requests, advance), lpips)
+    measured = summarise(scores, seed=0, parts=parts_of(requests))
     promised = policy.profile(name)
     problem = _slowness(session.stats, promised.nfc) or _shortfall(measured.psnr, promised.quality, min_psnr)
     return Verdict(name, session.stats.nfc, promised.quality, measured, problem)
@@ -149,19 +170,20 @@ def _as_json(
 
 
 def _table(verdicts: list[Verdict]) -> Table:
+    metrics = shown([verdict.measured for verdict in verdicts])
     table = Table(box=None, pad_edge=False)
     table.add_column("profile")
-    for heading in ("NFC", "stored PSNR dB (95 %)", "measured PSNR dB (95 %)", "SSIM", "latent error"):
+    for heading in (
+        "NFC",
+        "stored PSNR dB (95 %)",
+        f"measured {headings(metrics)[0]}",
+        *headings(metrics)[1:],
+    ):
         table.add_column(heading, justify="right")
     table.add_column("")
     for v in verdicts:
-        quality = (f"{v.measured.ssim:.4f}", f"{v.measured.latent_error:.4f}")
         said = f"[red]fails: {v.problem}[/red]" if v.problem else "[green]holds[/green]"
-        table.add_row(v.profile, f"{v.nfc:.2f}", _interval(v.stored), _interval(v.measured), *quality, said)
+        table.add_row(
+            v.profile, f"{v.nfc:.2f}", cells(v.stored, metrics)[0], *cells(v.measured, metrics), said
+        )
     return table
-
-
-def _interval(quality: Quality | None) -> str:
-    return (
-        "-" if quality is None else f"{quality.psnr:.2f} ({quality.psnr_low:.2f} to {quality.psnr_high:.2f})"
-    )

@@ -12,9 +12,11 @@ from rich.table import Table
 from cachesmith.policies import Policy, Quality
 from cachesmith.runtime import Engines, Session, Stats, apply
 from cachesmith.sampling.latency import Latency, Stopwatch, latency
-from cachesmith.sampling.metrics import Perceptual, compare, summarise
-from cachesmith.sampling.render import Pictures, Renderer
-from cachesmith.sampling.requests import Request
+from cachesmith.sampling.metrics import Metric, Perceptual, shown
+from cachesmith.sampling.pictures import Pictures
+from cachesmith.sampling.render import Renderer
+from cachesmith.sampling.requests import Request, parts_of
+from cachesmith.sampling.scores import compare, summarise, tell_left_out
 from cachesmith.sampling.timing import elapsed, interleaved, medians
 
 UNCACHED = "uncached"
@@ -30,29 +32,30 @@ Keep = Callable[[str, Pictures], None]
 class Row:
     """What one contestant did.
 
-    `seconds` is the median of `runs`, each over all requests; `efficiency` is the speed-up divided by steps / nfc, the
-    most that skipping can give. `latency` is that of single pipeline calls, each of a batch.
+    `seconds` is the median of `runs`, whole pipeline calls over all requests; `efficiency` is the speed-up
+    divided by steps / nfc, the most that skipping can give.
     """
 
     name: str
     nfc: float
-    psnr: float
-    psnr_low: float
-    psnr_high: float
-    ssim: float
-    latent_error: float
+    quality: Quality
     seconds: float
     speedup: float
     efficiency: float
     cache_bytes: int
     fallbacks: dict[str, int]
     runs: tuple[float, ...]
-    lpips: float | None = None
     latency: Latency | None = None
 
+    @property
+    def psnr(self) -> float:
+        """Mean PSNR in dB."""
+        return self.quality.psnr
+
     def as_json(self) -> dict[str, Any]:
-        """Return the row as plain JSON values."""
-        return asdict(self) | {"runs": list(self.runs)}
+        """Return the row as plain JSON values, the quality's beside the others."""
+        own = {name: value for name, value in asdict(self).items() if name != "quality"}
+        return {**own, **self.quality.model_dump(mode="json"), "runs": list(self.runs)}
 
 
 def bench(
@@ -66,6 +69,7 @@ def bench(
     lpips: Perceptual | None = None,
 ) -> list[Row]:
     """Sample all `requests` once per contestant for quality (and warm-up), then `repeats` times for speed, in turns."""
+    tell_left_out(renderer, requests)
     entered = with_uncached(contestants)
     progress = progress or Progress(disable=True)
     task = progress.add_task("bench", total=len(entered) * (1 + repeats), note="")
@@ -75,7 +79,8 @@ def bench(
         progress.update(task, description=f"quality of {name}")
         pictures, stats = play(renderer, contestant, requests)
         reference = reference or pictures
-        scored[name] = summarise(compare(reference, pictures, lpips), seed=0), stats
+        scores = compare(reference, pictures, lpips)
+        scored[name] = summarise(scores, seed=0, parts=parts_of(requests)), stats
         if keep is not None:
             keep(name, pictures)
         progress.advance(task)
@@ -90,7 +95,12 @@ def bench(
 def play(
     renderer: Renderer, contestant: Contestant, requests: Sequence[Request]
 ) -> tuple[Pictures, Stats | None]:
-    """Sample `requests` under one contestant; the stats are None where nothing is cached."""
+    """Sample `requests` under one contestant; the stats are None where nothing is cached.
+
+    Raises `CachesmithError` where the uncached pictures are not finite.
+    """
+    if contestant is None:
+        return renderer.reference(requests), None
     with _applied(renderer, contestant) as session:
         pictures = renderer(requests)
     return pictures, None if session is None else session.stats
@@ -138,63 +148,52 @@ def _row(
     return Row(
         name=name,
         nfc=nfc,
-        psnr=quality.psnr,
-        psnr_low=quality.psnr_low,
-        psnr_high=quality.psnr_high,
-        ssim=quality.ssim,
-        latent_error=quality.latent_error,
+        quality=quality,
         seconds=seconds[name],
         speedup=speedup,
         efficiency=speedup * nfc / steps,
         cache_bytes=0 if stats is None else stats.cache_bytes,
         fallbacks={} if stats is None else dict(stats.fallbacks),
         runs=runs[name],
-        lpips=quality.lpips,
         latency=latency(watch.seconds, 3600 * pictures / seconds[name]),
     )
 
 
-HEADINGS = (
-    "",
-    "NFC",
-    "PSNR dB",
-    "SSIM",
-    "latent error",
-    "seconds",
-    "speed-up",
-    "efficiency",
-    "cache MiB",
-    "fallbacks",
-)
+SPENT = ("seconds", "speed-up", "efficiency", "cache MiB", "fallbacks")
+"""Headings after those of the metrics."""
 
 
 def headings(rows: Sequence[Row]) -> tuple[str, ...]:
-    """Return `HEADINGS`, with LPIPS at the end if it was measured."""
-    return HEADINGS if any(row.lpips is None for row in rows) else (*HEADINGS, "LPIPS")
+    """Return the headings of `cells`: every metric that was measured, PSNR also of the worst sample."""
+    first, *others = shown([row.quality for row in rows])
+    return "", "NFC", first.heading, "worst", *(metric.heading for metric in others), *SPENT
 
 
-def cells(row: Row) -> tuple[str, ...]:
-    """Return one row as text, in the order of `headings`; the uncached pictures have nothing to differ from."""
-    reference = row.name == UNCACHED
-    quality = (f"{row.psnr:.2f}", f"{row.ssim:.4f}", f"{row.latent_error:.4f}")
+def cells(row: Row, metrics: Sequence[Metric]) -> tuple[str, ...]:
+    """Return one row as text, by the metrics `shown`; the uncached pictures have nothing to differ from."""
+    first, *others = metrics
+    quality = (
+        first.text(row.quality.psnr),
+        first.text(row.quality.worst(first.name)),
+        *(metric.text(row.quality.mean(metric.name)) for metric in others),
+    )
     return (
         row.name,
         f"{row.nfc:.2f}",
-        *(("-",) * 3 if reference else quality),
+        *(("-",) * len(quality) if row.name == UNCACHED else quality),
         f"{row.seconds:.2f}",
         f"{row.speedup:.2f}x",
         f"{row.efficiency:.2f}",
         f"{row.cache_bytes / 2**20:.2f}",
         str(sum(row.fallbacks.values())),
-        *(() if row.lpips is None else ("-" if reference else f"{row.lpips:.4f}",)),
     )
 
 
 def markdown(rows: Sequence[Row]) -> str:
     """Return the rows as a Markdown table."""
     heads = headings(rows)
-    lines = [heads, ("---", *("---:",) * (len(heads) - 1)), *map(cells, rows)]
-    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+    parts = [heads, ("---", *("---:",) * (len(heads) - 1)), *lines(rows)]
+    return "".join(f"| {' | '.join(part)} |\n" for part in parts)
 
 
 def table(rows: Sequence[Row]) -> Table:
@@ -202,9 +201,15 @@ def table(rows: Sequence[Row]) -> Table:
     made = Table(box=None, pad_edge=False)
     for index, heading in enumerate(headings(rows)):
         made.add_column(heading, justify="right" if index else "left", no_wrap=True)
-    for row in rows:
-        made.add_row(*cells(row))
+    for line in lines(rows):
+        made.add_row(*line)
     return made
+
+
+def lines(rows: Sequence[Row]) -> list[tuple[str, ...]]:
+    """Return the rows as text, in the order of `headings`."""
+    metrics = shown([row.quality for row in rows])
+    return [cells(row, metrics) for row in rows]
 
 
 def latency_table(rows: Sequence[Row]) -> Table:

@@ -1,6 +1,7 @@
 """LPIPS (Zhang et al., arXiv 1801.03924), version 0.1 with VGG16, in plain torch, from a safetensors file.
 
-`benchmarks/fetch_lpips.py` writes the file. The distance is near 0 for pictures that look alike and grows to about 1.
+`benchmarks/fetch_lpips.py` writes the file. torchmetrics' own needs torchvision and fetches VGG16 from the network when
+it is made; it reads no file of weights. The distance is near 0 for pictures that look alike and grows to about 1.
 """
 
 from collections.abc import Mapping

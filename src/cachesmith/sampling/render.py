@@ -3,114 +3,175 @@
 import inspect
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from itertools import groupby
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from cachesmith.policies import CachesmithError
 from cachesmith.runtime.hooks.patch import patched
-from cachesmith.sampling.requests import Request
-from cachesmith.sampling.waypoints import follow, joined, waypoints
+from cachesmith.sampling.encode import encoded_without_gradients
+from cachesmith.sampling.loop import SamplingLoop
+from cachesmith.sampling.pictures import Pictures, joined, pictures_of
+from cachesmith.sampling.requests import Request, arguments_of, batches, check_requests
+from cachesmith.sampling.requests.batches import check_count
+from cachesmith.sampling.waypoints import follow
+from cachesmith.sampling.waypoints import joined as joined_path
 
-PER_SAMPLE = ("prompt", "prompt_2", "prompt_3", "negative_prompt", "class_labels", "prompt_embeds")
-"""Pipeline arguments that are given as lists, one entry a sample."""
-
-
-class Pictures(NamedTuple):
-    """images: [N, C, H, W], float32 in [0, 1]; latents: what the decoder was given, [N, ...], float32."""
-
-    images: Tensor
-    latents: Tensor
+Advance = Callable[[int], None]
 
 
 class Renderer:
-    """Calls `pipe` on requests in batches of at most `batch`; `common` are arguments for every call."""
+    """Calls `pipe`, or a `SamplingLoop`, on requests in batches of at most `batch`.
+
+    common: arguments for every call. Requests may differ in size and in any argument; their samples come back in their
+    order. With `output_type="latent"` nothing is decoded. Every method raises `CachesmithError` before the first sample
+    where the pipeline does not take what a request gives.
+    """
 
     def __init__(self, pipe: Any, steps: int, batch: int = 32, **common: Any):
         self.pipe, self.steps, self.batch, self.common = pipe, steps, batch, common
 
-    def __call__(self, requests: Sequence[Request], advance: Callable[[int], None] | None = None) -> Pictures:
+    def __call__(self, requests: Sequence[Request], advance: Advance | None = None) -> Pictures:
         """Sample all `requests`; `advance(n)` is called after every n finished samples."""
-        return _whole([self._call(chunk) for chunk in self._chunks(requests, advance)])
+        return self._all(requests, self._call, advance)
 
-    def walk(
-        self, requests: Sequence[Request], advance: Callable[[int], None] | None = None
-    ) -> tuple[Pictures, Tensor]:
-        """Sample all `requests`; return their paths as well, [N, waypoints, ...], float32, see `path`."""
-        runs = [self._followed(chunk) for chunk in self._chunks(requests, advance)]
-        return _whole([pictures for pictures, _ in runs]), torch.cat([path for _, path in runs])
+    def reference(self, requests: Sequence[Request], advance: Advance | None = None) -> Pictures:
+        """Sample all `requests` uncached, with their paths, see `waypoints`.
+
+        Raises `CachesmithError` after the first batch whose samples are not finite: nothing can be compared with them.
+        """
+        return self._all(requests, self._checked, advance)
+
+    def walk(self, requests: Sequence[Request], advance: Advance | None = None) -> tuple[Pictures, Tensor]:
+        """Return `reference` and its paths, [N, waypoints, ...], where all samples are of one size."""
+        pictures = self.reference(requests, advance)
+        return pictures, pictures.path
 
     def differentiable(self, requests: Sequence[Request]) -> tuple[Tensor, Tensor]:
         """Sample one batch with gradients enabled; return its images [N, C, H, W] and its path.
 
-        diffusers wraps every pipeline's `__call__` in `torch.no_grad`; this goes around the wrapper.
+        diffusers wraps every pipeline's `__call__` in `torch.no_grad`; this goes around the wrapper. Prompts are
+        encoded without gradients. Raises `CachesmithError` where one call cannot sample all `requests`.
         """
-        plain: Any = inspect.unwrap(type(self.pipe).__call__)
-        with torch.enable_grad(), follow(self.pipe.scheduler, waypoints(self.steps)) as seen:
-            images = self._images(plain(self.pipe, **self._arguments(requests)))
-            return images, joined(seen, len(requests))
+        if len(groups := batches(requests, len(requests))) != 1:
+            raise CachesmithError(f"{len(requests)} requests need {len(groups)} calls; see requests.batches")
+        with (
+            torch.enable_grad(),
+            encoded_without_gradients(self.pipe),
+            follow(self.pipe.scheduler) as seen,
+        ):
+            result = _with_gradients(self.pipe)(**self._arguments(requests))
+            pictures = pictures_of(result, (), self._output_type(requests[0]), None)
+            return pictures.images, joined_path(seen, len(requests))
 
-    def _chunks(
-        self, requests: Sequence[Request], advance: Callable[[int], None] | None
-    ) -> Iterator[list[Request]]:
-        for chunk in _batches(requests, self.batch):
-            yield chunk
+    def check_finite(self, pictures: Pictures) -> None:
+        """Raise `CachesmithError`, with dtype and remedy, where uncached samples are not finite."""
+        if what := pictures.not_finite():
+            raise CachesmithError(_not_finite(what, self.pipe))
+
+    def size(self, request: Request) -> tuple[int, int] | None:
+        """Return height and width in pixels of what a request draws, as far as they are known before."""
+        given = {**self.common, **request.arguments}
+        height, width = given.get("height"), given.get("width")
+        if isinstance(height, int) and isinstance(width, int):
+            return height, width
+        side, vae = self.pipe.transformer.config.get("sample_size"), getattr(self.pipe, "vae", None)
+        channels = None if vae is None else vae.config.get("block_out_channels")
+        if "class_labels" not in given or not isinstance(side, int) or channels is None:
+            return None
+        return (side * 2 ** (len(channels) - 1),) * 2
+
+    def _all(
+        self,
+        requests: Sequence[Request],
+        call: Callable[[Sequence[Request]], Pictures],
+        advance: Advance | None,
+    ) -> Pictures:
+        check_requests(self.pipe, requests, self.common, self.steps)
+        parts: list[Pictures] = []
+        order: list[int] = []
+        for places in batches(requests, self.batch):
+            parts.append(call([requests[place] for place in places]))
+            order += places
             if advance is not None:
-                advance(len(chunk))
+                advance(len(places))
+        return joined(parts, order)
 
-    def _followed(self, chunk: Sequence[Request]) -> tuple[Pictures, Tensor]:
-        with follow(self.pipe.scheduler, waypoints(self.steps)) as seen:
-            pictures = self._call(chunk)
-        return pictures, joined(seen, len(chunk))
+    def _checked(self, chunk: Sequence[Request]) -> Pictures:
+        with follow(self.pipe.scheduler) as seen:
+            pictures = self._call(chunk, seen)
+        self.check_finite(pictures)
+        return pictures
 
-    def _call(self, chunk: Sequence[Request]) -> Pictures:
+    def _call(self, chunk: Sequence[Request], seen: list[Tensor] | None = None) -> Pictures:
         with _decoder_input(self.pipe) as latents:
             result = self.pipe(**self._arguments(chunk))
-        return Pictures(self._images(result), torch.cat(latents).float().cpu())
+        path = None if seen is None else joined_path(seen, len(chunk))
+        pictures = pictures_of(result, latents, self._output_type(chunk[0]), path)
+        check_count(len(pictures), chunk)
+        return pictures
+
+    def _output_type(self, request: Request) -> str:
+        return str({"output_type": "pt", **self.common, **request.arguments}["output_type"])
 
     def _arguments(self, chunk: Sequence[Request]) -> dict[str, Any]:
-        shared = {k: v for k, v in chunk[0].arguments.items() if k not in PER_SAMPLE}
-        listed = {k: [r.arguments[k] for r in chunk] for k in chunk[0].arguments if k in PER_SAMPLE}
-        generators = [torch.Generator().manual_seed(r.seed) for r in chunk]
         options: dict[str, Any] = {
-            "generator": generators,
+            "generator": [torch.Generator().manual_seed(request.seed) for request in chunk],
             "num_inference_steps": self.steps,
             "output_type": "pt",
         }
-        return {**options, **self.common, **shared, **listed}
+        if isinstance(self.pipe, SamplingLoop):
+            options = {
+                name: value for name, value in options.items() if name in _parameters(self.pipe.sample)
+            }
+        given = {**self.common, **arguments_of(chunk)}
+        return {**options, **{name: self._placed(name, value) for name, value in given.items()}}
 
-    @staticmethod
-    def _images(result: Any) -> Tensor:
-        images: Tensor = result.images if hasattr(result, "images") else result.frames
-        return images.float().cpu()
+    def _placed(self, name: str, value: Any) -> Any:
+        """Tensors where the pipeline computes; embeddings in its denoiser's dtype."""
+        if not isinstance(value, Tensor):
+            return value
+        device = getattr(self.pipe, "_execution_device", self.pipe.device)
+        dtype = self.pipe.transformer.dtype
+        # weights that are stored in 8 bits are not computed in them
+        computes = dtype.is_floating_point and dtype.itemsize > 1
+        embeds = name.endswith("embeds") and value.is_floating_point()
+        return value.to(device, dtype if embeds and computes else None)
 
 
-def _whole(parts: Sequence[Pictures]) -> Pictures:
-    return Pictures(torch.cat([p.images for p in parts]), torch.cat([p.latents for p in parts]))
+def _parameters(function: Callable[..., Any]) -> Sequence[str]:
+    return list(inspect.signature(function).parameters)
 
 
-def _batches(requests: Sequence[Request], size: int) -> Iterator[list[Request]]:
-    """Cut into runs that share every argument which is not per sample."""
+def _with_gradients(pipe: Any) -> Callable[..., Any]:
+    if isinstance(pipe, SamplingLoop):
+        plain: Any = inspect.unwrap(pipe.sample)
+        return SamplingLoop(pipe.transformer, pipe.scheduler, plain)
+    wrapped: Any = inspect.unwrap(type(pipe).__call__)
+    return lambda **arguments: wrapped(pipe, **arguments)
 
-    def key(request: Request) -> list[tuple[str, str]]:
-        names = sorted(request.arguments)
-        return [(k, "" if k in PER_SAMPLE else repr(request.arguments[k])) for k in names]
 
-    for _, group in groupby(requests, key):
-        run = list(group)
-        yield from (run[i : i + size] for i in range(0, len(run), size))
+def _not_finite(what: str, pipe: Any) -> str:
+    dtype = str(pipe.transformer.dtype).removeprefix("torch.")
+    part = "the decoder gives pictures" if what == "pictures" else "the model gives latents"
+    remedy = "check its weights" if dtype == "float32" else "load it in float32 or bfloat16 (--dtype)"
+    return f"{part} that are not finite (NaN or infinite) in {dtype} without any caching; {remedy}"
 
 
 @contextmanager
 def _decoder_input(pipe: Any) -> Iterator[list[Tensor]]:
-    """Collect what the pipeline hands to its decoder."""
+    """Collect what the pipeline hands to its decoder, if it has one."""
     seen: list[Tensor] = []
-    decode = pipe.vae.decode
+    vae = getattr(pipe, "vae", None)
+    decode = getattr(vae, "decode", None)
+    if decode is None:
+        yield seen
+        return
 
     def spy(z: Tensor, *args: Any, **kwargs: Any) -> Any:
         seen.append(z.detach().clone())
         return decode(z, *args, **kwargs)
 
-    with patched(pipe.vae, "decode", spy):
+    with patched(vae, "decode", spy):
         yield seen

@@ -22,21 +22,37 @@ WAYPOINTS = 8
 def waypoints(steps: int) -> tuple[int, ...]:
     """Steps that part a run evenly; neither its first nor its last."""
     even = (round((steps - 1) * (i + 1) / (WAYPOINTS + 1)) for i in range(WAYPOINTS))
-    return tuple(dict.fromkeys(even))
+    return tuple(dict.fromkeys(step for step in even if 0 < step < steps - 1))
 
 
 @contextmanager
-def follow(scheduler: Any, steps: Collection[int]) -> Iterator[list[Tensor]]:
-    """Collect the latents that `scheduler.step` is given at `steps` of one run; gradients flow through them."""
+def follow(scheduler: Any, steps: Collection[int] | None = None) -> Iterator[list[Tensor]]:
+    """Collect the latents that `scheduler.step` is given at `steps` of one run; gradients flow through them.
+
+    steps: by default the waypoints of the run, which may begin in the middle of the scheduler's timesteps.
+    """
     seen: list[Tensor] = []
+    wanted: Collection[int] = () if steps is None else steps
     calls = count()
 
     def note(output: Tensor, timestep: Any, sample: Tensor, *_: Any, **__: Any) -> None:
-        if next(calls) in steps:
+        nonlocal wanted
+        call = next(calls)
+        if steps is None and call == 0:
+            wanted = waypoints(_remaining(scheduler, timestep))
+        if call in wanted:
             seen.append(sample)
 
     with heard(scheduler, "step", note):
         yield seen
+
+
+def _remaining(scheduler: Any, timestep: Any) -> int:
+    """Steps from this one to the end of the run."""
+    timesteps = torch.as_tensor(scheduler.timesteps).flatten().cpu()
+    now = torch.as_tensor(timestep).flatten()[:1].cpu()
+    places = (timesteps == now).nonzero().flatten().tolist()
+    return len(timesteps) - (places[0] if places else 0)
 
 
 def joined(seen: list[Tensor], samples: int) -> Tensor:

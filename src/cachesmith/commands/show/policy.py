@@ -23,6 +23,7 @@ from cachesmith.policies import (
     Stack,
     mask,
 )
+from cachesmith.sampling.metrics import cells, headings, shown
 
 
 def as_json(policy: Policy) -> dict[str, Any]:
@@ -116,25 +117,13 @@ def _profiles(document: Document) -> Table:
     table = Table(box=None, pad_edge=False)
     for heading in ("profile", "units", "forecaster"):
         table.add_column(heading)
-    for heading in ("NFC", "PSNR dB (95 %)", "SSIM", "latent error", "steps / NFC"):
+    metrics = shown([profile.quality for profile in document.profiles.values()])
+    for heading in ("NFC", *headings(metrics), "steps / NFC"):
         table.add_column(heading, justify="right")
     for name, profile in document.profiles.items():
-        table.add_row(name, _units(profile), _forecasters(profile), *_figures(profile))
+        figures = (_number(profile.nfc), *cells(profile.quality, metrics), _number(profile.speedup, "x"))
+        table.add_row(name, _units(profile), _forecasters(profile), *figures)
     return table
-
-
-def _figures(profile: Profile) -> tuple[str, ...]:
-    quality = profile.quality
-    if quality is None:
-        measured = ("-", "-", "-")
-    else:
-        interval = f"{quality.psnr:.2f} ({quality.psnr_low:.2f} to {quality.psnr_high:.2f})"
-        measured = (interval, f"{quality.ssim:.4f}", f"{quality.latent_error:.4f}")
-    return (
-        _number(profile.nfc),
-        *measured,
-        _number(profile.speedup, "x"),
-    )
 
 
 def _number(value: float | None, unit: str = "") -> str:

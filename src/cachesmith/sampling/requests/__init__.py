@@ -1,0 +1,29 @@
+"""What to sample: requests, the files that list them, their contents, and their split. Nothing is sampled here."""
+
+from cachesmith.sampling.requests.batches import PER_SAMPLE, arguments_of, batches, parts_of
+from cachesmith.sampling.requests.check import check_requests
+from cachesmith.sampling.requests.files import File
+from cachesmith.sampling.requests.prompts_file import read_prompts
+from cachesmith.sampling.requests.request import Prompt, Request, derived_seed, digest, requests
+from cachesmith.sampling.requests.reserved import RESERVED
+from cachesmith.sampling.requests.split import Split, heldout_part, shares_prompts, split
+
+__all__ = [
+    "PER_SAMPLE",
+    "RESERVED",
+    "File",
+    "Prompt",
+    "Request",
+    "Split",
+    "arguments_of",
+    "batches",
+    "check_requests",
+    "derived_seed",
+    "digest",
+    "heldout_part",
+    "parts_of",
+    "read_prompts",
+    "requests",
+    "shares_prompts",
+    "split",
+]
