@@ -6,24 +6,26 @@ there, and because most pipelines open no cache context. Everything is put back 
 parameters and state dicts are never touched.
 """
 
+import warnings
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
+from weakref import WeakSet
 
-import torch
 from torch import nn
 
 from cachesmith.policies import PolicyError
 from cachesmith.runtime.guidance import Halves
 from cachesmith.runtime.hooks.arguments import reader
-from cachesmith.runtime.hooks.clock import Clock
-from cachesmith.runtime.hooks.patch import patched
+from cachesmith.runtime.hooks.clock import ANOTHER_THREAD, Clock
+from cachesmith.runtime.hooks.member_layers import MemberLayers
+from cachesmith.runtime.hooks.patch import Layer
 from cachesmith.runtime.hooks.runner import Computer, Foreseeing, Runner
-from cachesmith.runtime.hooks.unit_call import Call, Forward, Scope
+from cachesmith.runtime.hooks.unit_call import Forward, Scope
 from cachesmith.runtime.models.adapters import adapter_for
 from cachesmith.runtime.models.units import IMAGE, Unit
 
-_MARK = "_cachesmith_session"
+_ATTACHED: "WeakSet[nn.Module]" = WeakSet()
 
 
 @contextmanager
@@ -33,30 +35,30 @@ def attach(
     runner: Runner,
     clock: Clock,
     computer: Computer | None = None,
-) -> Iterator[None]:
+) -> Iterator[MemberLayers]:
     """Route every unit call of `transformer` through `runner` until the context is left.
 
     computer: what computes the units that are to be computed; by default, their own modules.
 
-    Raises `PolicyError` if another session is attached to the same transformer.
+    Yields what can be bound to other units. Raises `PolicyError` if another session is attached to the same transformer.
     """
-    if _MARK in vars(transformer):
+    if transformer in _ATTACHED:
         raise PolicyError("this transformer already runs under a policy; leave that context first")
     scope = Scope(_guided(runner, units), clock, computer)
+    layers = MemberLayers(transformer, scope)
     with ExitStack() as stack:
-        stack.enter_context(patched(transformer, _MARK, runner))
-        stack.enter_context(_watch(transformer, scope))
-        for unit in units:
-            call = Call(unit, scope)
-            for position, module in enumerate(unit.members):
-                stack.enter_context(_patch_call(module, call.member(position)))
-        yield
+        _ATTACHED.add(transformer)
+        stack.callback(_ATTACHED.discard, transformer)
+        stack.enter_context(_watch(transformer, scope, layers))
+        stack.callback(layers.remove)
+        layers.bind(units)
+        yield layers
 
 
-def clock_for(transformer: nn.Module) -> Clock:
-    """Return a clock that reads `transformer`'s timestep argument."""
-    adapter = adapter_for(transformer)
-    return Clock(adapter.timestep_scale, adapter.timestep_shift)
+def clock_for(transformer: nn.Module, pipe: Any = None) -> Clock:
+    """Return a clock for calls of `transformer`; raise `PolicyError` when there is no adapter for it."""
+    adapter_for(transformer)
+    return Clock(pipe)
 
 
 def _guided(runner: Runner, units: tuple[Unit, ...]) -> Runner | Halves:
@@ -68,51 +70,71 @@ def _guided(runner: Runner, units: tuple[Unit, ...]) -> Runner | Halves:
     return Halves(runner, following)
 
 
+class _Hook:
+    """A hook that stays behind when its module is copied or pickled."""
+
+    def __init__(self, then: Callable[..., None]):
+        self._then = then
+
+    def __call__(self, *args: Any) -> None:
+        self._then(*args)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Callable[..., None]:
+        return _silent
+
+    def __reduce__(self) -> tuple[Callable[..., Any], tuple[()]]:
+        return _no_hook, ()
+
+
+def _silent(*_: Any) -> None:
+    """What copies of a hook do."""
+
+
+def _no_hook() -> Callable[..., None]:
+    return _silent
+
+
 @contextmanager
-def _watch(transformer: Any, scope: Scope) -> Iterator[None]:
+def _watch(transformer: Any, scope: Scope, layers: MemberLayers) -> Iterator[None]:
     """Tell the runner of every call. Hooks, since CPU offloading replaces `forward` after each pipeline call."""
     read = reader(transformer, (adapter_for(transformer).timestep, IMAGE))
 
     def before(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        if not scope.enter(transformer):
+            warnings.warn(f"cachesmith left a call alone: {ANOTHER_THREAD}", RuntimeWarning, stacklevel=2)
+            return
         timestep, latents = read(args, kwargs)
-        tick = scope.clock.tick(timestep)
+        tick = scope.clock.tick(timestep, latents)
         if isinstance(scope.runner, Halves):
             scope.runner.begin(tick, latents)
         else:
             scope.runner.begin(tick)
-        scope.open = True
+        layers.refresh()
 
     def after(*_: Any) -> None:
-        scope.open = False
+        scope.leave()
 
     with ExitStack() as stack:
-        stack.callback(transformer.register_forward_pre_hook(before, with_kwargs=True).remove)
-        stack.callback(transformer.register_forward_hook(after, always_call=True).remove)
+        stack.callback(transformer.register_forward_pre_hook(_Hook(before), with_kwargs=True).remove)
+        stack.callback(transformer.register_forward_hook(_Hook(after), always_call=True).remove)
         if hasattr(transformer, "cache_context"):
-            named = _named(transformer.cache_context, scope.clock)
-            stack.enter_context(patched(transformer, "cache_context", named))
+            stack.callback(Layer(transformer, "cache_context", _named(scope.clock)).remove)
         yield
 
 
-def _named(original: Forward, clock: Clock) -> Forward:
+def _named(clock: Clock) -> Callable[[Forward], Forward]:
     """Let the pipeline's own `cache_context("cond")` name the guidance branch."""
 
-    @contextmanager
-    def cache_context(name: str, *args: Any, **kwargs: Any) -> Iterator[Any]:
-        with original(name, *args, **kwargs) as value:
-            before, clock.context = clock.context, name
-            try:
-                yield value
-            finally:
-                clock.context = before
+    def wrap(original: Forward) -> Forward:
+        @contextmanager
+        def cache_context(name: str, *args: Any, **kwargs: Any) -> Iterator[Any]:
+            with original(name, *args, **kwargs) as value:
+                before, clock.context = clock.context, name
+                try:
+                    yield value
+                finally:
+                    clock.context = before
 
-    return cache_context
+        return cache_context
 
-
-def _patch_call(module: nn.Module, wrap: Callable[[Forward], Forward]) -> AbstractContextManager[None]:
-    """Wrap the compiled call of a compiled module, else its forward."""
-    compiled = getattr(module, "_compiled_call_impl", None)
-    if compiled is None:
-        return patched(module, "forward", wrap(module.forward))
-    eager: Any = torch.compiler.disable
-    return patched(module, "_compiled_call_impl", eager(wrap(compiled), recursive=False))
+    return wrap

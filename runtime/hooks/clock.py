@@ -1,84 +1,126 @@
-"""Which step, branch and run a transformer call belongs to.
+"""Which step, branch and run a transformer call belongs to, and whether it belongs to a run at all.
 
-The scheduler is the only clock: `set_timesteps` starts a run, `step` moves it on, and the timestep argument is checked
-against the scheduler's list. Counting transformer calls would go wrong with guidance, a second request or an
-interrupted run.
+The scheduler is the only clock: `set_timesteps` starts a run, and a step is over when `step` is called, however often,
+or, in loops that never call it, when the timestep argument changes. The argument's value tells where a run starts.
 """
 
+import threading
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from cachesmith.runtime.hooks.caller import PipelineCall, calling_frame, numbers
 from cachesmith.runtime.hooks.patch import heard
+from cachesmith.runtime.hooks.timesteps import Form, Value, forms, place_in
 
-MOST_CALLS = 8
-"""Calls in one step and cache context; with more, the scheduler is not what moves the sampler on."""
-
-TOLERANCE = 1e-3
-"""Of a timestep in float32, on the scheduler's scale of 0 to 1000."""
+ANOTHER_PIPELINE = (
+    "another pipeline calls this transformer, with a scheduler of its own; apply the policy to that pipeline, or give "
+    "each a `cachesmith.replicate(pipe)`"
+)
+ANOTHER_THREAD = "another thread calls this transformer during a run; give every thread a `cachesmith.replicate(pipe)` of its own"
+NO_TIMESTEPS = "the scheduler that the policy follows has no timesteps yet: the caller steps another one"
+OTHERS = "another caller"
+"""The branch of calls that belong to no run of ours."""
 
 
 @dataclass(frozen=True)
 class Tick:
     """One transformer call. `step` is None when nothing is to be forecast: the timestep is not one of the scheduler's,
-    or for another reason, `why`."""
+    or for another reason, `why`. `call`: what the run's pipeline was asked for."""
 
     run: int
     step: int | None
     branch: str
     why: str | None = None
+    call: PipelineCall = field(default=PipelineCall({}), compare=False)
 
 
 class Clock:
     """Locates transformer calls on the scheduler's list of timesteps.
 
-    A host timestep is looked up by value. For one on an accelerator that would stall the stream, so only the first of
-    a run is read; after that the scheduler's own progress tells the step. Where there is none, as in loops that never
-    call `scheduler.step`, all are read once that is noticed.
+    On an accelerator, reading a value stalls the stream: it is done until `step` is heard for the first time in a run
+    that `set_timesteps` announced, and always in loops that call neither. `pipe`: whose scheduler is followed even
+    where it is replaced by another. `refused`: why the last call was none of the run's, if so.
     """
 
-    def __init__(self, scale: float = 1.0, shift: float = 0.0):
+    def __init__(self, pipe: Any = None) -> None:
         self.run = 0
-        self.context: str | None = None
-        self._scale, self._shift = scale, shift
-        self._scheduler: Any = None
-        self._host: list[float] | None = None
-        self._anchor: int | None = None
-        self._last: int | None = None
-        self._stepped = 0
-        self._stuck = False
-        self._calls: Counter[str | None] = Counter()
+        self.scheduler: Any = None
+        self._pipe = pipe
+        self._following = ExitStack()
+        self._contexts = threading.local()
+        self.refused: str | None = None
+        self._announced = False
+        self._clear()
+
+    @property
+    def context(self) -> str | None:
+        """The cache context that the pipeline opened on this thread."""
+        return getattr(self._contexts, "name", None)
+
+    @context.setter
+    def context(self, name: str | None) -> None:
+        self._contexts.name = name
 
     @contextmanager
     def follow(self, scheduler: Any) -> Iterator["Clock"]:
         """Watch `scheduler` while the context is open."""
-        self._scheduler = scheduler
-        restarts = heard(scheduler, "set_timesteps", lambda *_, **__: self._restart())
-        with restarts, heard(scheduler, "step", lambda *_, **__: self._advance()):
+        self._listen(scheduler)
+        try:
             yield self
+        finally:
+            self._following.close()
 
     def timesteps(self) -> list[float]:
         """The run's timesteps on the host; read from the device once a run."""
         if self._host is None:
-            self._host = [float(t) for t in torch.as_tensor(self._scheduler.timesteps).tolist()]
+            self._host = [float(t) for t in torch.as_tensor(self.scheduler.timesteps).tolist()]
         return self._host
 
-    def tick(self, timestep: Tensor | float) -> Tick:
-        """Place one transformer call."""
-        step = self._locate(timestep)
-        if step is not None and self._last is not None and step < self._last:
-            # back in time without `set_timesteps`: a new run all the same
-            self._restart()
-            self._anchor = step
-        if step != self._last:
-            self._calls.clear()
-        self._last = step
-        return Tick(self.run, step, self._branch())
+    def tick(self, timestep: Tensor | float, latents: Any = None) -> Tick:
+        """Place one transformer call for `latents`, [B, ...]."""
+        frame = calling_frame()
+        caller = None if frame is None else frame.f_locals["self"]
+        if caller is not None and caller is self._pipe and caller.scheduler is not self.scheduler:
+            self._listen(caller.scheduler)
+        self.refused = self._refusal(caller)
+        if self.refused is not None:
+            self._strangers = True
+            return Tick(self.run, None, OTHERS, self.refused)
+        step = self._locate(timestep, latents)
+        if self._last is None and self._call is None:
+            self._begin(caller, {} if frame is None else numbers(frame), latents)
+        if step is not None:
+            if step != self._last:
+                self._calls.clear()
+            self._last, self._stepped = step, False
+        assert self._call is not None
+        return Tick(self.run, step, self._branch(), call=self._call)
+
+    def _begin(self, caller: Any, arguments: dict[str, float], latents: Any) -> None:
+        """The first call of a run."""
+        if self._strangers:  # whoever watches must not take this for the run that strangers were seen in
+            self.run += 1
+        shape = tuple(latents.shape[1:]) if isinstance(latents, Tensor) else ()
+        self._caller, self._thread = caller, threading.get_ident()
+        self._call = PipelineCall(arguments, shape)
+
+    def _refusal(self, caller: Any) -> str | None:
+        """Why a call is not one of the run that the scheduler tells of."""
+        if caller is not None and caller.scheduler is not self.scheduler:
+            return ANOTHER_PIPELINE
+        if getattr(self.scheduler, "num_inference_steps", 1) is None:
+            return NO_TIMESTEPS
+        if self._call is not None and threading.get_ident() != self._thread:
+            return ANOTHER_THREAD
+        if self._call is not None and caller is not self._caller:
+            return ANOTHER_PIPELINE
+        return None
 
     def _branch(self) -> str:
         """The cache context, or else the order of calls within a step, tells the guidance branches apart."""
@@ -88,46 +130,107 @@ class Clock:
             return str(count)
         return f"{self.context}.{count}" if count else self.context
 
-    def _restart(self) -> None:
+    def _listen(self, scheduler: Any) -> None:
+        self._following.close()
+        if self.scheduler is not None:
+            self._announce()
+        self.scheduler = scheduler
+        self._following.enter_context(heard(scheduler, "set_timesteps", lambda *_, **__: self._announce()))
+        self._following.enter_context(heard(scheduler, "step", self._advance))
+
+    def _clear(self) -> None:
+        self._host: list[float] | None = None
+        self._forms: list[Form] | None = None
+        self._form: Form | None = None
+        self._forget()
+
+    def _forget(self) -> None:
+        """What is known of the run in hand."""
+        self._last: int | None = None
+        self._told: int | None = None
+        self._stepped = self._moves = self._strangers = False
+        self._value: Value | None = None
+        self._first: Tensor | None = None
+        self._caller: Any = None
+        self._thread = 0
+        self._call: PipelineCall | None = None
+        self._calls: Counter[str | None] = Counter()
+
+    def _announce(self) -> None:
+        """`scheduler.set_timesteps` was called."""
         self.run += 1
-        self._host = self._anchor = self._last = None
-        self._stepped = 0
-        self._stuck = False
-        self._calls.clear()
+        self._announced = True
+        self._clear()
 
-    def _advance(self) -> None:
-        self._stepped += 1
+    def _start_over(self) -> None:
+        """A run begins without `set_timesteps`, on the same list."""
+        self.run += 1
+        self._announced = False
+        self._forget()
 
-    def _locate(self, timestep: Tensor | float) -> int | None:
-        expected = None if self._anchor is None else self._anchor + self._stepped
-        self._stuck = self._stuck or (self._stepped == 0 and self._calls[self.context] >= MOST_CALLS)
-        afar = isinstance(timestep, Tensor) and timestep.device.type != "cpu"
-        if expected is not None and afar and not self._stuck:
-            return expected if expected < len(self.timesteps()) else None
-        if expected is None:
-            expected = getattr(self._scheduler, "begin_index", None)
-        step = self._find(*self._read(timestep), expected)
-        if step is not None:
-            self._anchor = step - self._stepped
+    def _advance(self, *args: Any, **kwargs: Any) -> None:
+        """`scheduler.step(output, timestep, sample)` was called."""
+        timestep = args[1] if len(args) > 1 else kwargs.get("timestep")
+        told = place_in(self.scheduler.timesteps, timestep, self.timesteps())
+        self._told = self._last if told is None else told
+        self._stepped = self._moves = True
+        self._first = None
+
+    def _locate(self, timestep: Tensor | float, latents: Any) -> int | None:
+        expected = self._told + 1 if self._stepped and self._told is not None else self._last
+        if expected is not None and self._announced and self._moves and _afar(timestep):
+            step = expected if expected < len(self.timesteps()) else None
+        else:
+            value = Value(timestep)
+            step = self._start(value) if expected is None else self._next(expected, value)
+            self._value = value
+        if step is not None and (self._back(step) or self._again(step, latents)):
+            self._start_over()
+        if self._last is None and not self._announced and isinstance(latents, Tensor):
+            self._first = latents
+        elif step != self._last:
+            self._first = None
         return step
 
-    def _read(self, timestep: Tensor | float) -> tuple[float, float]:
-        """Return the scheduler's timestep, and how far rounding may have moved it.
+    def _back(self, step: int) -> bool:
+        """Back in time without `set_timesteps`: a new run all the same."""
+        return self._last is not None and step < self._last
 
-        Pipelines that hold some tokens clean give those timestep 0: the largest is the step's.
+    def _again(self, step: int, latents: Any) -> bool:
+        """Whether a second call at the first step of a run that nothing announced is the first of another run."""
+        first = self._first
+        if first is None or step != self._last or not isinstance(latents, Tensor):
+            return False
+        return first.shape != latents.shape or not torch.equal(first, latents)
+
+    def _start(self, value: Value) -> int | None:
+        """Where a run starts: where the pipeline told the scheduler, at the first step, or else where it must be.
+
+        A form that is not known is taken for the first step's only where a run was announced.
         """
-        values = torch.as_tensor(timestep)
-        rounding = torch.finfo(values.dtype).eps if values.is_floating_point() else 0.0
-        scaled = values.double() * self._scale
-        return float((scaled + self._shift).max()), max(TOLERANCE, rounding * float(scaled.abs().max()))
+        begin = getattr(self.scheduler, "begin_index", None) or 0
+        if self._forms is None:
+            self._forms = forms(self.scheduler, self.timesteps())
+        self._form = next((form for form in self._forms if form.starts(begin, value)), None)
+        found = {step: form for form in reversed(self._forms) if (step := form.find(value)) is not None}
+        if len(found) == 1:
+            ((step, self._form),) = found.items()
+            return step
+        return begin if self._announced and not found else None
 
-    def _find(self, value: float, tolerance: float, expected: int | None) -> int | None:
-        steps = self.timesteps()
-        if expected is not None and expected < len(steps) and abs(steps[expected] - value) <= tolerance:
+    def _next(self, expected: int, value: Value) -> int | None:
+        """Where a run that has begun goes on."""
+        form = self._form
+        if form is None:
+            moved = not self._stepped and value != self._value
+            expected += moved
+            return expected if expected < len(self.timesteps()) else None
+        if form.holds(expected, value):
             return expected
-        nearest = min(range(len(steps)), key=lambda i: abs(steps[i] - value), default=None)
-        if nearest is None or abs(steps[nearest] - value) > tolerance:
-            return None
-        # second-order schedulers list a timestep twice; entering in the middle means the second, as in diffusers
-        twice = 0 < nearest < len(steps) - 1 and steps[nearest + 1] == steps[nearest]
-        return nearest + 1 if twice else nearest
+        if not self._stepped and form.holds(expected + 1, value):
+            return expected + 1
+        return form.find(value)
+
+
+def _afar(timestep: Tensor | float) -> bool:
+    return isinstance(timestep, Tensor) and timestep.device.type != "cpu"

@@ -1,5 +1,7 @@
 """One unit's call, from its first member's arguments to its last member's result."""
 
+import sys
+import threading
 from collections.abc import Callable, Mapping
 from functools import partial, wraps
 from typing import Any
@@ -26,7 +28,38 @@ class Scope:
     def __init__(self, runner: Runner | Halves, clock: Clock, computer: Computer | None):
         self.runner, self.clock, self.computer = runner, clock, computer
         self.onlooker = runner if isinstance(runner, Onlooker) else None
-        self.open = False
+        self.thread: int | None = None
+        self.number = 0
+        self._lock = threading.Lock()
+
+    @property
+    def open(self) -> bool:
+        """Whether a transformer call is in progress on this thread."""
+        return self.thread == threading.get_ident()
+
+    def enter(self, transformer: nn.Module) -> bool:
+        """A transformer call begins on this thread; False while another thread's is in progress."""
+        with self._lock:
+            if self.thread is not None and not self.open and _calls(self.thread, transformer):
+                return False
+            self.thread = threading.get_ident()
+            self.number += 1
+            return True
+
+    def leave(self) -> None:
+        """The transformer call is over."""
+        if self.open:
+            self.thread = None
+
+
+def _calls(thread: int, module: nn.Module) -> bool:
+    """Whether `thread` is in a call of `module`: a call that was stopped by the keyboard did not say so."""
+    frame = sys._current_frames().get(thread)
+    while frame is not None:
+        if frame.f_code.co_name == "_call_impl" and frame.f_locals.get("self") is module:
+            return True
+        frame = frame.f_back
+    return False
 
 
 class Call:
@@ -38,10 +71,15 @@ class Call:
     def __init__(self, unit: Unit, scope: Scope):
         self.unit, self.scope = unit, scope
         self.enters = None if unit.entry is None else _entering(*unit.entry)
-        self.begun = False
+        self._begun = 0
         self.inputs: Feature = ()
         self.known: Feature | Partial | Half | None = None
         self.passed: dict[str, Tensor] | None = None
+
+    @property
+    def begun(self) -> bool:
+        """Whether the unit was entered in the transformer call in progress: an earlier one may have been stopped."""
+        return self._begun == self.scope.number
 
     def member(self, position: int) -> Callable[[Forward], Forward]:
         """Return the wrapper of the member at `position`."""
@@ -89,7 +127,7 @@ class Call:
         # Embedders hand over transposed views; mixed layouts would make every later sum several times slower.
         self.inputs = tuple(stream.contiguous() for stream in inputs)
         self.known = self.scope.runner.forecast(self.unit, self.inputs)
-        self.begun = True
+        self._begun = self.scope.number
 
     def _engage(self, arguments: Mapping[str, Any]) -> None:
         """Unless the unit was forecast, let the computer have it."""
@@ -138,7 +176,7 @@ class Call:
             self.known = self.known.complete(outputs)
             return self._finish(values)
         self.scope.runner.observe(self.unit, self.inputs, outputs)
-        self.begun, self.inputs = False, ()
+        self._begun, self.inputs = 0, ()
         return result
 
     def _bypass(self, position: int, values: tuple[Any, ...]) -> Any:
@@ -149,7 +187,7 @@ class Call:
 
     def _finish(self, values: tuple[Any, ...]) -> Any:
         assert isinstance(self.known, tuple)
-        known, self.known, self.begun, self.inputs, self.passed = self.known, None, False, (), None
+        known, self.known, self._begun, self.inputs, self.passed = self.known, None, 0, (), None
         if not self.unit.residual:
             return _returned(known)
         by_name = dict(zip(self.unit.streams, known, strict=True))
