@@ -13,6 +13,7 @@ from cachesmith.policies.errors import refusing
 from cachesmith.progress import stage
 from cachesmith.runtime import Tick, Unit
 from cachesmith.runtime.forecast.history import Feature
+from cachesmith.runtime.hooks.caller import PipelineCall
 from cachesmith.runtime.models.fingerprint import model_key, sampler_key
 from cachesmith.sampling.render import Renderer
 from cachesmith.sampling.requests import Request
@@ -61,7 +62,7 @@ def fit_method(
     """
     check_method(method, options)
     with stage(f"fitting {method}", 2) as advance:
-        sampler = _sampler(pipe, requests[0], steps, common)
+        sampler = _sampler(pipe, requests, steps, common)
         advance()
         try:
             with refusing(f"method {method}"):
@@ -84,11 +85,13 @@ class _Branches(Watcher):
         super().__init__()
         self.seen: set[str] = set()
         self.rows = 0
+        self.call = PipelineCall({})
 
     def begin(self, tick: Tick) -> None:
         """A transformer call."""
         super().begin(tick)
         self.seen.add(tick.branch)
+        self.call = tick.call
 
     def forecast(self, unit: Unit, inputs: Feature) -> Feature | None:
         """Have everything computed."""
@@ -96,10 +99,10 @@ class _Branches(Watcher):
         return None
 
 
-def _sampler(pipe: Any, request: Request, steps: int, common: dict[str, Any]) -> SamplerKey:
+def _sampler(pipe: Any, requests: Sequence[Request], steps: int, common: dict[str, Any]) -> SamplerKey:
     """Sample once, to learn the noise levels and how guidance is computed."""
     branches = _Branches()
     with watch(pipe, Stack(), branches):
-        Renderer(pipe, steps, 1, **common)([request])
+        Renderer(pipe, steps, 1, **common)(requests[:1])
     guidance = guidance_of(branches.seen, branches.rows, 1)
-    return sampler_key(pipe.scheduler, guidance, common.get("guidance_scale"))
+    return sampler_key(pipe.scheduler, guidance, [branches.call], [each.arguments for each in requests])

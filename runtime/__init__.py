@@ -10,6 +10,7 @@ from cachesmith.runtime.models.adapters import ADAPTERS, Adapter, BlockList, Mod
 from cachesmith.runtime.models.units import Unit, resolve_units
 from cachesmith.runtime.plan.compile_plan import compile_plan
 from cachesmith.runtime.plan.plan import Compute, Decision, Forecast, Plan
+from cachesmith.runtime.replicate import replicate
 from cachesmith.runtime.session import Session
 from cachesmith.runtime.stats import Stats
 
@@ -35,5 +36,6 @@ __all__ = [
     "compile_plan",
     "distill",
     "open_bundle",
+    "replicate",
     "resolve_units",
 ]

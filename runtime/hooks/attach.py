@@ -40,7 +40,7 @@ def attach(
 
     computer: what computes the units that are to be computed; by default, their own modules.
 
-    Yields what can be bound to other units. Raises `PolicyError` if another session is attached to the same transformer.
+    Yields what can be bound to other units. Raises `PolicyError` if another session is attached to the transformer.
     """
     if transformer in _ATTACHED:
         raise PolicyError("this transformer already runs under a policy; leave that context first")

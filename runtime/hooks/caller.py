@@ -54,7 +54,7 @@ def numbers(frame: FrameType) -> dict[str, float]:
     names = code.co_varnames[: code.co_argcount + code.co_kwonlyargcount]
     found: dict[str, float] = {}
     for name in names:
-        value = values.get(name)
+        value: Any = values.get(name)
         found |= {f"{name}.{k}": v for k, v in value.items() if _number(v)} if isinstance(value, dict) else {}
         if _number(value):
             found[name] = value

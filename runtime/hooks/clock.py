@@ -22,7 +22,10 @@ ANOTHER_PIPELINE = (
     "another pipeline calls this transformer, with a scheduler of its own; apply the policy to that pipeline, or give "
     "each a `cachesmith.replicate(pipe)`"
 )
-ANOTHER_THREAD = "another thread calls this transformer during a run; give every thread a `cachesmith.replicate(pipe)` of its own"
+ANOTHER_THREAD = (
+    "another thread calls this transformer during a run; give every thread a worker of its own: "
+    "`cachesmith.replicate(pipe)`"
+)
 NO_TIMESTEPS = "the scheduler that the policy follows has no timesteps yet: the caller steps another one"
 OTHERS = "another caller"
 """The branch of calls that belong to no run of ours."""
@@ -38,6 +41,34 @@ class Tick:
     branch: str
     why: str | None = None
     call: PipelineCall = field(default=PipelineCall({}), compare=False)
+
+
+@dataclass
+class _List:
+    """The scheduler's timesteps: on the host, in all forms, and in the one that the transformer is given."""
+
+    host: list[float] | None = None
+    forms: list[Form] | None = None
+    form: Form | None = None
+
+
+@dataclass
+class _Progress:
+    """The run in hand: the `last` step that was called, and the one that `scheduler.step` was `told` of; whether it
+    was called since (`stepped`) or at all (`moves`); the last timestep's value, and the first latents of a run that
+    nothing announced; whose run it is, on which thread; whether `strangers` were seen; the calls of this step."""
+
+    last: int | None = None
+    told: int | None = None
+    stepped: bool = False
+    moves: bool = False
+    strangers: bool = False
+    value: Value | None = None
+    first: Tensor | None = None
+    caller: Any = None
+    thread: int = 0
+    call: PipelineCall | None = None
+    calls: Counter[str | None] = field(default_factory=Counter)
 
 
 class Clock:
@@ -56,7 +87,7 @@ class Clock:
         self._contexts = threading.local()
         self.refused: str | None = None
         self._announced = False
-        self._clear()
+        self._list, self._now = _List(), _Progress()
 
     @property
     def context(self) -> str | None:
@@ -66,6 +97,11 @@ class Clock:
     @context.setter
     def context(self, name: str | None) -> None:
         self._contexts.name = name
+
+    @property
+    def call(self) -> PipelineCall:
+        """What the pipeline was asked for in the run in hand."""
+        return PipelineCall({}) if self._now.call is None else self._now.call
 
     @contextmanager
     def follow(self, scheduler: Any) -> Iterator["Clock"]:
@@ -78,9 +114,9 @@ class Clock:
 
     def timesteps(self) -> list[float]:
         """The run's timesteps on the host; read from the device once a run."""
-        if self._host is None:
-            self._host = [float(t) for t in torch.as_tensor(self.scheduler.timesteps).tolist()]
-        return self._host
+        if self._list.host is None:
+            self._list.host = [float(t) for t in torch.as_tensor(self.scheduler.timesteps).tolist()]
+        return self._list.host
 
     def tick(self, timestep: Tensor | float, latents: Any = None) -> Tick:
         """Place one transformer call for `latents`, [B, ...]."""
@@ -90,25 +126,24 @@ class Clock:
             self._listen(caller.scheduler)
         self.refused = self._refusal(caller)
         if self.refused is not None:
-            self._strangers = True
+            self._now.strangers = True
             return Tick(self.run, None, OTHERS, self.refused)
         step = self._locate(timestep, latents)
-        if self._last is None and self._call is None:
+        if self._now.last is None and self._now.call is None:
             self._begin(caller, {} if frame is None else numbers(frame), latents)
         if step is not None:
-            if step != self._last:
-                self._calls.clear()
-            self._last, self._stepped = step, False
-        assert self._call is not None
-        return Tick(self.run, step, self._branch(), call=self._call)
+            if step != self._now.last:
+                self._now.calls.clear()
+            self._now.last, self._now.stepped = step, False
+        return Tick(self.run, step, self._branch(), call=self.call)
 
     def _begin(self, caller: Any, arguments: dict[str, float], latents: Any) -> None:
         """The first call of a run."""
-        if self._strangers:  # whoever watches must not take this for the run that strangers were seen in
+        if self._now.strangers:  # whoever watches must not take this for the run that strangers were seen in
             self.run += 1
         shape = tuple(latents.shape[1:]) if isinstance(latents, Tensor) else ()
-        self._caller, self._thread = caller, threading.get_ident()
-        self._call = PipelineCall(arguments, shape)
+        self._now.caller, self._now.thread = caller, threading.get_ident()
+        self._now.call = PipelineCall(arguments, shape)
 
     def _refusal(self, caller: Any) -> str | None:
         """Why a call is not one of the run that the scheduler tells of."""
@@ -116,16 +151,16 @@ class Clock:
             return ANOTHER_PIPELINE
         if getattr(self.scheduler, "num_inference_steps", 1) is None:
             return NO_TIMESTEPS
-        if self._call is not None and threading.get_ident() != self._thread:
+        if self._now.call is not None and threading.get_ident() != self._now.thread:
             return ANOTHER_THREAD
-        if self._call is not None and caller is not self._caller:
+        if self._now.call is not None and caller is not self._now.caller:
             return ANOTHER_PIPELINE
         return None
 
     def _branch(self) -> str:
         """The cache context, or else the order of calls within a step, tells the guidance branches apart."""
-        count = self._calls[self.context]
-        self._calls[self.context] += 1
+        count = self._now.calls[self.context]
+        self._now.calls[self.context] += 1
         if self.context is None:
             return str(count)
         return f"{self.context}.{count}" if count else self.context
@@ -138,68 +173,50 @@ class Clock:
         self._following.enter_context(heard(scheduler, "set_timesteps", lambda *_, **__: self._announce()))
         self._following.enter_context(heard(scheduler, "step", self._advance))
 
-    def _clear(self) -> None:
-        self._host: list[float] | None = None
-        self._forms: list[Form] | None = None
-        self._form: Form | None = None
-        self._forget()
-
-    def _forget(self) -> None:
-        """What is known of the run in hand."""
-        self._last: int | None = None
-        self._told: int | None = None
-        self._stepped = self._moves = self._strangers = False
-        self._value: Value | None = None
-        self._first: Tensor | None = None
-        self._caller: Any = None
-        self._thread = 0
-        self._call: PipelineCall | None = None
-        self._calls: Counter[str | None] = Counter()
-
     def _announce(self) -> None:
         """`scheduler.set_timesteps` was called."""
         self.run += 1
         self._announced = True
-        self._clear()
+        self._list, self._now = _List(), _Progress()
 
     def _start_over(self) -> None:
         """A run begins without `set_timesteps`, on the same list."""
         self.run += 1
         self._announced = False
-        self._forget()
+        self._now = _Progress()
 
     def _advance(self, *args: Any, **kwargs: Any) -> None:
         """`scheduler.step(output, timestep, sample)` was called."""
         timestep = args[1] if len(args) > 1 else kwargs.get("timestep")
         told = place_in(self.scheduler.timesteps, timestep, self.timesteps())
-        self._told = self._last if told is None else told
-        self._stepped = self._moves = True
-        self._first = None
+        self._now.told = self._now.last if told is None else told
+        self._now.stepped = self._now.moves = True
+        self._now.first = None
 
     def _locate(self, timestep: Tensor | float, latents: Any) -> int | None:
-        expected = self._told + 1 if self._stepped and self._told is not None else self._last
-        if expected is not None and self._announced and self._moves and _afar(timestep):
+        expected = self._now.told + 1 if self._now.stepped and self._now.told is not None else self._now.last
+        if expected is not None and self._announced and self._now.moves and _afar(timestep):
             step = expected if expected < len(self.timesteps()) else None
         else:
             value = Value(timestep)
             step = self._start(value) if expected is None else self._next(expected, value)
-            self._value = value
+            self._now.value = value
         if step is not None and (self._back(step) or self._again(step, latents)):
             self._start_over()
-        if self._last is None and not self._announced and isinstance(latents, Tensor):
-            self._first = latents
-        elif step != self._last:
-            self._first = None
+        if self._now.last is None and not self._announced and isinstance(latents, Tensor):
+            self._now.first = latents
+        elif step != self._now.last:
+            self._now.first = None
         return step
 
     def _back(self, step: int) -> bool:
         """Back in time without `set_timesteps`: a new run all the same."""
-        return self._last is not None and step < self._last
+        return self._now.last is not None and step < self._now.last
 
     def _again(self, step: int, latents: Any) -> bool:
         """Whether a second call at the first step of a run that nothing announced is the first of another run."""
-        first = self._first
-        if first is None or step != self._last or not isinstance(latents, Tensor):
+        first = self._now.first
+        if first is None or step != self._now.last or not isinstance(latents, Tensor):
             return False
         return first.shape != latents.shape or not torch.equal(first, latents)
 
@@ -209,25 +226,25 @@ class Clock:
         A form that is not known is taken for the first step's only where a run was announced.
         """
         begin = getattr(self.scheduler, "begin_index", None) or 0
-        if self._forms is None:
-            self._forms = forms(self.scheduler, self.timesteps())
-        self._form = next((form for form in self._forms if form.starts(begin, value)), None)
-        found = {step: form for form in reversed(self._forms) if (step := form.find(value)) is not None}
+        if self._list.forms is None:
+            self._list.forms = forms(self.scheduler, self.timesteps())
+        self._list.form = next((form for form in self._list.forms if form.starts(begin, value)), None)
+        found = {step: form for form in reversed(self._list.forms) if (step := form.find(value)) is not None}
         if len(found) == 1:
-            ((step, self._form),) = found.items()
+            ((step, self._list.form),) = found.items()
             return step
         return begin if self._announced and not found else None
 
     def _next(self, expected: int, value: Value) -> int | None:
         """Where a run that has begun goes on."""
-        form = self._form
+        form = self._list.form
         if form is None:
-            moved = not self._stepped and value != self._value
+            moved = not self._now.stepped and value != self._now.value
             expected += moved
             return expected if expected < len(self.timesteps()) else None
         if form.holds(expected, value):
             return expected
-        if not self._stepped and form.holds(expected + 1, value):
+        if not self._now.stepped and form.holds(expected + 1, value):
             return expected + 1
         return form.find(value)
 

@@ -164,4 +164,4 @@ def _splice(module: Any, method: Any, below: Any) -> None:
                 setattr(reference, field, below)
     top = vars(module).get("forward")
     if getattr(top, "__wrapped__", None) is method:
-        top.__wrapped__ = below  # type: ignore[union-attr]
+        top.__wrapped__ = below

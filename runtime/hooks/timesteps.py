@@ -24,7 +24,7 @@ class Value:
     def __init__(self, timestep: Tensor | float):
         values = torch.as_tensor(timestep)
         self.rounding = torch.finfo(values.dtype).eps if values.is_floating_point() else 0.0
-        distinct = values.detach().double().unique().tolist()
+        distinct = sorted(set(values.detach().double().flatten().tolist()))
         self.values: list[float] = distinct if len(distinct) <= DISTINCT else [distinct[0], distinct[-1]]
 
     def __eq__(self, other: object) -> bool:

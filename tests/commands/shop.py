@@ -10,6 +10,7 @@ from PIL import Image
 from typer.testing import Result
 
 from cachesmith.policies import Document, Fixed, Forecaster, Interval, Policy, Profile, SamplerKey, Stack
+from cachesmith.runtime.hooks.caller import PipelineCall
 from cachesmith.runtime.models.fingerprint import model_key, sampler_key
 
 STEPS = 10
@@ -29,7 +30,7 @@ class Shop:
 
 
 def tiny_policy(pipe: Any, **profile: Any) -> Policy:
-    sampler = sampler_key(pipe.scheduler, "batched", 1.5)
+    sampler = sampler_key(pipe.scheduler, "batched", [PipelineCall({"guidance_scale": 1.5})])
     return Policy(
         Document(
             name="tiny",

@@ -200,7 +200,9 @@ def test_modules_cover_what_is_heavy(name: str) -> None:
 
 
 def test_unknown_models_are_refused() -> None:
-    with pytest.raises(PolicyError, match=r"no adapter for Linear; known: AuraFlow.*runtime/models/adapters\.py"):
+    with pytest.raises(
+        PolicyError, match=r"no adapter for Linear; known: AuraFlow.*runtime/models/adapters\.py"
+    ):
         adapter_for(nn.Linear(2, 2))
 
 
