@@ -9,6 +9,7 @@ from cachesmith import __version__
 from cachesmith.commands.bench import bench
 from cachesmith.commands.calibrate import calibrate
 from cachesmith.commands.convert import convert
+from cachesmith.commands.edit import edit
 from cachesmith.commands.export import export
 from cachesmith.commands.failure import guarded
 from cachesmith.commands.fit import fit
@@ -42,6 +43,7 @@ EXAMPLES: dict[Callable[..., None], str] = {
     "--against taylorseer:interval=5,order=2 --against rfc:tau=0.3",
     fit: "cachesmith fit examples/fashion_dit/model --method hyca --prompts prompts.txt --set interval=6 "
     "--out hyca.policy.safetensors",
+    edit: "cachesmith edit fashion.policy.safetensors --mismatch size=error --out strict.policy.safetensors",
     convert: "cachesmith convert fashion.policy.safetensors --to cache-dit --profile fast --order 1 --out cache.yaml",
 }
 """Every command, in the order of a first session, with an example for its help."""
