@@ -100,7 +100,7 @@ def _watch(transformer: Any, scope: Scope, layers: MemberLayers) -> Iterator[Non
     read = reader(transformer, (adapter_for(transformer).timestep, IMAGE))
 
     def before(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        if not scope.enter(transformer):
+        if not scope.enter(transformer, wait=not scope.clock.stranger()):
             warnings.warn(f"cachesmith left a call alone: {ANOTHER_THREAD}", RuntimeWarning, stacklevel=2)
             return
         timestep, latents = read(args, kwargs)

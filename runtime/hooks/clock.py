@@ -122,7 +122,7 @@ class Clock:
         """Place one transformer call for `latents`, [B, ...]."""
         frame = calling_frame()
         caller = None if frame is None else frame.f_locals["self"]
-        if caller is not None and caller is self._pipe and caller.scheduler is not self.scheduler:
+        if self._replaced(caller):
             self._listen(caller.scheduler)
         self.refused = self._refusal(caller)
         if self.refused is not None:
@@ -136,6 +136,16 @@ class Clock:
                 self._now.calls.clear()
             self._now.last, self._now.stepped = step, False
         return Tick(self.run, step, self._branch(), call=self.call)
+
+    def stranger(self) -> bool:
+        """Whether the call in hand, on this thread, is none of the run's; changes nothing."""
+        frame = calling_frame()
+        caller = None if frame is None else frame.f_locals["self"]
+        return not self._replaced(caller) and self._refusal(caller) is not None
+
+    def _replaced(self, caller: Any) -> bool:
+        """Whether the pipeline that the policy is for has got another scheduler."""
+        return caller is not None and caller is self._pipe and caller.scheduler is not self.scheduler
 
     def _begin(self, caller: Any, arguments: dict[str, float], latents: Any) -> None:
         """The first call of a run."""

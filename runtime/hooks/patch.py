@@ -129,7 +129,9 @@ def patched(target: Any, name: str, value: Any) -> Iterator[None]:
 def strip(target: Any) -> None:
     """Take layers off a copy of what had some."""
     for name, value in [*vars(target).items()]:
-        if isinstance(value, MethodType) and hasattr(value.__func__, _MARK):
+        if isinstance(value, MethodType) and (
+            hasattr(value.__func__, _MARK) or value.__func__ is getattr(type(target), name, None)
+        ):
             del vars(target)[name]
 
 

@@ -21,6 +21,9 @@ from cachesmith.runtime.models.units import Unit
 
 Forward = Callable[..., Any]
 
+PATIENCE = 0.1
+"""Seconds after which it is asked again whether a call is still in progress."""
+
 
 class Scope:
     """The transformer call in progress; units called outside of one are left alone."""
@@ -30,18 +33,20 @@ class Scope:
         self.onlooker = runner if isinstance(runner, Onlooker) else None
         self.thread: int | None = None
         self.number = 0
-        self._lock = threading.Lock()
+        self._free = threading.Condition()
 
     @property
     def open(self) -> bool:
         """Whether a transformer call is in progress on this thread."""
         return self.thread == threading.get_ident()
 
-    def enter(self, transformer: nn.Module) -> bool:
-        """A transformer call begins on this thread; False while another thread's is in progress."""
-        with self._lock:
-            if self.thread is not None and not self.open and _calls(self.thread, transformer):
-                return False
+    def enter(self, transformer: nn.Module, wait: bool) -> bool:
+        """A transformer call begins on this thread; while another thread's is in progress, wait or return False."""
+        with self._free:
+            while self.thread is not None and not self.open and _calls(self.thread, transformer):
+                if not wait:
+                    return False
+                self._free.wait(PATIENCE)
             self.thread = threading.get_ident()
             self.number += 1
             return True
@@ -49,7 +54,9 @@ class Scope:
     def leave(self) -> None:
         """The transformer call is over."""
         if self.open:
-            self.thread = None
+            with self._free:
+                self.thread = None
+                self._free.notify_all()
 
 
 def _calls(thread: int, module: nn.Module) -> bool:
