@@ -36,7 +36,7 @@ class Denoiser:
         self._match = Match(policy)
         self._layers: MemberLayers | None = None
         check_no_other_cache(name, transformer)
-        self._fits = self._match.model(transformer)
+        self._fits = self._compare()
         self.units = self._resolve()
 
     def session(self, memory_budget: int | None, stats: Stats | None = None) -> Session:
@@ -60,6 +60,9 @@ class Denoiser:
     def free(self) -> None:
         """Another denoiser takes over: what this one remembers will not be forecast from any more."""
         self._session.free()
+
+    def _compare(self) -> bool:
+        return self._match.model(self.transformer)
 
     def _resolve(self) -> tuple[Unit, ...]:
         """The profile's units; none where the policy is disabled for another model, which may not have them."""
@@ -85,7 +88,7 @@ class Denoiser:
         check_no_other_cache(self.name, self.transformer)
         self._rebind()
         scheduler = self.clock.scheduler
-        fits = self._match.model(self.transformer) and self._match.sampling(scheduler, self.clock.call)
+        fits = self._compare() and self._match.sampling(scheduler, self.clock.call)
         sigmas = noise_levels(scheduler)
         fitted = self._match.profile(self.profile, sigmas) if fits else None
         if fitted is None:
@@ -108,6 +111,9 @@ class Denoiser:
 
 class Counted(Denoiser):
     """A further denoiser that the policy has nothing for: computed at every step, counted, and told."""
+
+    def _compare(self) -> bool:
+        return True
 
     def _resolve(self) -> tuple[Unit, ...]:
         return self._named(resolve_units(self.transformer, Stack()))

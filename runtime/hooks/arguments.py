@@ -22,7 +22,12 @@ def namer(module: nn.Module, names: tuple[str, ...]) -> Callable[..., dict[str, 
 
 
 def _parameters(module: nn.Module) -> list[str]:
-    return list(inspect.signature(getattr(module, "_orig_mod", module).forward).parameters)
+    plain: Any = getattr(module, "_orig_mod", module)
+    parameters = inspect.signature(plain.forward).parameters
+    if any(p.kind is p.VAR_POSITIONAL for p in [*parameters.values()][:1]):
+        # somebody's wrapper that takes anything
+        return list(inspect.signature(type(plain).forward).parameters)[1:]
+    return list(parameters)
 
 
 def reader(module: nn.Module, names: tuple[str, ...]) -> Callable[..., tuple[Any, ...]]:

@@ -28,7 +28,16 @@ import torch
 from tests.tiny import Pipeline, policy, sample_dit, sample_flux, tiny_dit, tiny_flux
 
 import cachesmith
-from cachesmith.policies import Fixed, Interval, Modules, Policy, PolicyError, Relational, Segments, Stack, Taylor
+from cachesmith.policies import (
+    Interval,
+    Modules,
+    Policy,
+    PolicyError,
+    Relational,
+    Segments,
+    Stack,
+    Taylor,
+)
 from cachesmith.runtime import Session, apply
 from cachesmith.runtime.hooks import clock
 
@@ -156,7 +165,13 @@ class Scenario:
         self.check("after the context", self.pipe, self.asked.other(self.draw), None, None)
 
     def check(
-        self, what: str, pipe: Pipeline, asked: Asked, name: str | None, session: Session | None, told: bool = False
+        self,
+        what: str,
+        pipe: Pipeline,
+        asked: Asked,
+        name: str | None,
+        session: Session | None,
+        told: bool = False,
     ) -> None:
         """Sample and compare. A picture that is not the policy's is uncached, and `told` or noticed to be so."""
         before = self._told(session)
@@ -174,7 +189,9 @@ class Scenario:
             self.outcomes["uncached, told"] += 1
         else:
             self.outcomes["deviates"] += 1
-            self.faults.append(f"seed {self.seed}: {what}, {asked}, {self.name}, told {told}, after {self.log}")
+            self.faults.append(
+                f"seed {self.seed}: {what}, {asked}, {self.name}, told {told}, after {self.log}"
+            )
 
     def _told(self, session: Session | None) -> int:
         return len(self.caught) + (0 if session is None else sum(session.stats.fallbacks.values()))
@@ -182,9 +199,10 @@ class Scenario:
     def _state(self) -> list[Any]:
         """What stands on the instances that a class does not give them."""
         owners = [*self.pipe.transformer.modules(), self.pipe.scheduler]
-        return [sorted(set(vars(owner)) & {"forward", "step", "set_timesteps", "cache_context"}) for owner in owners] + [
-            len(m._forward_pre_hooks) + len(m._forward_hooks) for m in self.pipe.transformer.modules()
-        ]
+        return [
+            sorted(set(vars(owner)) & {"forward", "step", "set_timesteps", "cache_context"})
+            for owner in owners
+        ] + [len(m._forward_pre_hooks) + len(m._forward_hooks) for m in self.pipe.transformer.modules()]
 
 
 def a_request(on: Scenario, session: Session) -> None:

@@ -15,7 +15,7 @@ from tests.tiny import Pipeline, policy, sample_dit, sample_flux, tiny_dit, tiny
 
 import cachesmith
 from cachesmith.policies import Interval, PolicyError, Reuse, Stack
-from cachesmith.runtime import Session, apply
+from cachesmith.runtime import apply
 from cachesmith.runtime.hooks import clock
 
 REUSE = policy(Stack(), Interval(interval=10), Reuse())
@@ -146,7 +146,11 @@ def test_a_scheduler_that_was_never_set(dit: Pipeline) -> None:
     timesteps = own(dit).scheduler
     timesteps.set_timesteps(10)
     x, labels = torch.randn(1, 4, 8, 8), torch.tensor([1])
-    with apply(dit, REUSE) as session, pytest.warns(RuntimeWarning, match="no timesteps yet"), torch.no_grad():
+    with (
+        apply(dit, REUSE) as session,
+        pytest.warns(RuntimeWarning, match="no timesteps yet"),
+        torch.no_grad(),
+    ):
         for t in timesteps.timesteps:
             dit.transformer(x, t[None], class_labels=labels)
     assert not session.stats.forecast
@@ -182,8 +186,7 @@ def test_workers_share_weights_and_nothing_else(dit: Pipeline) -> None:
     workers = [cachesmith.replicate(dit) for _ in seeds]
     for worker in workers:
         assert all(
-            a is b
-            for a, b in zip(dit.transformer.parameters(), worker.transformer.parameters(), strict=True)
+            a is b for a, b in zip(dit.transformer.parameters(), worker.transformer.parameters(), strict=True)
         )
         assert worker.transformer is not dit.transformer and worker.scheduler is not dit.scheduler
     pictures = dict[str, Any]()

@@ -48,7 +48,6 @@ def edit(
 
 def _changed(policy: Policy, changes: dict[str, object]) -> str:
 
-
     return json.dumps(policy.document.model_dump(mode="json") | changes)
 
 
