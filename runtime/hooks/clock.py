@@ -45,11 +45,11 @@ class Tick:
 
 @dataclass
 class _List:
-    """The scheduler's timesteps: on the host, in all forms, and in the one that the transformer is given."""
+    """The scheduler's timesteps: on the host, in all forms, and in those that the transformer may be given."""
 
     host: list[float] | None = None
     forms: list[Form] | None = None
-    form: Form | None = None
+    possible: tuple[Form, ...] = ()
 
 
 @dataclass
@@ -121,7 +121,7 @@ class Clock:
     def tick(self, timestep: Tensor | float, latents: Any = None) -> Tick:
         """Place one transformer call for `latents`, [B, ...]."""
         frame = calling_frame()
-        caller = None if frame is None else frame.f_locals["self"]
+        caller: Any = None if frame is None else frame.f_locals["self"]
         if self._replaced(caller):
             self._listen(caller.scheduler)
         self.refused = self._refusal(caller)
@@ -238,25 +238,28 @@ class Clock:
         begin = getattr(self.scheduler, "begin_index", None) or 0
         if self._list.forms is None:
             self._list.forms = forms(self.scheduler, self.timesteps())
-        self._list.form = next((form for form in self._list.forms if form.starts(begin, value)), None)
-        found = {step: form for form in reversed(self._list.forms) if (step := form.find(value)) is not None}
-        if len(found) == 1:
-            ((step, self._list.form),) = found.items()
-            return step
+        known = self._list.forms
+        self._list.possible = tuple(form for form in known if form.starts(begin, value))
+        if self._list.possible:
+            return begin
+        found = {form: step for form in known if (step := form.find(value)) is not None}
+        if len(set(found.values())) == 1:
+            self._list.possible = tuple(found)
+            return next(iter(found.values()))
         return begin if self._announced and not found else None
 
     def _next(self, expected: int, value: Value) -> int | None:
-        """Where a run that has begun goes on."""
-        form = self._list.form
-        if form is None:
-            moved = not self._now.stepped and value != self._now.value
-            expected += moved
+        """Where a run that has begun goes on: in a form that it may have had so far."""
+        possible = self._list.possible
+        if not possible:
+            expected += not self._now.stepped and value != self._now.value
             return expected if expected < len(self.timesteps()) else None
-        if form.holds(expected, value):
-            return expected
-        if not self._now.stepped and form.holds(expected + 1, value):
-            return expected + 1
-        return form.find(value)
+        for step in (expected,) if self._now.stepped else (expected, expected + 1):
+            still = tuple(form for form in possible if form.holds(step, value))
+            if still:
+                self._list.possible = still
+                return step
+        return possible[0].find(value)
 
 
 def _afar(timestep: Tensor | float) -> bool:

@@ -62,7 +62,7 @@ SCHEDULERS: dict[str, list[Callable[[], Any]]] = {
 }
 
 
-class Stop(BaseException):
+class StoppedError(BaseException):
     """A request ends here, as by the keyboard."""
 
 
@@ -211,8 +211,11 @@ def a_request(on: Scenario, session: Session) -> None:
 
 def a_stopped_request(on: Scenario, session: Session) -> None:
     asked = on.asked.other(on.draw)
-    error = on.draw.choice((Stop, RuntimeError))
-    with suppress(Stop, RuntimeError), stopping(on.pipe, on.draw.randrange(1, asked.steps + 1), error):
+    error = on.draw.choice((StoppedError, RuntimeError))
+    with (
+        suppress(StoppedError, RuntimeError),
+        stopping(on.pipe, on.draw.randrange(1, asked.steps + 1), error),
+    ):
         asked.sample(on.pipe)
     on.outcomes["stopped"] += 1
 

@@ -21,12 +21,12 @@ from cachesmith.runtime.hooks import clock
 REUSE = policy(Stack(), Interval(interval=10), Reuse())
 
 
-class Stop(Exception):
+class StoppedError(Exception):
     pass
 
 
 def stop(*_: Any) -> None:
-    raise Stop
+    raise StoppedError
 
 
 def own(pipe: Pipeline) -> Pipeline:
@@ -88,7 +88,7 @@ def test_a_run_that_was_stopped_leaves_nothing_to_the_next(flux: Pipeline, step:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             with apply(pipe, REUSE):
-                with pytest.raises(Stop):
+                with pytest.raises(StoppedError):
                     sample_flux(pipe, 9, callback_on_step_end=lambda *a: stop() if a[1] == step else a[3])
                 after(pipe)
                 assert np.array_equal(sample_flux(pipe, 3), expected)

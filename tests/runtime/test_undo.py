@@ -44,7 +44,7 @@ def cast(pipe: Pipeline) -> None:
 
 
 def accelerate_hooks(pipe: Pipeline) -> None:
-    from accelerate.hooks import AlignDevicesHook, add_hook_to_module
+    from accelerate.hooks import AlignDevicesHook, add_hook_to_module  # type: ignore[import-untyped]
 
     for module in pipe.transformer.modules():
         if not list(module.children()):
@@ -93,7 +93,7 @@ def test_a_change_inside_a_context(change: Callable[[Pipeline], None], units: An
 def test_hooks_that_are_taken_off_inside_a_context(units: Any) -> None:
     from diffusers.hooks import HookRegistry, ModelHook
 
-    class Doubled(ModelHook):
+    class Doubled(ModelHook):  # type: ignore[misc]
         def post_forward(self, module: nn.Module, output: Any) -> Any:
             return output * 2
 
