@@ -224,11 +224,14 @@ class Clock:
         return self._now.last is not None and step < self._now.last
 
     def _again(self, step: int, latents: Any) -> bool:
-        """Whether a second call at the first step of a run that nothing announced is the first of another run."""
+        """Whether a second call at the first step of a run that nothing announced is the first of another run.
+
+        A call for another number of rows is a branch: nothing would be forecast for one from the other.
+        """
         first = self._now.first
         if first is None or step != self._now.last or not isinstance(latents, Tensor):
             return False
-        return first.shape != latents.shape or not torch.equal(first, latents)
+        return first.shape == latents.shape and not torch.equal(first, latents)
 
     def _start(self, value: Value) -> int | None:
         """Where a run starts: where the pipeline told the scheduler, at the first step, or else where it must be.

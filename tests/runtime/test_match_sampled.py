@@ -127,15 +127,13 @@ class Int8(torch.Tensor):
 
     @staticmethod
     def __new__(cls, values: torch.Tensor, scales: torch.Tensor) -> "Int8":
-        return torch.Tensor._make_wrapper_subclass(cls, values.shape, dtype=scales.dtype)  # type: ignore[attr-defined,no-any-return]
+        return torch.Tensor._make_wrapper_subclass(cls, values.shape, dtype=scales.dtype)
 
     def __init__(self, values: torch.Tensor, scales: torch.Tensor):
         self.values_, self.scales = values, scales
 
     @classmethod
-    def __torch_function__(  # type: ignore[override]
-        cls, func: Any, types: Any, args: Any = (), kwargs: Any = None
-    ) -> Any:
+    def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func is nn.functional.linear:
             weight = args[1].values_.to(args[1].scales.dtype) * args[1].scales
             return nn.functional.linear(args[0], weight, *args[2:])
