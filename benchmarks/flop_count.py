@@ -17,7 +17,8 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from cachesmith.policies import GUIDANCE, StaticGate, Units, mask
-from cachesmith.runtime import Unit, resolve_units
+from cachesmith.runtime import resolve_units
+from cachesmith.runtime.models.units import NetworkUnit, network_units
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,7 @@ def count_flops(transformer: nn.Module, units: Units, /, **arguments: Any) -> Ca
     Raises `PolicyError` when there is no adapter for the transformer.
     """
     resolved = resolve_units(transformer, units)
-    members = [unit for unit in resolved if unit.members]
+    members = network_units(resolved)
     counter = FlopCounterMode(display=False)
     spent: Counter[str] = Counter()
     with ExitStack() as stack:
@@ -58,12 +59,12 @@ def count_flops(transformer: nn.Module, units: Units, /, **arguments: Any) -> Ca
         spent[GUIDANCE] = spent["stack"] // 2
         spent["stack"] -= spent[GUIDANCE]
     groups: Counter[str] = Counter()
-    for unit in resolved:
-        groups[unit.group] += spent[unit.name]
+    for each in resolved:
+        groups[each.group] += spent[each.name]
     return CallFlops(counter.get_total_flops(), dict(spent), dict(groups))
 
 
-def _measure(unit: Unit, counter: FlopCounterMode, spent: Counter[str], stack: ExitStack) -> None:
+def _measure(unit: NetworkUnit, counter: FlopCounterMode, spent: Counter[str], stack: ExitStack) -> None:
     """Read the counter when the unit's first member is called and when its last one returns."""
 
     def begin(*_: object) -> None:

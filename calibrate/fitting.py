@@ -7,12 +7,10 @@ from typing import Any
 
 from cachesmith.calibrate.guidance import guidance_of
 from cachesmith.calibrate.methods import METHODS
-from cachesmith.calibrate.record.recorder import Watcher, watch
 from cachesmith.policies import Policy, PolicyError, SamplerKey, Stack
 from cachesmith.policies.errors import refusing
 from cachesmith.progress import stage
-from cachesmith.runtime import Tick, Unit
-from cachesmith.runtime.forecast.history import Feature
+from cachesmith.runtime import Tick, UnitResult, Watcher, watch
 from cachesmith.runtime.hooks.caller import PipelineCall
 from cachesmith.runtime.models.fingerprint import model_key, sampler_key
 from cachesmith.sampling.render import Renderer
@@ -93,10 +91,9 @@ class _Branches(Watcher):
         self.seen.add(tick.branch)
         self.call = tick.call
 
-    def forecast(self, unit: Unit, inputs: Feature) -> Feature | None:
-        """Have everything computed."""
-        self.rows = max(self.rows, len(inputs[0]))
-        return None
+    def observe(self, result: UnitResult) -> None:
+        """Note the rows of the batch."""
+        self.rows = max(self.rows, len(result.inputs[0]))
 
 
 def _sampler(pipe: Any, requests: Sequence[Request], steps: int, common: dict[str, Any]) -> SamplerKey:

@@ -7,8 +7,8 @@ from itertools import pairwise
 from torch import nn
 
 from cachesmith.policies import EngineError, Modules, Policy, Segments
-from cachesmith.runtime import Unit, resolve_units
-from cachesmith.runtime.models.units import block_lists
+from cachesmith.runtime import resolve_units
+from cachesmith.runtime.models.units import NetworkUnit, block_lists, network_units
 
 LAUNCH_MICROSECONDS = 30
 """Assumed cost of one more engine: binding its tensors, and the fusion lost at its border."""
@@ -65,14 +65,14 @@ def natural_borders(transformer: nn.Module) -> tuple[int, ...]:
     return tuple(i for i, (a, b) in enumerate(pairwise(lists), start=1) if a != b)
 
 
-def part_unit(transformer: nn.Module, part: Part) -> Unit:
+def part_unit(transformer: nn.Module, part: Part) -> NetworkUnit:
     """Return the part as a unit of the runtime, so that calls of it can be watched."""
     if part.module is not None:
         block = _blocks(transformer)[part.start]
-        units = resolve_units(transformer, Modules())
+        units = network_units(resolve_units(transformer, Modules()))
         return next(u for u in units if u.members[0] is block.get_submodule(part.module))
     starts = sorted({0, part.start, part.stop} - {len(_blocks(transformer))})
-    units = resolve_units(transformer, Segments(starts=tuple(starts)))
+    units = network_units(resolve_units(transformer, Segments(starts=tuple(starts))))
     return next(u for u in units if u.members[0] is _blocks(transformer)[part.start])
 
 

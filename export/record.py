@@ -11,11 +11,10 @@ from torch import Tensor, nn
 
 from cachesmith.export.parts import Part, part_unit
 from cachesmith.policies import EngineError
-from cachesmith.runtime import Tick, Unit, attach
+from cachesmith.runtime import COMPUTE_ALL, Answer, Feature, Tick, Unit, UnitCall, UnitResult, attach
 from cachesmith.runtime.hooks.attach import clock_for
 from cachesmith.runtime.models.engine_segment import Interface, flatten, ports_for, segment_interface
-
-Feature = tuple[Tensor, ...]
+from cachesmith.runtime.models.units import NetworkUnit
 
 
 class Sample(NamedTuple):
@@ -27,7 +26,7 @@ class Sample(NamedTuple):
 
 
 class Tape:
-    """Runner and computer at once: it computes nothing, forecasts nothing and keeps copies of everything."""
+    """Runner and backend at once: it computes nothing, forecasts nothing and keeps copies of everything."""
 
     def __init__(self, interfaces: Mapping[str, Interface]):
         self.interfaces = interfaces
@@ -43,9 +42,9 @@ class Tape:
             )
         self._step = tick.step
 
-    def forecast(self, unit: Unit, inputs: Feature) -> Feature | None:
+    def answer(self, call: UnitCall) -> Answer:
         """Forecast nothing."""
-        return None
+        return COMPUTE_ALL
 
     def compute(self, unit: Unit, arguments: Mapping[str, Any]) -> Feature | None:
         """Keep the inputs and leave the computing to torch."""
@@ -54,10 +53,14 @@ class Tape:
         self._inputs[unit.name] = {name: _copy(values[name]) for name in face.inputs}
         return None
 
-    def observe(self, unit: Unit, inputs: Feature, outputs: Feature) -> None:
+    def observe(self, result: UnitResult) -> None:
         """Keep the outputs."""
-        kept = tuple(_copy(value) for value in outputs)
-        self.samples[unit.name].append(Sample(self._step, self._inputs.pop(unit.name), kept))
+        outputs, name = tuple(_copy(value) for value in result.outputs), result.unit.name
+        self.samples[name].append(Sample(self._step, self._inputs.pop(name), outputs))
+
+    def end(self, output: Tensor) -> bool:
+        """The call is over."""
+        return False
 
 
 def interface_of(transformer: nn.Module, part: Part) -> Interface:
@@ -85,7 +88,7 @@ def record(
     return tape.samples
 
 
-def _renamed(unit: Unit, part: Part) -> Unit:
+def _renamed(unit: NetworkUnit, part: Part) -> NetworkUnit:
     return replace(unit, name=part.name)
 
 

@@ -20,27 +20,17 @@ from cachesmith.policies.errors import CachesmithError, EngineError, PolicyError
 from cachesmith.policies.file.io import SUFFIX, decode, encode, load, save
 from cachesmith.policies.file.migrations import MIGRATIONS, upgrade
 from cachesmith.policies.forecaster import (
-    AdamsBashforth,
     Band,
-    Bdf,
     Calibrated,
-    ClosedRow,
     Clusters,
     Correction,
-    Ema,
     Fitted,
-    Foca,
     Forecaster,
-    Hermite,
-    Heun,
-    Lagrange,
     Magnitude,
     Mixed,
     Observed,
-    Reuse,
     Row,
     Subspace,
-    Taylor,
 )
 from cachesmith.policies.gate import (
     Distance,
@@ -55,6 +45,18 @@ from cachesmith.policies.gate import (
 from cachesmith.policies.magcache import magcache_mask, resample_ratios
 from cachesmith.policies.policy import Policy, content_id, unbound
 from cachesmith.policies.presets.presets import PRESETS, parse_preset, preset
+from cachesmith.policies.rows import (
+    AdamsBashforth,
+    Bdf,
+    ClosedRow,
+    Ema,
+    Foca,
+    Hermite,
+    Heun,
+    Lagrange,
+    Reuse,
+    Taylor,
+)
 from cachesmith.policies.schedule import computations, halves, mask, remap
 from cachesmith.policies.token_refresh import Clustered, Refresh, Scored
 from cachesmith.policies.units import GUIDANCE, Follower, Modules, Segments, Stack, Units

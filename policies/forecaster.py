@@ -17,82 +17,11 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
 
 from cachesmith.policies.base import Frozen, TensorName
+from cachesmith.policies.rows import ClosedRow, Taylor
 from cachesmith.policies.token_refresh import Refresh
 
 Side = Annotated[int, Field(ge=1, le=100_000)]
 """Tokens along one side of a picture."""
-
-
-class Reuse(Frozen):
-    """F = F0 (FORA, arXiv 2407.01425)."""
-
-    kind: Literal["reuse"] = "reuse"
-
-
-class Taylor(Frozen):
-    """TaylorSeer's recursion (arXiv 2503.06923): every order divides by the latest gap only."""
-
-    kind: Literal["taylor"] = "taylor"
-    order: int = Field(default=1, ge=1, le=4)
-
-
-class Lagrange(Frozen):
-    """The polynomial through the last `order + 1` outputs: exact on polynomials for any spacing."""
-
-    kind: Literal["lagrange"] = "lagrange"
-    order: int = Field(default=1, ge=1, le=4)
-
-
-class Hermite(Frozen):
-    """HiCache (arXiv 2508.16984): contracted Hermite polynomials (physicists') replace Taylor's monomials."""
-
-    kind: Literal["hermite"] = "hermite"
-    order: int = Field(default=2, ge=1, le=4)
-    contraction: float = Field(default=0.71, gt=0, le=1)
-
-
-class AdamsBashforth(Frozen):
-    """Explicit multistep on the slopes between computed outputs (AB-Cache, arXiv 2504.10540; HyCa's pool)."""
-
-    kind: Literal["adams-bashforth"] = "adams-bashforth"
-    order: Literal[2, 3] = 2
-
-
-class Heun(Frozen):
-    """Trapezoid of the last slope and the predicted one: F0 + k/2 (f0 + f) (HyCa's pool, arXiv 2510.04188).
-
-    With cached values alone, f is the slope a line through the last two slopes predicts. That makes Heun's method
-    (RK2) and the trapezoidal Adams-Moulton rule (AM2), which differ in how they evaluate f, one and the same, and
-    both of them equal to `Taylor(order=2)`: f0 + k (f0 - f1) / gap in the mean with f0 is the second-order series.
-    """
-
-    kind: Literal["heun"] = "heun"
-
-
-class Bdf(Frozen):
-    """Second-order backward differentiation, slope predicted linearly (HyCa's pool, arXiv 2510.04188)."""
-
-    kind: Literal["bdf"] = "bdf"
-
-
-class Ema(Frozen):
-    """Exponential moving average of the last `taps` outputs, newest first w_j = beta^j / sum_i beta^i.
-
-    SVD-Cache (arXiv 2601.07396) prints S <- beta S + (1 - beta) F for the principal part, with memory of all
-    computed outputs. Here it is cut off after `taps` of them and normalised, so that a constant output is exact; up
-    to that many computed steps it is the printed recursion from S = 0, corrected for its start. It smooths and does
-    not extrapolate: the older outputs pull the forecast back in time.
-    """
-
-    kind: Literal["ema"] = "ema"
-    beta: float = Field(default=0.9, gt=0, lt=1)
-    taps: int = Field(default=8, ge=2, le=32)
-
-
-class Foca(Frozen):
-    """FoCa (arXiv 2508.16211): BDF2 forecasts, and Heun's rule draws it half way back to the last slope."""
-
-    kind: Literal["foca"] = "foca"
 
 
 class Fitted(Frozen):
@@ -118,9 +47,6 @@ class Fitted(Frozen):
         raw: dict[str, Any] = handler(self)
         return {name: value for name, value in raw.items() if name != "ids" or value is not None}
 
-
-ClosedRow = Reuse | Taylor | Lagrange | Hermite | AdamsBashforth | Heun | Bdf | Ema | Foca
-"""Rows whose weights follow from the times alone."""
 
 Row = Annotated[ClosedRow | Fitted, Field(discriminator="kind")]
 

@@ -14,7 +14,7 @@ from cachesmith.runtime.engines.drop_weights import check_droppable
 from cachesmith.runtime.hooks.clock import Clock
 from cachesmith.runtime.hooks.patch import heard
 from cachesmith.runtime.models.denoisers import denoisers
-from cachesmith.runtime.models.units import Unit
+from cachesmith.runtime.models.units import Unit, network_units
 from cachesmith.runtime.session import Session
 
 
@@ -77,7 +77,7 @@ def _engines(
 ) -> BoundEngines | None:
     if bundle is None:
         return None
-    return bind_engines(bundle, transformer, pipe, tuple(u for u in units if u.members), drop, session.stats)
+    return bind_engines(bundle, transformer, pipe, network_units(units), drop, session.stats)
 
 
 def _check_replaced(pipe: Any, named: dict[str, nn.Module]) -> None:

@@ -8,12 +8,13 @@ from torch import nn
 
 from cachesmith.policies import Policy, PolicyError, Profile, Stack
 from cachesmith.runtime.engines.bundle import BoundEngines
+from cachesmith.runtime.guidance import guided
 from cachesmith.runtime.hooks.attach import attach
 from cachesmith.runtime.hooks.clock import Clock
 from cachesmith.runtime.hooks.member_layers import MemberLayers
 from cachesmith.runtime.match import Match
 from cachesmith.runtime.models.sampler import axis_values, is_flow, noise_levels
-from cachesmith.runtime.models.units import Unit, resolve_units
+from cachesmith.runtime.models.units import Unit, network_units, resolve_units
 from cachesmith.runtime.other_caches import check_no_other_cache
 from cachesmith.runtime.plan.compile_plan import compile_plan
 from cachesmith.runtime.plan.plan import Plan, has_fitted
@@ -35,6 +36,7 @@ class Denoiser:
         self.others: tuple[Denoiser, ...] = ()
         self._match = Match(policy)
         self._layers: MemberLayers | None = None
+        self._plans: dict[tuple[float, ...], Plan] = {}
         check_no_other_cache(name, transformer)
         self._fits = self._compare()
         self.units = self._resolve()
@@ -49,10 +51,11 @@ class Denoiser:
     def attached(self, engines: BoundEngines | None = None) -> Iterator[None]:
         """Route the transformer's calls through the session until the context is left."""
         session = self._session
+        runner = guided(session, self.units, session.computes)
         with ExitStack() as stack:
             stack.callback(session.free)
             self._layers = stack.enter_context(
-                attach(self.transformer, self.units, session, self.clock, engines)
+                attach(self.transformer, self.units, runner, self.clock, engines)
             )
             yield
             session.close()
@@ -93,8 +96,11 @@ class Denoiser:
         fitted = self._match.profile(self.profile, sigmas) if fits else None
         if fitted is None:
             return None
-        times = axis_values(fitted.axis, sigmas, is_flow(scheduler))
-        return compile_plan(self.policy, fitted, times, self.units, start)
+        key = (*sigmas, start)
+        if key not in self._plans:  # a run like the last one follows the same plan
+            times = axis_values(fitted.axis, sigmas, is_flow(scheduler))
+            self._plans = {key: compile_plan(self.policy, fitted, times, self.units, start)}
+        return self._plans[key]
 
     def begin(self) -> None:
         """A run begins on this denoiser, or goes on with it: the others remember nothing from here on."""
@@ -104,9 +110,15 @@ class Denoiser:
     def _rebind(self) -> None:
         """Follow modules that were replaced between two runs, as loading a LoRA does."""
         units = self._resolve()
-        if self._layers is not None and _members(units) != _members(self.units):
-            self.units = units
-            self._layers.bind(units)
+        if self._layers is None or _members(units) == _members(self.units):
+            return
+        if len(network_units(units)) < len(units):
+            raise PolicyError(
+                "blocks were replaced under a policy in which one half of guidance follows the other; leave the "
+                "context and apply again"
+            )
+        self.units, self._plans = units, {}
+        self._layers.bind(units)
 
 
 class Counted(Denoiser):
@@ -127,7 +139,7 @@ class Counted(Denoiser):
 
 
 def _members(units: tuple[Unit, ...]) -> list[tuple[int, ...]]:
-    return [tuple(map(id, unit.members)) for unit in units]
+    return [tuple(map(id, unit.members)) for unit in network_units(units)]
 
 
 def denoisers_of(

@@ -4,20 +4,30 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 
-import torch
 from torch import Tensor
 
-from cachesmith.runtime.forecast.estimator import Constants, Estimator
-from cachesmith.runtime.forecast.history import Feature, History, finite
-from cachesmith.runtime.forecast.token_refresh import Partial, refresh
-from cachesmith.runtime.gates.base import Computed, Entered, Verdict
+from cachesmith.runtime.features import Feature, owned
+from cachesmith.runtime.forecast.device_constants import DeviceConstants
+from cachesmith.runtime.forecast.estimator import Estimator
+from cachesmith.runtime.forecast.history import History
+from cachesmith.runtime.forecast.token_refresh import refresh
+from cachesmith.runtime.gates.base import COMPUTE_CALL, GateDecision, ProbeComputed, UnitEntered
+from cachesmith.runtime.hooks.runner import (
+    COMPUTE_ALL,
+    Answer,
+    ComputeTokens,
+    UnitCall,
+    UnitResult,
+    UseOutput,
+)
 from cachesmith.runtime.memory import Branch, Memory
-from cachesmith.runtime.models.units import Unit
-from cachesmith.runtime.plan.plan import Compute, Forecast, Plan
+from cachesmith.runtime.models.units import Unit, image_stream
+from cachesmith.runtime.plan.plan import Compute, Decision, Forecast, Plan
 from cachesmith.runtime.stats import (
     CHANGED_SHAPE,
     NON_FINITE,
     NON_FINITE_OUTPUT,
+    OTHER_HISTORY,
     REPEATED,
     UNEXPECTED,
     Stats,
@@ -25,86 +35,160 @@ from cachesmith.runtime.stats import (
 )
 
 
-class Run:
-    """One sampling run that follows `plan` from step `start`, on all its guidance branches."""
+class SamplingRun:
+    """One sampling run that follows `plan`, on all its guidance branches."""
 
     def __init__(
-        self, plan: Plan, start: int, stats: Stats, constants: Constants, memory_budget: int | None = None
+        self, plan: Plan, stats: Stats, constants: DeviceConstants, memory_budget: int | None = None
     ):
-        self.plan, self.stats = plan, stats
-        self.memory = Memory(plan, start, stats, memory_budget)
+        self.plan, self.stats, self.constants = plan, stats, constants
+        self.memory = Memory(plan, stats, memory_budget, constants.tensors())
         self._estimator = Estimator(plan, constants)
-        self._number, self._step, self._name = 0, start, ""
+        self._number, self._step, self._branch_name = 0, 0, ""
         self._compute_all = False
         self._undecided = False
-        self._modulated: Callable[[], Tensor] | None = None
-        self._sums: dict[torch.device, Tensor] = {}
+        self._forecasts = 0
         self._seen: set[str] = set()
         self._repeated: set[str] = set()
+        self._prepared: set[str] = set()
 
     @property
     def _branch(self) -> Branch:
-        return self.memory.branch(self._name)
+        return self.memory.branch(self._branch_name, self._step)
 
-    def call(self, number: int, step: int, branch: str) -> None:
+    def begin(self, number: int, step: int, branch: str) -> None:
         """The transformer is called: for which run, sampler step and guidance branch."""
-        self._number, self._step, self._name = number, step, branch
+        self._number, self._step, self._branch_name = number, step, branch
         self._compute_all = self._undecided = False
+        self._forecasts = 0
         self._seen.clear()
         if self.plan.masks:
-            self._record("".join(sorted({m[step] for m in self.plan.masks.values()})), None)
+            self._trace("".join(sorted({m[step] for m in self.plan.masks.values()})), None)
 
-    def offer(self, unit: Unit, modulated: Callable[[], Tensor]) -> None:
-        """The unit is about to be called, and this makes its modulated input."""
+    def answer(self, call: UnitCall) -> Answer:
+        """Forecast the unit, perhaps with tokens to compute, or have all of it computed."""
+        unit, branch = call.unit, self._branch
         if unit is self.plan.units[0]:
-            self._modulated = modulated
-
-    def forecast(self, unit: Unit, inputs: Feature) -> Feature | Partial | None:
-        """Return the unit's forecast, perhaps with tokens to compute, or None to have all of it computed."""
-        if unit is self.plan.units[0]:
-            self._enter(unit, inputs)
-        if self._compute_all or self.plan.always(unit):
-            return None
-        history = self._branch.history(unit)
-        match self.plan.decide(unit, self._step, history.steps):
+            self._enter(call)
+        self._prepare(unit, call.inputs)
+        if self._compute_all or self.plan.probes(unit):
+            return COMPUTE_ALL
+        match self._decide(branch, unit, call.inputs):
+            case Forecast() as decision:
+                return self._forecast(branch, unit, decision, call.inputs)
             case Compute(why=why):
                 if why is not None:
                     self.stats.fall_back(why)
-                return None
-            case Forecast() as decision:
-                return self._estimate(unit, decision, history, inputs)
+                return COMPUTE_ALL
 
     def computes(self, unit: Unit, inputs: Feature) -> bool:
-        """Whether `unit` cannot be forecast now; a reason that was not planned is counted."""
-        self.memory.check_budget(self._branch, unit, inputs)
-        history = self._branch.history(unit)
-        decision = self.plan.decide(unit, self._step, history.steps)
-        if isinstance(decision, Forecast) and history.fits(inputs):
-            return False
-        why = decision.why if isinstance(decision, Compute) else CHANGED_SHAPE
-        if why is not None:
-            self.stats.fall_back(why)
-        return True
-
-    def observe(self, unit: Unit, inputs: Feature, outputs: Feature) -> None:
-        """Show a computed unit to the gate, and remember it."""
-        if len(outputs) != len(unit.streams):
-            self._reject(unit, UNEXPECTED)
-            return
-        if self._again(unit):
-            self._reject(unit, REPEATED)
-            return
-        if unit.residual:
-            outputs = tuple(new - old for new, old in zip(outputs, inputs, strict=True))
-        if not self._finite(outputs):
-            self._reject(unit, NON_FINITE_OUTPUT)
-            return
+        """Whether `unit` is computed now; a reason that was not planned is counted."""
+        if self._compute_all:
+            return True
         branch = self._branch
+        self.memory.check_budget(branch, unit, inputs)
+        decision = self._decide(branch, unit, inputs)
+        if isinstance(decision, Compute) and decision.why is not None:
+            self.stats.fall_back(decision.why)
+        return isinstance(decision, Compute)
+
+    def observe(self, result: UnitResult) -> None:
+        """Show a computed unit to the gate, and remember it if a later forecast reads it."""
+        unit, branch = result.unit, self._branch
+        wrong = self._unusable(result)
+        if wrong is not None:
+            self._reject(branch, unit, wrong)
+            return
+        keep = self._keeps(branch, unit)
+        looks = self.plan.gate is not None and unit is self.plan.gate.unit
+        if not keep and not looks:
+            return
+        inputs = owned(result.inputs)
         with self.memory.changing(branch, unit):
-            if unit is self.plan.gauge:
-                self._leave(unit, inputs, outputs)
-            if self._compute_all or not self.plan.always(unit):
-                self.memory.remember(branch, unit, self._step, inputs, outputs)
+            if looks:
+                self._leave(branch, result, inputs)
+            if keep and (self._compute_all or not self.plan.probes(unit)):
+                self.memory.remember(branch, self._step, result, inputs)
+
+    def end(self, finite: bool) -> bool:
+        """The transformer returned. True to have the call made again, without forecasts: some were not finite."""
+        if finite:
+            return False
+        if self._forecasts > 0:
+            self.stats.fall_back(NON_FINITE)
+            self._compute_all, self._forecasts = True, 0
+            self._seen.clear()
+            return True
+        self.stats.fall_back(NON_FINITE_OUTPUT)
+        for unit in self.plan.units:
+            self.memory.forget(self._branch, unit, self._step + 1)
+        return False
+
+    def _prepare(self, unit: Unit, inputs: Feature) -> None:
+        """Once a unit: have its constants on its device, and counted, before anything is forecast."""
+        if unit.name in self._prepared:
+            return
+        self._prepared.add(unit.name)
+        before = self.constants.tensors()
+        self.constants.prepare(unit, inputs)
+        self.memory.count(before, self.constants.tensors())
+
+    def _decide(self, branch: Branch, unit: Unit, inputs: Feature) -> Decision:
+        """The planned decision, unless what is remembered is not what was planned: then the unit is planned anew."""
+        history = branch.history(unit)
+        if self.plan.gate is not None:
+            if not history.steps:
+                return Compute()
+            decision: Decision = self.plan.forecast(unit, self._step, history.steps)
+        else:
+            decision = self.memory.schedule(branch, unit)[self._step]
+        if isinstance(decision, Compute):
+            return decision
+        if tuple(history.steps[: len(decision.sources)]) != decision.sources:
+            return self._replanned(branch, unit, OTHER_HISTORY)
+        return decision if history.fits(inputs) else self._replanned(branch, unit, CHANGED_SHAPE)
+
+    def _replanned(self, branch: Branch, unit: Unit, why: str) -> Compute:
+        self.memory.forget(branch, unit, self._step)
+        return Compute(why=why)
+
+    def _keeps(self, branch: Branch, unit: Unit) -> bool:
+        """Whether what is computed now is remembered: at a static gate, as planned."""
+        if self.plan.gate is not None:
+            return True
+        decision = self.memory.schedule(branch, unit)[self._step]
+        return isinstance(decision, Compute) and decision.keep
+
+    def _forecast(self, branch: Branch, unit: Unit, decision: Forecast, inputs: Feature) -> Answer:
+        history = branch.history(unit)
+        output = self._estimator.output(unit, decision, history, inputs)
+        self._forecasts += 1
+        self.stats.forecast[unit.name] += 1
+        if self.plan.refresh(unit) is None:
+            return UseOutput(output)
+        with self.memory.changing(branch, unit):
+            refreshed = refresh(self.plan, unit, decision, history, inputs, output)
+        if isinstance(refreshed, ComputeTokens):
+            return self._counted(branch, unit, refreshed)
+        return UseOutput(refreshed)
+
+    def _counted(self, branch: Branch, unit: Unit, tokens: ComputeTokens) -> ComputeTokens:
+        """Count the tokens that are computed."""
+
+        def complete(computed: Feature) -> Feature:
+            self.stats.count_refreshed(
+                unit.name, tokens.fraction, unit.share, self._number, self._branch_name
+            )
+            with self.memory.changing(branch, unit):
+                return tokens.complete(computed)
+
+        return replace(tokens, complete=complete)
+
+    def _unusable(self, result: UnitResult) -> str | None:
+        """Why nothing can be forecast from what was computed."""
+        if len(result.outputs) != len(result.unit.streams):
+            return UNEXPECTED
+        return REPEATED if self._again(result.unit) else None
 
     def _again(self, unit: Unit) -> bool:
         """Whether calls of the unit cannot be told apart, in this call of the transformer or an earlier one."""
@@ -113,97 +197,54 @@ class Run:
         self._seen.add(unit.name)
         return unit.name in self._repeated
 
-    def _enter(self, unit: Unit, inputs: Feature) -> None:
-        """At the first unit of a call: check memory once, and let a dynamic gate decide for the whole call."""
-        branch = self._branch
-        self.memory.check_budget(branch, unit, inputs)
-        if branch.gate is None:
-            return
-        offered, self._modulated = self._modulated, None
-        with self.memory.changing(branch, unit):
-            verdict = branch.gate.enter(Entered(self._step, inputs, offered or (lambda: inputs[unit.main])))
-        self._undecided = verdict is None
-        self._follow(verdict)
-
-    def _leave(self, unit: Unit, inputs: Feature, outputs: Feature) -> None:
-        """After the unit that a dynamic gate looks at was computed."""
-        gate, history = self._branch.gate, self._branch.history(unit)
-        if gate is not None:
-            forecast = partial(self._own_forecast, unit, history, inputs)
-            self._follow(gate.leave(Computed(self._step, inputs, outputs, history, forecast)))
-
-    def _own_forecast(self, unit: Unit, history: History, inputs: Feature) -> Feature | None:
-        """What would have been forecast of a unit that was computed: for runs of blocks, the residual."""
-        decision = self.plan.decide(unit, self._step, history.steps)
-        if not isinstance(decision, Forecast):
-            return None
-        return self._estimator(replace(unit, residual=False), decision, history, inputs)
-
-    def _follow(self, verdict: Verdict | None) -> None:
-        if verdict is None:
-            return
-        self._compute_all, self._undecided = verdict.compute, False
-        if verdict.why is not None:
-            self.stats.fall_back(verdict.why)
-        self._record("C" if verdict.compute else "F", verdict.demand)
-
-    def _reject(self, unit: Unit, why: str) -> None:
-        """Nothing can be forecast from what was computed."""
-        self.memory.forget(self._branch, unit)
+    def _reject(self, branch: Branch, unit: Unit, why: str) -> None:
+        self.memory.forget(branch, unit, self._step + 1)
         self.stats.fall_back(why)
         if self._undecided:
-            self._follow(Verdict(True))
+            self._follow(COMPUTE_CALL)
 
-    def _estimate(
-        self, unit: Unit, decision: Forecast, history: History, inputs: Feature
-    ) -> Feature | Partial | None:
-        if not history.fits(inputs):
-            self.memory.forget(self._branch, unit)
-            self.stats.fall_back(CHANGED_SHAPE)
+    def _enter(self, call: UnitCall) -> None:
+        """At the first unit of a call: check memory once, and let a dynamic gate decide for the whole call."""
+        unit, branch = call.unit, self._branch
+        self.memory.check_budget(branch, unit, call.inputs)
+        if branch.gate is None or self._compute_all:
+            return
+        modulated = call.modulated or partial(_stream, call.inputs, image_stream(unit))
+        with self.memory.changing(branch, unit):
+            decision = branch.gate.enter(UnitEntered(self._step, call.inputs, modulated))
+        self._undecided = decision is None
+        self._follow(decision)
+
+    def _leave(self, branch: Branch, result: UnitResult, inputs: Feature) -> None:
+        """After the unit that a dynamic gate looks at was computed."""
+        if branch.gate is None:
+            return
+        unit, history = result.unit, branch.history(result.unit)
+        fits = history.fits(inputs)
+        last: Callable[[], Feature | None] = lambda: history.outputs[0] if fits else None  # noqa: E731
+        forecast = partial(self._own_forecast, unit, history, inputs)
+        changed = bool(history.steps) and not fits
+        computed = ProbeComputed(self._step, inputs, result.feature, last, forecast, changed)
+        self._follow(branch.gate.leave(computed))
+
+    def _own_forecast(self, unit: Unit, history: History, inputs: Feature) -> Feature | None:
+        """What would have been cached of a unit that was computed."""
+        if not history.steps:
             return None
-        result = self._estimator(unit, decision, history, inputs)
-        if not self._finite(result):
-            self.stats.fall_back(NON_FINITE)
-            return None
-        self.stats.forecast[unit.name] += 1
-        if self.plan.refresh(unit) is None:
-            return result
-        with self.memory.changing(self._branch, unit):
-            refreshed = refresh(self.plan, unit, decision, history, inputs, result)
-        return self._watched(unit, history, refreshed) if isinstance(refreshed, Partial) else refreshed
+        decision = self.plan.forecast(unit, self._step, history.steps)
+        return self._estimator.feature(unit, decision, history, inputs)
 
-    def _watched(self, unit: Unit, history: History, some: Partial) -> Partial:
-        """Count and check the tokens that are computed."""
+    def _follow(self, decision: GateDecision | None) -> None:
+        if decision is None:
+            return
+        self._compute_all, self._undecided = decision.compute, False
+        if decision.why is not None:
+            self.stats.fall_back(decision.why)
+        self._trace("C" if decision.compute else "F", decision.measured)
 
-        def complete(computed: Feature) -> Feature:
-            self.stats.count_refreshed(unit.name, some.fraction, unit.share, self._number, self._name)
-            with self.memory.changing(self._branch, unit):
-                result = some.complete(computed)
-                if not self._finite(computed):
-                    history.clear()
-                    self.stats.fall_back(NON_FINITE_OUTPUT)
-            return result
-
-        return replace(some, complete=complete)
-
-    def _record(self, decision: str, demand: float | None) -> None:
-        self.stats.trace.append(Trace(self._number, self._step, self._name, decision, demand))
-
-    def _finite(self, feature: Feature) -> bool:
-        """Whether every value is finite. To look on an accelerator would stall it: sums are kept there for `close`."""
-        if _on_host(feature):
-            return finite(feature)
-        for tensor in feature:
-            total = tensor.sum(dtype=torch.float32)
-            self._sums[tensor.device] = self._sums.get(tensor.device, 0) + total
-        return True
-
-    def close(self) -> None:
-        """After the run: look at what was not looked at."""
-        sums, self._sums = self._sums, {}
-        if not all(bool(torch.isfinite(total)) for total in sums.values()):
-            self.stats.distrust()
+    def _trace(self, decision: str, measured: float | None) -> None:
+        self.stats.trace.append(Trace(self._number, self._step, self._branch_name, decision, measured))
 
 
-def _on_host(feature: Feature) -> bool:
-    return feature[0].device.type == "cpu"
+def _stream(feature: Feature, index: int) -> Tensor:
+    return feature[index]

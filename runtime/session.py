@@ -2,33 +2,36 @@
 
 from collections.abc import Callable
 
+import torch
 from torch import Tensor
 
-from cachesmith.runtime.forecast.estimator import Constants
-from cachesmith.runtime.forecast.history import Feature
-from cachesmith.runtime.forecast.token_refresh import Partial
+from cachesmith.runtime.features import Feature, total
+from cachesmith.runtime.forecast.device_constants import DeviceConstants
 from cachesmith.runtime.hooks.clock import Tick
+from cachesmith.runtime.hooks.runner import COMPUTE_ALL, Answer, UnitCall, UnitResult
 from cachesmith.runtime.match import check_guidance
-from cachesmith.runtime.models.units import Unit
+from cachesmith.runtime.models.units import GuidanceDifference, Unit
 from cachesmith.runtime.plan.plan import Plan
-from cachesmith.runtime.sampling_run import Run
+from cachesmith.runtime.sampling_run import SamplingRun
 from cachesmith.runtime.stats import UNKNOWN_STEP, Stats
 
 
 class Session:
-    """A runner that follows a policy. `planner(start)` compiles a plan for a run that begins at step `start`, or
-    returns None when the policy is not to be used for this run."""
+    """A runner that follows a policy. `planner(start)` gives the plan for a run that begins at step `start`, or
+    None when the policy is not to be used for this run."""
 
     def __init__(self, planner: Callable[[int], Plan | None], memory_budget: int | None = None):
         self.stats = Stats()
         self._planner = planner
         self._budget = memory_budget
-        self._run: Run | None = None
+        self._run: SamplingRun | None = None
         self._plan: Plan | None = None
-        self._constants: Constants = {}
+        self._constants: DeviceConstants | None = None
         self._tick: Tick | None = None
         self._start = 0
         self._seen: set[str] | None = None
+        # outputs on an accelerator, added up: they are looked at once the run is over
+        self._totals: dict[torch.device, Tensor] = {}
 
     @property
     def plan(self) -> Plan | None:
@@ -37,7 +40,7 @@ class Session:
         return self._plan
 
     @property
-    def _current(self) -> Run | None:
+    def _current(self) -> SamplingRun | None:
         """The run, during a call that it can decide about."""
         return None if self._tick is None or self._tick.step is None else self._run
 
@@ -52,32 +55,42 @@ class Session:
         if tick.step is None:
             self.stats.fall_back(tick.why or UNKNOWN_STEP)
         else:
-            self._run.call(tick.run, tick.step, tick.branch)
+            self._run.begin(tick.run, tick.step, tick.branch)
 
-    def offer(self, unit: Unit, modulated: Callable[[], Tensor]) -> None:
-        """The unit is about to be called, and this makes its modulated input."""
-        if (run := self._current) is not None:
-            run.offer(unit, modulated)
-
-    def forecast(self, unit: Unit, inputs: Feature) -> Feature | Partial | None:
-        """Return the unit's forecast, perhaps with tokens to compute, or None to have all of it computed."""
+    def answer(self, call: UnitCall) -> Answer:
+        """Forecast the unit, or have it computed."""
         run = self._current
-        return None if run is None else run.forecast(unit, inputs)
+        return COMPUTE_ALL if run is None else run.answer(call)
 
     def computes(self, unit: Unit, inputs: Feature) -> bool:
         """Whether `unit` is to be computed now, for inputs of this shape."""
         run = self._current
         return run is None or run.computes(unit, inputs)
 
-    def observe(self, unit: Unit, inputs: Feature, outputs: Feature) -> None:
+    def observe(self, result: UnitResult) -> None:
         """Remember a computed unit."""
         if self._tick is None:
             return
-        # the halves of a batch count as branches, as they do where they are calls of their own
-        branch = self._tick.branch if unit.follower is None else f"{self._tick.branch} {unit.name}"
+        unit, branch = result.unit, self._tick.branch
+        # branches of guidance in one batch count as they do where they are calls of their own
+        if isinstance(unit, GuidanceDifference):
+            branch = f"{branch} {unit.name}"
         self.stats.count_computed(unit.name, unit.share, self._tick.run, branch)
         if (run := self._current) is not None:
-            run.observe(unit, inputs, outputs)
+            run.observe(result)
+
+    def end(self, output: Tensor) -> bool:
+        """The transformer returned; True to have the call made again without forecasts, since it was not finite."""
+        run = self._current
+        if run is None:
+            return False
+        if _on_host(output):
+            return run.end(bool(torch.isfinite(total(output))))
+        if output.device in self._totals:
+            self._totals[output.device].add_(total(output))
+        else:
+            self._totals[output.device] = total(output)
+        return False
 
     def close(self) -> None:
         """The last run is over: look at what was not looked at, then free everything but the plan and the stats."""
@@ -86,12 +99,12 @@ class Session:
 
     def free(self) -> None:
         """Free the cache, and what was copied to the device of the policy's arrays."""
-        self._run = None
-        self._constants.clear()
+        self._run = self._constants = None
 
     def _end_run(self) -> None:
-        if self._run is not None:
-            self._run.close()
+        totals, self._totals = self._totals, {}
+        if not all(bool(torch.isfinite(value)) for value in totals.values()):
+            self.stats.distrust()
 
     def _start_run(self, tick: Tick) -> None:
         self._end_run()
@@ -100,8 +113,11 @@ class Session:
         self._start = tick.step or 0
         self._seen = set()
         self._plan = plan = self._planner(self._start)
-        if plan is not None:
-            self._run = Run(plan, self._start, self.stats, self._constants, self._budget)
+        if plan is None:
+            return
+        if self._constants is None or self._constants.plan is not plan:
+            self._constants = DeviceConstants(plan)
+        self._run = SamplingRun(plan, self.stats, self._constants, self._budget)
 
     def _check_guidance(self, tick: Tick) -> None:
         """Once a run, after its first step: as many branches as the policy was fitted for?"""
@@ -113,3 +129,8 @@ class Session:
         if not check_guidance(self._run.plan.policy, len(self._seen)):
             self._run = self._plan = None
         self._seen = None
+
+
+def _on_host(tensor: Tensor) -> bool:
+    """Whether looking at `tensor` stalls nothing."""
+    return tensor.device.type == "cpu"

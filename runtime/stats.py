@@ -10,6 +10,7 @@ UNGUIDED = "the batch is not the same samples twice, as guidance makes it"
 CHANGED_SHAPE = "the batch, shape, dtype or device changed during a run"
 UNEXPECTED = "a module returned another number of tensors than its adapter says"
 REPEATED = "a module is called several times in one transformer call, as with chunked feed-forward layers"
+OTHER_HISTORY = "what is remembered is not what was planned"
 NON_FINITE = "a forecast was not finite"
 NON_FINITE_OUTPUT = "a computed output was not finite, so nothing can be forecast from it"
 NON_FINITE_RUN = "values of a finished run were not finite"
@@ -32,7 +33,7 @@ class Trace(NamedTuple):
     step: int
     branch: str
     decision: str
-    demand: float | None
+    measured: float | None
 
 
 @dataclass

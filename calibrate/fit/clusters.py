@@ -20,7 +20,6 @@ from cachesmith.calibrate.record.channels import (
 )
 from cachesmith.policies import Clusters, Fitted, PolicyError
 from cachesmith.policies.base import Arrays
-from cachesmith.policies.weights import taps as row_taps
 
 RIDGE = "ridge"
 """The solver whose weights are fitted to the recorded runs."""
@@ -130,7 +129,7 @@ def _check(mask: str, steps: int) -> None:
 def _tables(reduced: Tensor, mask: str, ridge: float | None, taps: int) -> dict[str, Tensor]:
     lanes, count = reduced.shape[:2]
     tables = {
-        name: row_table(row, mask, row_taps(row))[None, ..., None].expand(lanes, -1, -1, count)
+        name: row_table(row, mask, row.taps)[None, ..., None].expand(lanes, -1, -1, count)
         for name, row in POOL.items()
     }
     if ridge is not None:

@@ -21,7 +21,7 @@ from cachesmith.policies import (
     Reuse,
     Taylor,
 )
-from cachesmith.policies.weights import forecast_weights
+from cachesmith.policies.rows import forecast_weights
 
 POOL: Mapping[str, ClosedRow] = {
     "reuse": Reuse(),

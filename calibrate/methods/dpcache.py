@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 
 from cachesmith.calibrate.fit.scales import forecast_costs, plan_schedules
-from cachesmith.calibrate.record.recorder import Recorder, joined_sketches, watch
+from cachesmith.calibrate.record.recorder import Recorder, joined_sketches
 from cachesmith.policies import Fixed, Forecaster, Policy, PolicyError, Profile, Stack, Taylor, unbound
+from cachesmith.runtime import watch
 from cachesmith.sampling.render import Renderer
 from cachesmith.sampling.requests import Request
 

@@ -7,7 +7,6 @@ import torch
 from torch import Tensor
 
 from cachesmith.calibrate.methods.schedule_recorder import schedule
-from cachesmith.calibrate.record.recorder import Watcher, watch
 from cachesmith.policies import (
     Correction,
     Fixed,
@@ -19,9 +18,9 @@ from cachesmith.policies import (
     Reuse,
     unbound,
 )
-from cachesmith.runtime import Compute, Plan, Tick, Unit, compile_plan, resolve_units
+from cachesmith.runtime import Forecast, Plan, Tick, UnitResult, Watcher, compile_plan, resolve_units, watch
 from cachesmith.runtime.forecast.estimator import Estimator, observe_scale
-from cachesmith.runtime.forecast.history import Feature, History
+from cachesmith.runtime.forecast.history import History
 from cachesmith.runtime.models.sampler import axis_values, is_flow, noise_levels
 from cachesmith.sampling.render import Renderer
 from cachesmith.sampling.requests import Request
@@ -90,26 +89,25 @@ class Teacher(Watcher):
         """Forget the run before, and plan the next."""
         self._histories.clear()
         self._plan = self._compile()
-        self._estimate = Estimator(self._plan)
+        self._estimator = Estimator(self._plan)
 
-    def observe(self, unit: Unit, inputs: Feature, outputs: Feature) -> None:
+    def observe(self, result: UnitResult) -> None:
         """Compare a planned forecast with the truth, or remember a planned computation."""
-        step, plan = self._tick.step, self._plan
+        step, plan, unit = self._tick.step, self._plan, result.unit
         if step is None or plan is None:
             return
         history = self._histories.setdefault((self._tick.branch, unit.name), History())
-        decision = plan.decide(unit, step, history.steps)
-        if not isinstance(decision, Compute):
-            forecast = self._estimate(unit, decision, history, inputs)
-            for lane, (truth, guess) in enumerate(zip(outputs, forecast, strict=True), start=unit.lane):
+        decision = plan.schedule(unit)[step]
+        if isinstance(decision, Forecast):
+            forecast = self._estimator.output(unit, decision, history, result.inputs)
+            for lane, (truth, guess) in enumerate(
+                zip(result.outputs, forecast, strict=True), start=unit.lane
+            ):
                 self._add(lane, step, truth, guess)
-            return
-        made = tuple(
-            (left - entered) if unit.residual else left.clone()
-            for entered, left in zip(inputs, outputs, strict=True)
-        )
-        observe_scale(plan.forecaster(unit), history, made, inputs)
-        history.push(step, made, inputs, plan.taps(unit), plan.input_taps(unit))
+        elif decision.keep:
+            if plan.observes_scale(unit):
+                observe_scale(history, result.feature, result.inputs)
+            history.push(step, result.feature, result.inputs, plan.taps(unit), plan.input_taps(unit))
 
     def offsets(self, threshold: float) -> Tensor:
         """Return the mean errors [lanes, steps, channels], 0 where nothing is forecast or below `threshold`."""

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from cachesmith.calibrate.methods.schedule_recorder import Follower, Past, schedule
-from cachesmith.calibrate.record.recorder import lane_names, watch
+from cachesmith.calibrate.record.recorder import lane_names
 from cachesmith.policies import (
     Fitted,
     Fixed,
@@ -24,7 +24,7 @@ from cachesmith.policies import (
     Units,
     unbound,
 )
-from cachesmith.runtime import Unit
+from cachesmith.runtime import Unit, watch
 from cachesmith.runtime.models.units import block_lists
 from cachesmith.sampling.render import Renderer
 from cachesmith.sampling.requests import Request

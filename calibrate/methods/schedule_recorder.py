@@ -4,11 +4,9 @@ from collections.abc import Callable
 
 from torch import Tensor
 
-from cachesmith.calibrate.record.recorder import Watcher
 from cachesmith.calibrate.tune.move_steps import spaced
 from cachesmith.policies import Fixed, Interval, PolicyError, mask
-from cachesmith.runtime import Unit
-from cachesmith.runtime.forecast.history import Feature
+from cachesmith.runtime import Unit, UnitResult, Watcher
 
 Past = list[tuple[int, Tensor]]
 """Remembered steps and their outputs, newest first."""
@@ -32,18 +30,17 @@ class Follower(Watcher):
         """Forget the run before."""
         self._past.clear()
 
-    def observe(self, unit: Unit, inputs: Feature, outputs: Feature) -> None:
+    def observe(self, result: UnitResult) -> None:
         """Show a computed unit, then remember it if the schedule does."""
         step = self._tick.step
         if step is None:
             return
-        for lane, (entered, left) in enumerate(zip(inputs, outputs, strict=True), start=unit.lane):
-            # a clone: blocks may write into what their modules returned
-            made = ((left - entered) if unit.residual else left.clone()).float()
+        for lane, feature in enumerate(result.feature, start=result.unit.lane):
+            output = feature.float()
             past = self._past.setdefault((lane, self._tick.branch), [])
-            self._note(unit, lane, step, past, made)
+            self._note(result.unit, lane, step, past, output)
             if self._mask is None or self._mask[step] == "C":
-                past.insert(0, (step, made))
+                past.insert(0, (step, output))
                 del past[self._taps :]
 
 

@@ -1,18 +1,18 @@
 """Fit TeaCache (arXiv 2411.19108): how the change of the output follows from that of the modulated input."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from cachesmith.calibrate.methods.bisect import threshold_for
-from cachesmith.calibrate.record.recorder import Watcher, watch
 from cachesmith.policies import Policy, PolicyError, Stack
 from cachesmith.policies.presets.gates import teacache
-from cachesmith.runtime import Unit
-from cachesmith.runtime.forecast.history import Feature
-from cachesmith.runtime.forecast.kernels import relative_l1
+from cachesmith.runtime import UnitCall, UnitResult, Watcher, watch
+from cachesmith.runtime.hooks.runner import COMPUTE_ALL, Answer
+from cachesmith.runtime.models.units import image_stream
+from cachesmith.runtime.tensors.norms import relative_l1
 from cachesmith.sampling.evaluate import Evaluator
 from cachesmith.sampling.render import Renderer
 from cachesmith.sampling.requests import Request
@@ -33,31 +33,26 @@ class Changes(Watcher):
         self.inputs: list[Tensor] = []
         self.outputs: list[Tensor] = []
         self._before: dict[str, tuple[Tensor, Tensor]] = {}
-        self._modulated: Callable[[], Tensor] | None = None
         self._signal: Tensor | None = None
 
     def restart(self) -> None:
         """Forget the last step of the run before."""
         self._before.clear()
 
-    def offer(self, unit: Unit, modulated: Callable[[], Tensor]) -> None:
-        """Keep the means to make the modulated input."""
-        self._modulated = modulated
-
-    def forecast(self, unit: Unit, inputs: Feature) -> Feature | None:
+    def answer(self, call: UnitCall) -> Answer:
         """Have everything computed; note what the blocks are about to be given."""
-        if self._modulated is None:
+        if call.modulated is None:
             raise PolicyError(
                 "the modulated input of the first block is not known: its modules are not described in "
                 "runtime/models/adapters.py, or it is compiled; TeaCache cannot be fitted"
             )
-        self._signal, self._modulated = self._modulated(), None
-        return None
+        self._signal = call.modulated()
+        return COMPUTE_ALL
 
-    def observe(self, unit: Unit, inputs: Feature, outputs: Feature) -> None:
+    def observe(self, result: UnitResult) -> None:
         """Note the changes since the step before."""
         assert self._signal is not None
-        now = self._signal.clone(), outputs[unit.main].clone()
+        now = self._signal.clone(), result.outputs[image_stream(result.unit)].clone()
         before = self._before.get(self._tick.branch)
         if before is not None:
             self.inputs.append(relative_l1(before[0], now[0]).double().cpu())

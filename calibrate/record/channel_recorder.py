@@ -6,10 +6,9 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
-from cachesmith.calibrate.record.recorder import Watcher, lane_name, lane_names, watch
+from cachesmith.calibrate.record.recorder import lane_name, lane_names
 from cachesmith.policies import Units
-from cachesmith.runtime import Unit
-from cachesmith.runtime.forecast.history import Feature
+from cachesmith.runtime import UnitResult, Watcher, watch
 from cachesmith.sampling.render import Renderer
 from cachesmith.sampling.requests import Request
 
@@ -28,13 +27,11 @@ class ChannelTape(Watcher):
         super().__init__()
         self.seen: dict[str, dict[tuple[int, str], list[Tensor]]] = {}
 
-    def observe(self, unit: Unit, inputs: Feature, outputs: Feature) -> None:
-        """Keep a computed unit's output."""
-        for stream, entered, left in zip(unit.streams, inputs, outputs, strict=True):
-            made, before = _some(left), _some(entered)
-            made = made - before if unit.residual else made.clone()
-            runs = self.seen.setdefault(lane_name(unit, stream), defaultdict(list))
-            runs[self._tick.run, self._tick.branch].append(made.float().cpu())
+    def observe(self, result: UnitResult) -> None:
+        """Keep what is cached of a computed unit."""
+        for stream, output in zip(result.unit.streams, result.feature, strict=True):
+            runs = self.seen.setdefault(lane_name(result.unit, stream), defaultdict(list))
+            runs[self._tick.run, self._tick.branch].append(_some(output).float().cpu().clone())
 
 
 def runs(renderer: Renderer, requests: Sequence[Request], units: Units) -> Iterator[dict[str, Tensor]]:

@@ -6,20 +6,15 @@ schedules are planned.
 """
 
 from collections import deque
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from cachesmith.policies import Units
-from cachesmith.runtime import Runner, Tick, Unit, attach, resolve_units
-from cachesmith.runtime.forecast.history import Feature
-from cachesmith.runtime.forecast.kernels import sample_norm
-from cachesmith.runtime.hooks.attach import clock_for
+from cachesmith.runtime import Tick, Unit, UnitResult, Watcher, resolve_units
 from cachesmith.runtime.hooks.caller import PipelineCall
+from cachesmith.runtime.tensors.norms import sample_norm
 
 DISTANCES = 6
 """Longest distance, in steps, over which movements are recorded."""
@@ -33,29 +28,6 @@ class Movements:
     """|I_t - I_(t-k)| and |O_t - O_(t-k)| of one lane: entries (step, distance, [B], [B]) in recording order."""
 
     entries: list[tuple[int, int, Tensor, Tensor]] = field(default_factory=list)
-
-
-class Watcher:
-    """A runner that has every unit computed. Subclasses say in `observe` what they keep of it."""
-
-    def __init__(self) -> None:
-        self._tick = Tick(0, None, "")
-
-    def begin(self, tick: Tick) -> None:
-        """A transformer call; `restart` hears of a new run first."""
-        if tick.run != self._tick.run:
-            self.restart()
-        self._tick = tick
-
-    def restart(self) -> None:
-        """A run begins that is not the first: by default, what was kept stays."""
-
-    def forecast(self, unit: Unit, inputs: Feature) -> Feature | None:
-        """Have everything computed."""
-        return None
-
-    def observe(self, unit: Unit, inputs: Feature, outputs: Feature) -> None:
-        """The unit was computed."""
 
 
 class Recorder(Watcher):
@@ -83,13 +55,12 @@ class Recorder(Watcher):
         """Forget the last steps of the run before."""
         self._recent.clear()
 
-    def observe(self, unit: Unit, inputs: Feature, outputs: Feature) -> None:
+    def observe(self, result: UnitResult) -> None:
         """Note the movements of a computed unit."""
         if self._tick.step is None:
             return
-        for stream, moved, made in zip(unit.streams, inputs, outputs, strict=True):
-            lane = lane_name(unit, stream)
-            output = made - moved if unit.residual else made
+        for stream, moved, output in zip(result.unit.streams, result.inputs, result.feature, strict=True):
+            lane = lane_name(result.unit, stream)
             self.channels[lane] = output.shape[-1]
             self._note(lane, moved, output)
             if self._sketch:
@@ -128,13 +99,3 @@ def lane_name(unit: Unit, stream: str) -> str:
 def lane_names(transformer: nn.Module, units: Units) -> list[str]:
     """All lanes of a granularity, in the order of the arrays in a policy file."""
     return [lane_name(unit, stream) for unit in resolve_units(transformer, units) for stream in unit.streams]
-
-
-@contextmanager
-def watch(pipe: Any, units: Units, runner: Runner) -> Iterator[None]:
-    """Attach a runner to a pipeline, outside of any policy, until the context is left."""
-    transformer = pipe.transformer
-    clock = clock_for(transformer)
-    members = resolve_units(transformer, units)
-    with clock.follow(pipe.scheduler), attach(transformer, members, runner, clock):
-        yield

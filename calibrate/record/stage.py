@@ -18,11 +18,12 @@ from cachesmith.calibrate.fit.subspace import bases, second_moment
 from cachesmith.calibrate.guidance import Guidance, guidance_of
 from cachesmith.calibrate.record.channel_recorder import runs
 from cachesmith.calibrate.record.channels import FEWEST, cluster_all, joined, temporal_gram
-from cachesmith.calibrate.record.recorder import Recorder, joined_sketches, lane_names, watch
+from cachesmith.calibrate.record.recorder import Recorder, joined_sketches, lane_names
 from cachesmith.calibrate.search.space import Recorded, segments
 from cachesmith.policies import Modules, PolicyError, Stack, UnitFit, Units
 from cachesmith.policies.base import Arrays
 from cachesmith.progress import stage
+from cachesmith.runtime import watch
 from cachesmith.runtime.hooks.caller import PipelineCall
 from cachesmith.runtime.models.units import block_lists
 from cachesmith.sampling.render import Renderer

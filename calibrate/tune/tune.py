@@ -9,20 +9,20 @@ than one weighted as a whole.
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from cachesmith.calibrate.record.recorder import watch
 from cachesmith.calibrate.tune.checkpoint import Checkpoint
 from cachesmith.calibrate.tune.preconditioner import PILOTS, Moments, balanced, rows_at
 from cachesmith.calibrate.tune.rows import Rows
 from cachesmith.policies import GUIDANCE, Stack, halves
-from cachesmith.runtime import Tick, Unit
-from cachesmith.runtime.forecast.history import Feature
+from cachesmith.runtime import BlockRun, Feature, Tick, Unit, UnitCall, UnitResult, resolve_units, watch
+from cachesmith.runtime.guidance import guided
+from cachesmith.runtime.hooks.runner import COMPUTE_ALL, Answer, UseOutput
 from cachesmith.sampling.render import Renderer
 from cachesmith.sampling.requests import Request
 
@@ -59,12 +59,13 @@ class Trainer:
             self._past.clear()
         self._tick = tick
 
-    def forecast(self, unit: Unit, inputs: Feature) -> Feature | None:
-        """Return sum_j w_j F_j + sum_j u_j I_j + u I per channel (+ I, for blocks), or None on computed steps."""
+    def answer(self, call: UnitCall) -> Answer:
+        """sum_j w_j F_j + sum_j u_j I_j + u I per channel (+ I, for blocks), except on computed steps."""
         step = self._tick.step
-        if step is None or self.computes(unit, inputs):
-            return None
-        return tuple(self._stream(unit, stream, step, now) for stream, now in enumerate(inputs))
+        if step is None or self.computes(call.unit, call.inputs):
+            return COMPUTE_ALL
+        streams = enumerate(call.inputs)
+        return UseOutput(tuple(self._stream(call.unit, stream, step, now) for stream, now in streams))
 
     def computes(self, unit: Unit, inputs: Feature) -> bool:
         """Whether the schedule has `unit` computed."""
@@ -77,22 +78,30 @@ class Trainer:
         past = [(entered[stream], made[stream]) for entered, made in self._past[self._tick.branch, unit.name]]
         if self.moments is not None:
             self.moments.add(lane, step, past, now)
-        total = now * (of_inputs[-1] + unit.residual)
+        total = now * (of_inputs[-1] + isinstance(unit, BlockRun))
         for tap, (entered, made) in enumerate(past):
             total = torch.addcmul(total, weights[tap], made)
             total = torch.addcmul(total, of_inputs[tap], entered)
         return total.to(now.dtype)
 
-    def observe(self, unit: Unit, inputs: Feature, outputs: Feature) -> None:
+    def observe(self, result: UnitResult) -> None:
         """Remember a computed step, as many as there are taps."""
         if self._tick.step is None:
             return
-        made = (
-            tuple(new - old for new, old in zip(outputs, inputs, strict=True)) if unit.residual else outputs
-        )
-        past = self._past.setdefault((self._tick.branch, unit.name), [])
-        past.insert(0, (inputs, made))
+        past = self._past.setdefault((self._tick.branch, result.unit.name), [])
+        past.insert(0, (result.inputs, result.feature))
         del past[self.rows.outputs.shape[2] :]
+
+    def end(self, output: Tensor) -> bool:
+        """The call is over."""
+        return False
+
+
+def attached(pipe: Any, trainer: Trainer) -> AbstractContextManager[None]:
+    """Attach a trainer to a pipeline; where one branch of guidance follows, it is shown the branches."""
+    units = Stack(follower=trainer.rows.follower)
+    runner = guided(trainer, resolve_units(pipe.transformer, units), trainer.computes)
+    return watch(pipe, units, runner)
 
 
 def tune(
@@ -135,7 +144,7 @@ def tune(
 
 def _axes(renderer: Renderer, batches: Sequence[Batch], mask: str, start: Rows) -> Tensor:
     moments = Moments(start)
-    with torch.no_grad(), watch(renderer.pipe, Stack(follower=start.follower), Trainer(mask, start, moments)):
+    with torch.no_grad(), attached(renderer.pipe, Trainer(mask, start, moments)):
         renderer(batches[0].requests)
     axes = moments.axes()
     origin = torch.zeros_like(axes[..., 0]).mT.contiguous().requires_grad_()
@@ -159,7 +168,7 @@ def _frozen(transformer: nn.Module) -> Iterator[None]:
 
 def _loss(renderer: Renderer, batch: Batch, mask: str, trained: Rows) -> tuple[Tensor, float]:
     """What is minimised, and the pictures' part of it as a number."""
-    with watch(renderer.pipe, Stack(follower=trained.follower), Trainer(mask, trained)):
+    with attached(renderer.pipe, Trainer(mask, trained)):
         images, path = renderer.differentiable(batch.requests)
     picture = _log_error(images.flatten(1), batch.images.flatten(1))
     on_the_way = _log_error(path.flatten(2), batch.path.flatten(2))

@@ -4,11 +4,14 @@ Each has one `threshold`, and computes everything at 0. The published values hol
 one, set it for the number of computations you want (`cachesmith.calibrate.methods.bisect.threshold_for`).
 """
 
+from collections.abc import Callable
+
 from cachesmith.policies.document import Profile
 from cachesmith.policies.errors import refusing
-from cachesmith.policies.forecaster import ClosedRow, Forecaster, Reuse, Taylor
+from cachesmith.policies.forecaster import Forecaster
 from cachesmith.policies.gate import Distance, DynamicGate, Probe
 from cachesmith.policies.policy import Policy, unbound
+from cachesmith.policies.rows import ClosedRow, Reuse, Taylor
 from cachesmith.policies.units import Segments, Stack, Units
 
 IDENTITY = (1.0, 0.0)
@@ -108,3 +111,13 @@ def speca(
 def _preset(name: str, units: Units, gate: DynamicGate, row: ClosedRow) -> Policy:
     profile = Profile(units=units, gate=gate, forecaster=Forecaster(rows=row))
     return unbound(profile, name=name)
+
+
+PRESETS: dict[str, Callable[..., Policy]] = {
+    "teacache": teacache,
+    "fbcache": fbcache,
+    "dbcache": dbcache,
+    "confidence": confidence,
+    "speca": speca,
+    "easycache": easycache,
+}

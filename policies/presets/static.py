@@ -1,13 +1,14 @@
 """Presets of published methods that settle their schedule before the loop, or bring a forecaster of their own."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 from cachesmith.policies.document import Profile
 from cachesmith.policies.errors import PolicyError, refusing
-from cachesmith.policies.forecaster import Band, Foca, Forecaster, Hermite, Reuse
+from cachesmith.policies.forecaster import Band, Forecaster
 from cachesmith.policies.gate import Fixed, Gate, Interval
 from cachesmith.policies.magcache import magcache_mask
 from cachesmith.policies.policy import Policy, unbound
+from cachesmith.policies.rows import Foca, Hermite, Reuse
 from cachesmith.policies.units import Modules, Stack, Units
 
 
@@ -59,3 +60,12 @@ def magcache(
 
 def _policy(name: str, gate: Gate, forecaster: Forecaster, units: Units) -> Policy:
     return unbound(Profile(units=units, gate=gate, forecaster=forecaster), name=name)
+
+
+PRESETS: dict[str, Callable[..., Policy]] = {
+    "foca": foca,
+    "freqca": freqca,
+}
+
+MEASURED: dict[str, Callable[..., Policy]] = {"magcache": magcache}
+"""Presets that need numbers measured on a model, which a command line cannot give."""

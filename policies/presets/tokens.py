@@ -1,12 +1,14 @@
 """The published token-wise methods as policies bound to no model."""
 
+from collections.abc import Callable
 from typing import Literal
 
 from cachesmith.policies.document import Profile
 from cachesmith.policies.errors import refusing
-from cachesmith.policies.forecaster import Forecaster, Reuse, Row, Taylor
+from cachesmith.policies.forecaster import Forecaster, Row
 from cachesmith.policies.gate import Interval
 from cachesmith.policies.policy import Policy, unbound
+from cachesmith.policies.rows import Reuse, Taylor
 from cachesmith.policies.token_refresh import Clustered, Refresh, Scored
 from cachesmith.policies.units import Modules
 
@@ -83,3 +85,10 @@ def _spent_on_mlps(given: Scored, gate: Interval) -> Scored:
 def _policy(name: str, gate: Interval, row: Row, refresh: Refresh) -> Policy:
     profile = Profile(units=Modules(), gate=gate, forecaster=Forecaster(rows=row, refresh=refresh))
     return unbound(profile, name=name)
+
+
+PRESETS: dict[str, Callable[..., Policy]] = {
+    "toca": toca,
+    "duca": duca,
+    "clusca": clusca,
+}

@@ -16,10 +16,10 @@ from cachesmith.policies.bundle.manifest import Manifest, SegmentEntry, read_man
 from cachesmith.runtime.engines.backends import opener
 from cachesmith.runtime.engines.drop_weights import drop_weights, present_key
 from cachesmith.runtime.engines.segment_call import LoadOptions, SegmentCall, mismatch
-from cachesmith.runtime.forecast.history import Feature
+from cachesmith.runtime.features import Feature
 from cachesmith.runtime.models.engine_segment import Condition, flatten, ports_for
 from cachesmith.runtime.models.fingerprint import lora_names
-from cachesmith.runtime.models.units import Unit, block_lists
+from cachesmith.runtime.models.units import BlockRun, GuidanceDifference, NetworkUnit, Unit, block_lists
 from cachesmith.runtime.stats import Stats
 
 Outside = Literal["error", "torch"]
@@ -37,14 +37,14 @@ class Engines:
     outside: Outside = "error"
 
     def bind(
-        self, transformer: nn.Module, present: ModelKey, units: tuple[Unit, ...], stats: Stats
+        self, transformer: nn.Module, present: ModelKey, units: tuple[NetworkUnit, ...], stats: Stats
     ) -> "BoundEngines":
         """Check that the engines compute this transformer's units; raise `EngineError` when they do not."""
         _check_dtype(self.manifest, transformer)
         check_model(self.manifest, present)
         chains = {u.name: c for u in units if (c := _chain(self.manifest, transformer, u)) is not None}
-        residual = [unit for unit in units if unit.residual]
-        if not chains or any(unit.name not in chains for unit in residual):
+        runs = [unit for unit in units if isinstance(unit, BlockRun)]
+        if not chains or any(unit.name not in chains for unit in runs):
             held = ", ".join(entry.name for entry in self.manifest.segments[:4])
             raise EngineError(
                 f"the bundle {self.folder} has segments {held}{'…' * (len(self.manifest.segments) > 4)}, whose borders "
@@ -73,7 +73,7 @@ class BoundEngines:
     def compute(self, unit: Unit, arguments: Mapping[str, Any]) -> Feature | None:
         """Compute `unit` from the named arguments of its first member; None when torch is to do it."""
         chain = self.chains.get(unit.name)
-        if chain is None:
+        if chain is None or isinstance(unit, GuidanceDifference):
             return None
         _check_adapters(self.engines.manifest, lora_names(self.transformer))
         reason, values = self._inputs(unit, chain, arguments)
@@ -86,7 +86,7 @@ class BoundEngines:
         return tuple(values[stream] for stream in unit.streams)
 
     def _inputs(
-        self, unit: Unit, chain: tuple[SegmentEntry, ...], arguments: Mapping[str, Any]
+        self, unit: NetworkUnit, chain: tuple[SegmentEntry, ...], arguments: Mapping[str, Any]
     ) -> tuple[str | None, dict[str, Tensor]]:
         streams, known = set(unit.reads[0]), {c.argument: c for c in self.conditions}
         surplus = [n for n, v in arguments.items() if n not in streams and n not in known and not _empty(v)]
@@ -138,7 +138,7 @@ def bind_engines(
     bundle: Engines | str | os.PathLike[str],
     transformer: nn.Module,
     pipe: Any,
-    units: tuple[Unit, ...],
+    units: tuple[NetworkUnit, ...],
     drop: bool,
     stats: Stats,
 ) -> BoundEngines:
@@ -203,10 +203,10 @@ def _check_adapters(manifest: Manifest, adapters: tuple[str, ...]) -> None:
         )
 
 
-def _chain(manifest: Manifest, transformer: nn.Module, unit: Unit) -> tuple[SegmentEntry, ...] | None:
+def _chain(manifest: Manifest, transformer: nn.Module, unit: NetworkUnit) -> tuple[SegmentEntry, ...] | None:
     """The segments that make up a unit, in order."""
     blocks = [block for _, block in block_lists(transformer)]
-    if not unit.residual:
+    if not isinstance(unit, BlockRun):
         return _module_entry(manifest, blocks, unit)
     start = next(i for i, block in enumerate(blocks) if block is unit.members[0])
     place, stop, chain = start, start + len(unit.members), []
@@ -217,7 +217,7 @@ def _chain(manifest: Manifest, transformer: nn.Module, unit: Unit) -> tuple[Segm
     return tuple(chain) if place == stop else None
 
 
-def _check_names(unit: Unit, entry: SegmentEntry, conditions: tuple[Condition, ...]) -> None:
+def _check_names(unit: NetworkUnit, entry: SegmentEntry, conditions: tuple[Condition, ...]) -> None:
     """The segment reads what the unit is given, and makes all that the unit returns."""
     given = {*unit.reads[0], *(tensor for condition in conditions for tensor in condition.tensors)}
     unknown = {spec.name for spec in entry.inputs} - given
@@ -227,7 +227,9 @@ def _check_names(unit: Unit, entry: SegmentEntry, conditions: tuple[Condition, .
         raise EngineError(f"segment {entry.name} cannot compute {unit.name}: it {wrong}; export this policy")
 
 
-def _module_entry(manifest: Manifest, blocks: list[nn.Module], unit: Unit) -> tuple[SegmentEntry, ...] | None:
+def _module_entry(
+    manifest: Manifest, blocks: list[nn.Module], unit: NetworkUnit
+) -> tuple[SegmentEntry, ...] | None:
     for entry in manifest.segments:
         if entry.module is not None and blocks[entry.start].get_submodule(entry.module) is unit.members[0]:
             return (entry,) if len(unit.members) == 1 else None

@@ -10,7 +10,7 @@ from torch import nn
 from cachesmith.policies import Distance, EngineError, ModelKey, Profile
 from cachesmith.runtime.models.engine_segment import ports_for
 from cachesmith.runtime.models.fingerprint import model_key, weights_hash
-from cachesmith.runtime.models.units import Unit
+from cachesmith.runtime.models.units import BlockRun, Unit
 
 _DROPPED = "_cachesmith_dropped"
 
@@ -27,6 +27,7 @@ def check_droppable(profile: Profile, units: tuple[Unit, ...], bundle: object) -
     elif (
         isinstance(profile.gate, Distance)
         and profile.gate.signal == "modulated"
+        and isinstance(units[0], BlockRun)
         and units[0].entry is not None
     ):
         why = "looks at the modulated input of the first block"

@@ -2,10 +2,9 @@
 
 from dataclasses import dataclass, field
 
-import torch
 from torch import Tensor
 
-Feature = tuple[Tensor, ...]
+from cachesmith.runtime.features import Feature, alike
 
 
 @dataclass
@@ -27,7 +26,7 @@ class TokenState:
 
 @dataclass
 class History:
-    """Newest first: computed steps, their outputs (residuals for block runs), their inputs, and RFE's scale [B]."""
+    """Newest first: computed steps, what is cached of them, their inputs, and RFE's scale [B] a stream."""
 
     steps: list[int] = field(default_factory=list)
     outputs: list[Feature] = field(default_factory=list)
@@ -41,6 +40,11 @@ class History:
         self.outputs = [outputs, *self.outputs[: taps - 1]]
         self.inputs = [inputs, *self.inputs[: input_taps - 1]] if input_taps else []
         self.tokens = None
+
+    def drop(self, step: int) -> None:
+        """Forget `step`, if it is the newest: its call is made again."""
+        if self.steps[:1] == [step]:
+            del self.steps[:1], self.outputs[:1], self.inputs[:1]
 
     def clear(self) -> None:
         """Forget everything: the next step is computed."""
@@ -56,18 +60,7 @@ class History:
         )
 
     def tensors(self) -> list[Tensor]:
-        """Everything held for whole features."""
-        own = [] if self.tokens is None else self.tokens.tensors()
-        return [t for group in (*self.outputs, *self.inputs) for t in group] + own
-
-
-def alike(a: Feature, b: Feature) -> bool:
-    """Whether two features agree in shape, dtype and device."""
-    return all(
-        x.shape == y.shape and x.dtype == y.dtype and x.device == y.device for x, y in zip(a, b, strict=True)
-    )
-
-
-def finite(feature: Feature) -> bool:
-    """Whether every value is finite, by one sum per tensor. Reads the device: call it only where that is free."""
-    return all(bool(torch.isfinite(t.sum(dtype=torch.float32))) for t in feature)
+        """Everything held."""
+        features = [t for group in (*self.outputs, *self.inputs) for t in group]
+        tokens = [] if self.tokens is None else self.tokens.tensors()
+        return [*features, *(self.scales or ()), *tokens]

@@ -1,34 +1,20 @@
 """Token-wise caching on a forecast step: what is computed after all, and what the other tokens learn from it."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor
 
 from cachesmith.policies import Clustered, Refresh, Scored
-from cachesmith.runtime.forecast import tokens
-from cachesmith.runtime.forecast.history import Feature, History, TokenState
+from cachesmith.runtime.features import Feature
+from cachesmith.runtime.forecast.history import History, TokenState
+from cachesmith.runtime.hooks.runner import ComputeTokens
 from cachesmith.runtime.models.units import Unit
 from cachesmith.runtime.plan.plan import Forecast, Plan
-
-
-@dataclass(frozen=True)
-class Partial:
-    """A forecast of which some tokens are still to be computed.
-
-    The unit is called on `inputs` (the chosen tokens of every stream), and `complete` makes its whole output of what it
-    returns. `fraction` is the part of the unit that is computed.
-    """
-
-    inputs: Feature
-    complete: Callable[[Feature], Feature]
-    fraction: float
+from cachesmith.runtime.tensors import tokens
 
 
 def refresh(
     plan: Plan, unit: Unit, decision: Forecast, history: History, inputs: Feature, forecast: Feature
-) -> Feature | Partial:
+) -> Feature | ComputeTokens:
     """Return the unit's forecast with what its tokens have learned, or what is to be computed for it."""
     rule = plan.refresh(unit)
     count = 0 if rule is None else plan.refreshed(unit, inputs[0].shape[1])
@@ -50,7 +36,7 @@ def refresh(
             state.reference = tokens.put(_reference(state, history), index, tokens.take(now, index))
         return (result,)
 
-    return Partial((tokens.take(now, index),), complete, count / now.shape[1])
+    return ComputeTokens((tokens.take(now, index),), complete, count / now.shape[1])
 
 
 def _begun(rule: Refresh, history: History, count: int) -> TokenState:

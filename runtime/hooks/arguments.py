@@ -2,11 +2,12 @@
 
 import inspect
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Any
 
 from torch import nn
 
-from cachesmith.runtime.forecast.history import Feature
+from cachesmith.runtime.features import Feature
 
 
 def namer(module: nn.Module, names: tuple[str, ...]) -> Callable[..., dict[str, Any]]:
@@ -23,11 +24,19 @@ def namer(module: nn.Module, names: tuple[str, ...]) -> Callable[..., dict[str, 
 
 def _parameters(module: nn.Module) -> list[str]:
     plain: Any = getattr(module, "_orig_mod", module)
+    function = getattr(plain.forward, "__func__", None)
+    if function is not None:
+        return _named(function)[1:]
     parameters = inspect.signature(plain.forward).parameters
     if any(p.kind is p.VAR_POSITIONAL for p in [*parameters.values()][:1]):
         # somebody's wrapper that takes anything
-        return list(inspect.signature(type(plain).forward).parameters)[1:]
+        return _named(type(plain).forward)[1:]
     return list(parameters)
+
+
+@lru_cache(maxsize=1024)
+def _named(function: Callable[..., Any]) -> list[str]:
+    return list(inspect.signature(function).parameters)
 
 
 def reader(module: nn.Module, names: tuple[str, ...]) -> Callable[..., tuple[Any, ...]]:
@@ -43,25 +52,25 @@ def reader(module: nn.Module, names: tuple[str, ...]) -> Callable[..., tuple[Any
 Change = Callable[[str, Any], Any]
 """Makes another value of an argument, from its name and value."""
 
-Call = tuple[tuple[Any, ...], dict[str, Any]]
+ArgumentList = tuple[tuple[Any, ...], dict[str, Any]]
 
 
-def mapper(module: nn.Module) -> Callable[[tuple[Any, ...], dict[str, Any], Change], Call]:
+def mapper(module: nn.Module) -> Callable[[tuple[Any, ...], dict[str, Any], Change], ArgumentList]:
     """Return a function that changes every argument of a call."""
     parameters = _parameters(module)
 
-    def changed(args: tuple[Any, ...], kwargs: dict[str, Any], change: Change) -> Call:
+    def changed(args: tuple[Any, ...], kwargs: dict[str, Any], change: Change) -> ArgumentList:
         placed = tuple(change(n, value) for n, value in zip(parameters, args, strict=False))
         return placed, {n: change(n, value) for n, value in kwargs.items()}
 
     return changed
 
 
-def writer(module: nn.Module, names: tuple[str, ...]) -> Callable[..., Call]:
+def writer(module: nn.Module, names: tuple[str, ...]) -> Callable[..., ArgumentList]:
     """Return a function that puts other values in the place of what `reader` reads."""
     places = _places(module, names)
 
-    def write(args: tuple[Any, ...], kwargs: dict[str, Any], values: Feature) -> Call:
+    def write(args: tuple[Any, ...], kwargs: dict[str, Any], values: Feature) -> ArgumentList:
         placed, named = [*args], {**kwargs}
         for (name, index), value in zip(places, values, strict=True):
             if name in kwargs:

@@ -9,19 +9,19 @@ parameters and state dicts are never touched.
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from typing import Any
 from weakref import WeakSet
 
-from torch import nn
+from torch import Tensor, nn
 
 from cachesmith.policies import PolicyError
-from cachesmith.runtime.guidance import Halves
 from cachesmith.runtime.hooks.arguments import reader
 from cachesmith.runtime.hooks.clock import ANOTHER_THREAD, Clock
 from cachesmith.runtime.hooks.member_layers import MemberLayers
 from cachesmith.runtime.hooks.patch import Layer
-from cachesmith.runtime.hooks.runner import Computer, Foreseeing, Runner
-from cachesmith.runtime.hooks.unit_call import Forward, Scope
+from cachesmith.runtime.hooks.runner import Runner, UnitBackend
+from cachesmith.runtime.hooks.unit_call import Forward, TransformerCall
 from cachesmith.runtime.models.adapters import adapter_for
 from cachesmith.runtime.models.units import IMAGE, Unit
 
@@ -34,50 +34,41 @@ def attach(
     units: tuple[Unit, ...],
     runner: Runner,
     clock: Clock,
-    computer: Computer | None = None,
+    backend: UnitBackend | None = None,
 ) -> Iterator[MemberLayers]:
     """Route every unit call of `transformer` through `runner` until the context is left.
 
-    computer: what computes the units that are to be computed; by default, their own modules.
+    backend: what computes the units that are to be computed; by default, their own modules.
 
     Yields what can be bound to other units. Raises `PolicyError` if another session is attached to the transformer.
     """
     if transformer in _ATTACHED:
         raise PolicyError("this transformer already runs under a policy; leave that context first")
-    scope = Scope(_guided(runner, units), clock, computer)
-    layers = MemberLayers(transformer, scope)
+    call = TransformerCall(runner, clock, backend)
+    layers = MemberLayers(transformer, call)
     with ExitStack() as stack:
         _ATTACHED.add(transformer)
         stack.callback(_ATTACHED.discard, transformer)
-        stack.enter_context(_watch(transformer, scope, layers))
+        stack.enter_context(_watch_calls(transformer, call, layers))
         stack.callback(layers.remove)
         layers.bind(units)
         yield layers
 
 
-def clock_for(transformer: nn.Module, pipe: Any = None) -> Clock:
+def clock_for(transformer: nn.Module) -> Clock:
     """Return a clock for calls of `transformer`; raise `PolicyError` when there is no adapter for it."""
     adapter_for(transformer)
-    return Clock(pipe)
-
-
-def _guided(runner: Runner, units: tuple[Unit, ...]) -> Runner | Halves:
-    """Show `runner` the halves of guidance, if one of them is a unit of its own."""
-    following = next((unit for unit in units if unit.follower is not None), None)
-    if following is None:
-        return runner
-    assert isinstance(runner, Foreseeing), "only runners that know what they compute can follow halves"
-    return Halves(runner, following)
+    return Clock()
 
 
 class _Hook:
     """A hook that stays behind when its module is copied or pickled."""
 
-    def __init__(self, then: Callable[..., None]):
+    def __init__(self, then: Callable[..., Any]):
         self._then = then
 
-    def __call__(self, *args: Any) -> None:
-        self._then(*args)
+    def __call__(self, *args: Any) -> Any:
+        return self._then(*args)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Callable[..., None]:
         return _silent
@@ -95,31 +86,47 @@ def _no_hook() -> Callable[..., None]:
 
 
 @contextmanager
-def _watch(transformer: Any, scope: Scope, layers: MemberLayers) -> Iterator[None]:
+def _watch_calls(transformer: Any, call: TransformerCall, layers: MemberLayers) -> Iterator[None]:
     """Tell the runner of every call. Hooks, since CPU offloading replaces `forward` after each pipeline call."""
     read = reader(transformer, (adapter_for(transformer).timestep, IMAGE))
 
     def before(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        if not scope.enter(transformer, wait=not scope.clock.stranger()):
+        if not call.enter(transformer, wait=not call.clock.stranger()):
             warnings.warn(f"cachesmith left a call alone: {ANOTHER_THREAD}", RuntimeWarning, stacklevel=2)
             return
         timestep, latents = read(args, kwargs)
-        tick = scope.clock.tick(timestep, latents)
-        if isinstance(scope.runner, Halves):
-            scope.runner.begin(tick, latents)
-        else:
-            scope.runner.begin(tick)
+        latents = latents if isinstance(latents, Tensor) else None
+        call.begin(replace(call.clock.tick(timestep, latents), latents=latents))
         layers.refresh()
 
-    def after(*_: Any) -> None:
-        scope.leave()
+    def after(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
+        """`output` is None where the call failed."""
+        if not call.open:  # it was left alone
+            return None
+        try:
+            sample = _first_tensor(output)
+            if sample is None or not call.runner.end(sample):
+                return None
+            again = module.forward(*args, **kwargs)
+            call.runner.end(_first_tensor(again))
+            return again
+        finally:
+            call.leave()
 
     with ExitStack() as stack:
         stack.callback(transformer.register_forward_pre_hook(_Hook(before), with_kwargs=True).remove)
-        stack.callback(transformer.register_forward_hook(_Hook(after), always_call=True).remove)
+        hook = transformer.register_forward_hook(_Hook(after), with_kwargs=True, always_call=True)
+        stack.callback(hook.remove)
         if hasattr(transformer, "cache_context"):
-            stack.callback(Layer(transformer, "cache_context", _named(scope.clock)).remove)
+            stack.callback(Layer(transformer, "cache_context", _named(call.clock)).remove)
         yield
+
+
+def _first_tensor(output: Any) -> Any:
+    """The transformer's prediction: alone, first of a tuple or output object, or of a list of samples."""
+    while isinstance(output, dict | tuple | list) and output:
+        output = next(iter(output.values())) if isinstance(output, dict) else output[0]
+    return output if isinstance(output, Tensor) else None
 
 
 def _named(clock: Clock) -> Callable[[Forward], Forward]:

@@ -34,13 +34,15 @@ OTHERS = "another caller"
 @dataclass(frozen=True)
 class Tick:
     """One transformer call. `step` is None when nothing is to be forecast: the timestep is not one of the scheduler's,
-    or for another reason, `why`. `call`: what the run's pipeline was asked for."""
+    or for another reason, `why`. `call`: what the run's pipeline was asked for. `latents` are what the transformer is
+    called with."""
 
     run: int
     step: int | None
     branch: str
     why: str | None = None
     call: PipelineCall = field(default=PipelineCall({}), compare=False)
+    latents: Tensor | None = field(default=None, compare=False, repr=False)
 
 
 @dataclass

@@ -8,8 +8,8 @@ from torch import nn
 
 from cachesmith.policies import PolicyError
 from cachesmith.runtime.hooks.patch import Layer
-from cachesmith.runtime.hooks.unit_call import Call, Forward, Scope
-from cachesmith.runtime.models.units import Unit
+from cachesmith.runtime.hooks.unit_call import Forward, TransformerCall, UnitState
+from cachesmith.runtime.models.units import Unit, network_units
 
 Wrap = Callable[[Forward], Forward]
 
@@ -55,8 +55,8 @@ class MemberLayer:
 class MemberLayers:
     """All layers of one attachment; `bind` moves them to other units."""
 
-    def __init__(self, transformer: nn.Module, scope: Scope):
-        self._transformer, self._scope = transformer, scope
+    def __init__(self, transformer: nn.Module, call: TransformerCall):
+        self._transformer, self._call = transformer, call
         self._layers: list[MemberLayer] = []
 
     def bind(self, units: tuple[Unit, ...]) -> None:
@@ -67,10 +67,10 @@ class MemberLayers:
             for parent in self._transformer.modules()
             for key, child in parent._modules.items()
         }
-        for unit in units:
-            call = Call(unit, self._scope)
+        for unit in network_units(units):
+            state = UnitState(unit, self._call)
             for position, module in enumerate(unit.members):
-                self._layers.append(MemberLayer(module, call.member(position), places[id(module)]))
+                self._layers.append(MemberLayer(module, state.member(position), places[id(module)]))
 
     def refresh(self) -> None:
         """Before a transformer call. Raises `PolicyError` where modules were replaced in the middle of a run."""

@@ -3,9 +3,11 @@
 from dataclasses import dataclass
 from typing import assert_never
 
+import torch
 from torch import nn
 
 from cachesmith.policies import GUIDANCE, Follower, Modules, PolicyError, Segments, Stack, Units
+from cachesmith.runtime.features import Feature, difference
 from cachesmith.runtime.models.adapters import (
     JOINED,
     Adapter,
@@ -19,20 +21,16 @@ IMAGE = "hidden_states"
 
 
 @dataclass(frozen=True, eq=False)
-class Unit:
-    """A part of the network that is computed or forecast as a whole.
+class BlockRun:
+    """Blocks called one after the other; what is cached is what they add to their input.
 
-    `members` are called one after the other; `reads` has the argument names of each one's streams. The first one's are
-    the input, the last one's result, in the order of its names, is the output. `streams` are the ones that are cached.
-    For a run of blocks the cached output is what they add to their input (`residual`), for a module it is the plain
-    output. A `joined` run begins with separate streams and ends with one that is all of them. A lane is one stream of
-    one unit; `lane` is the index of the unit's first. `share` is the unit's part of all blocks. A `tokenwise` unit has
-    one member and one stream [B, N, D], and computes every token by itself.
+    `members` are the blocks, `reads` the argument names of each one's streams: the first one's are the input, the last
+    one's result, in the order of its names, is the output. `streams` are the ones that are cached. A `joined` run
+    begins with separate streams and ends with one that is all of them. `share` is the run's part of all blocks, `lane`
+    the index of its first stream among all streams of all units.
 
-    The unit `guidance` is one half of guidance, its `follower`, as it differs from the other; it has no members.
-
-    `entry` is the first heavy submodule inside a run of blocks, and the argument that carries the image stream there:
-    what it is given is the modulated input. None where the adapter does not describe it, or the block is compiled.
+    `entry` is the first heavy submodule inside the run, and the argument that carries the image stream there: what it
+    is given is the modulated input. None where the adapter does not describe it, or the block is compiled.
     """
 
     name: str
@@ -40,18 +38,108 @@ class Unit:
     members: tuple[nn.Module, ...]
     reads: tuple[tuple[str, ...], ...]
     streams: tuple[str, ...]
-    residual: bool
     joined: bool
     share: float
     lane: int
-    tokenwise: bool = False
     entry: tuple[nn.Module, str] | None = None
-    follower: Follower | None = None
 
-    @property
-    def main(self) -> int:
-        """The index of the image stream; joined with the others, if they are."""
-        return self.streams.index(IMAGE) if IMAGE in self.streams else 0
+    def feature(self, inputs: Feature, outputs: Feature) -> Feature:
+        """What is cached of a computation: the residual."""
+        return difference(outputs, inputs)
+
+    def base(self, inputs: Feature) -> Feature | None:
+        """What a cached feature is added to, to give the output."""
+        return inputs
+
+    def select(self, values: tuple[torch.Tensor, ...], position: int) -> Feature:
+        """The cached streams among what the member at `position` reads."""
+        by_name = dict(zip(self.reads[position], values, strict=True))
+        return tuple(by_name[stream] for stream in self.streams)
+
+    def entering(self, values: tuple[torch.Tensor, ...]) -> Feature:
+        """The unit's input among what its first member reads."""
+        return (torch.cat(values, dim=1),) if self.joined else self.select(values, 0)
+
+
+@dataclass(frozen=True, eq=False)
+class ModuleUnit:
+    """Attention, MLP or another part of one block; what is cached is its plain output.
+
+    Fields as in `BlockRun`. A `tokenwise` unit has one member and one stream [B, N, D], and computes every token by
+    itself.
+    """
+
+    name: str
+    group: str
+    members: tuple[nn.Module, ...]
+    reads: tuple[tuple[str, ...], ...]
+    streams: tuple[str, ...]
+    share: float
+    lane: int
+    tokenwise: bool = False
+
+    def feature(self, inputs: Feature, outputs: Feature) -> Feature:
+        """What is cached of a computation: the output."""
+        return outputs
+
+    def base(self, inputs: Feature) -> Feature | None:
+        """A cached feature is the output itself."""
+        return None
+
+    def entering(self, values: tuple[torch.Tensor, ...]) -> Feature:
+        """The unit's input among what its first member reads."""
+        by_name = dict(zip(self.reads[0], values, strict=True))
+        return tuple(by_name[stream] for stream in self.streams)
+
+
+@dataclass(frozen=True, eq=False)
+class GuidanceDifference:
+    """One branch of guidance, the `follower`, as what the blocks add to it differs from what they add to the other.
+
+    It has no modules: a `GuidanceRunner` makes it of two branches of the stack. `share` is the stack's.
+    """
+
+    streams: tuple[str, ...]
+    share: float
+    lane: int
+    follower: Follower
+    name: str = GUIDANCE
+    group: str = GUIDANCE
+
+    def feature(self, inputs: Feature, outputs: Feature) -> Feature:
+        """What is cached: the difference."""
+        return outputs
+
+    def base(self, inputs: Feature) -> Feature | None:
+        """A cached feature is the output itself."""
+        return None
+
+
+Unit = BlockRun | ModuleUnit | GuidanceDifference
+"""A part of the network that is computed or forecast as a whole. A lane is one stream of one unit."""
+
+NetworkUnit = BlockRun | ModuleUnit
+"""A unit that consists of modules of the network."""
+
+
+def network_units(units: tuple[Unit, ...]) -> tuple[NetworkUnit, ...]:
+    """The units that consist of modules."""
+    return tuple(unit for unit in units if not isinstance(unit, GuidanceDifference))
+
+
+def guidance_difference(units: tuple[Unit, ...]) -> GuidanceDifference | None:
+    """The difference between branches of guidance, where it is a unit."""
+    return next((unit for unit in units if isinstance(unit, GuidanceDifference)), None)
+
+
+def is_tokenwise(unit: Unit) -> bool:
+    """Whether single tokens of `unit` can be computed."""
+    return isinstance(unit, ModuleUnit) and unit.tokenwise
+
+
+def image_stream(unit: Unit) -> int:
+    """The index of the unit's image stream; joined with the others, if they are."""
+    return unit.streams.index(IMAGE) if IMAGE in unit.streams else 0
 
 
 def block_lists(transformer: nn.Module) -> list[tuple[BlockList, nn.Module]]:
@@ -73,7 +161,9 @@ def resolve_units(transformer: nn.Module, units: Units) -> tuple[Unit, ...]:
     match units:
         case Stack(follower=follower):
             (stack,) = _segments(blocks, adapter, (0,), "stack")
-            return (stack,) if follower is None else (stack, _guidance(stack, follower))
+            if follower is None:
+                return (stack,)
+            return (stack, GuidanceDifference(stack.streams, stack.share, len(stack.streams), follower))
         case Segments():
             return _segments(blocks, adapter, units.resolved(len(blocks)), "segment")
         case Modules():
@@ -84,32 +174,26 @@ def resolve_units(transformer: nn.Module, units: Units) -> tuple[Unit, ...]:
 
 def _segments(
     blocks: list[tuple[BlockList, nn.Module]], adapter: Adapter, starts: tuple[int, ...], group: str
-) -> tuple[Unit, ...]:
-    units: list[Unit] = []
+) -> tuple[BlockRun, ...]:
+    runs: list[BlockRun] = []
     for index, (start, stop) in enumerate(zip(starts, (*starts[1:], len(blocks)), strict=True)):
         run = blocks[start:stop]
         streams = run[-1][0].streams
-        unit = Unit(
-            name=group if group == "stack" else f"{group}.{index}",
-            group=group if group == "stack" else f"{group}.{index}",
-            members=tuple(block for _, block in run),
-            reads=tuple(entry.streams for entry, _ in run),
-            streams=tuple(s for s in streams if stop < len(blocks) or s in adapter.live),
-            residual=True,
-            joined=streams == JOINED != run[0][0].streams,
-            share=len(run) / len(blocks),
-            lane=_lanes(units),
-            entry=_entry(*run[0]),
+        name = group if group == "stack" else f"{group}.{index}"
+        runs.append(
+            BlockRun(
+                name=name,
+                group=name,
+                members=tuple(block for _, block in run),
+                reads=tuple(entry.streams for entry, _ in run),
+                streams=tuple(s for s in streams if stop < len(blocks) or s in adapter.live),
+                joined=streams == JOINED != run[0][0].streams,
+                share=len(run) / len(blocks),
+                lane=_lanes(runs),
+                entry=_entry(*run[0]),
+            )
         )
-        units.append(unit)
-    return tuple(units)
-
-
-def _guidance(stack: Unit, follower: Follower) -> Unit:
-    return Unit(
-        name=GUIDANCE, group=GUIDANCE, members=(), reads=(), streams=stack.streams, residual=False, joined=False,
-        share=stack.share, lane=len(stack.streams), follower=follower,
-    )  # fmt: skip
+    return tuple(runs)
 
 
 def _entry(entry: BlockList, block: nn.Module) -> tuple[nn.Module, str] | None:
@@ -119,34 +203,24 @@ def _entry(entry: BlockList, block: nn.Module) -> tuple[nn.Module, str] | None:
     return block.get_submodule(span.start), IMAGE if IMAGE in span.streams else span.streams[0]
 
 
-def _modules(blocks: list[tuple[BlockList, nn.Module]]) -> tuple[Unit, ...]:
-    units: list[Unit] = []
+def _modules(blocks: list[tuple[BlockList, nn.Module]]) -> tuple[ModuleUnit, ...]:
+    units: list[ModuleUnit] = []
     for index, (entry, block) in enumerate(blocks):
-        if not entry.modules:
-            raise PolicyError(
-                f"the modules of {type(block).__name__} are not described in runtime/models/adapters.py; "
-                "use a policy with units `stack` or `segment`"
-            )
-        if is_compiled(block):
-            raise PolicyError(
-                f"block {index} is compiled as a whole, so its modules cannot be cached one by one; "
-                "use a policy with units `stack` or `segment`, or do not compile the blocks"
-            )
+        _check_block(index, entry, block)
         spans = [span for span in entry.modules if _present(block, span)]
         for span in spans:
-            unit = Unit(
-                name=f"{span.group}.{index}",
-                group=span.group,
-                members=tuple(block.get_submodule(path) for path, _ in span.members),
-                reads=tuple(streams for _, streams in span.members),
-                streams=span.streams,
-                residual=False,
-                joined=False,
-                share=1 / (len(blocks) * len(spans)),
-                lane=_lanes(units),
-                tokenwise=span.tokenwise,
+            units.append(
+                ModuleUnit(
+                    name=f"{span.group}.{index}",
+                    group=span.group,
+                    members=tuple(block.get_submodule(path) for path, _ in span.members),
+                    reads=tuple(streams for _, streams in span.members),
+                    streams=span.streams,
+                    share=1 / (len(blocks) * len(spans)),
+                    lane=_lanes(units),
+                    tokenwise=span.tokenwise,
+                )
             )
-            units.append(unit)
     if not units:
         raise PolicyError(
             "this model's modules are not described; use a policy with units `stack` or `segment`"
@@ -154,10 +228,23 @@ def _modules(blocks: list[tuple[BlockList, nn.Module]]) -> tuple[Unit, ...]:
     return tuple(units)
 
 
+def _check_block(index: int, entry: BlockList, block: nn.Module) -> None:
+    if not entry.modules:
+        raise PolicyError(
+            f"the modules of {type(block).__name__} are not described in runtime/models/adapters.py; "
+            "use a policy with units `stack` or `segment`"
+        )
+    if is_compiled(block):
+        raise PolicyError(
+            f"block {index} is compiled as a whole, so its modules cannot be cached one by one; "
+            "use a policy with units `stack` or `segment`, or do not compile the blocks"
+        )
+
+
 def _present(block: nn.Module, span: ModuleSpan) -> bool:
     """Whether the block has the span: the last block of some models lacks a part of what the others have."""
     return not span.optional or getattr(block, span.start, None) is not None
 
 
-def _lanes(units: list[Unit]) -> int:
+def _lanes(units: list[BlockRun] | list[ModuleUnit]) -> int:
     return units[-1].lane + len(units[-1].streams) if units else 0

@@ -18,8 +18,9 @@ from cachesmith.policies import (
     Relational,
     mask,
 )
+from cachesmith.runtime.gates import gate_rules
 from cachesmith.runtime.models.adapters import KINDS
-from cachesmith.runtime.models.units import Unit
+from cachesmith.runtime.models.units import Unit, is_tokenwise
 from cachesmith.runtime.plan.plan import Plan, has_fitted
 
 GROUPS = 12
@@ -34,8 +35,8 @@ def compile_plan(
     Raises `PolicyError` where profile, sampler and model do not fit together.
     """
     _check_groups(profile, units)
-    _check_gate(profile, units)
-    plan = Plan(policy, profile, times, units, _masks(profile, len(times), units, start))
+    gate = gate_rules(profile.gate, units)
+    plan = Plan(policy, profile, times, units, _masks(profile, len(times), units, start), gate)
     for unit in units:
         _check_arrays(plan, unit)
     _check_refresh(plan)
@@ -44,7 +45,7 @@ def compile_plan(
 
 def _check_refresh(plan: Plan) -> None:
     """The profile's refresh applies to what it can be applied to; one that applies to nothing is a mistake."""
-    able = {unit.group for unit in plan.units if unit.tokenwise}
+    able = {unit.group for unit in plan.units if is_tokenwise(unit)}
     wanted = {group for group, forecaster in plan.profile.overrides.items() if forecaster.refresh is not None}
     unable = sorted(wanted & {unit.group for unit in plan.units} - able)
     if unable:
@@ -85,21 +86,6 @@ def _check_groups(profile: Profile, units: tuple[Unit, ...]) -> None:
             raise PolicyError(
                 f"the policy names the unit group {name!r}, but with units `{profile.units.kind}` this model has "
                 f"{', '.join([*groups][:GROUPS])}; rename or remove it"
-            )
-
-
-def _check_gate(profile: Profile, units: tuple[Unit, ...]) -> None:
-    """A gate that decides while sampling needs something to look at."""
-    match profile.gate:
-        case Probe() if len(units) < 2:
-            raise PolicyError(
-                "the gate `probe` computes one unit and forecasts the others, but there is only one; use units "
-                "`segment` with two or more starts"
-            )
-        case Distance(signal="modulated") if units[0].residual and units[0].entry is None:
-            raise PolicyError(
-                "the modulated input of the first block is not known: its modules are not described in "
-                'runtime/models/adapters.py, or it is compiled; use a gate with signal="input"'
             )
 
 

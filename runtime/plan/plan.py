@@ -1,32 +1,32 @@
-"""One profile on one sampler, and what it decides for a unit and a step."""
+"""One profile on one sampler: a table of what is done for every unit at every step."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
-from math import prod
 
 from cachesmith.policies import (
-    ClosedRow,
     Clustered,
     Clusters,
-    Distance,
     Fitted,
     Forecaster,
+    Mixed,
+    Observed,
     Policy,
-    Probe,
     Profile,
     Refresh,
-    Relational,
     Scored,
 )
-from cachesmith.policies.weights import Weights, forecast_weights, taps
-from cachesmith.runtime.models.units import Unit
+from cachesmith.policies.rows import forecast_weights
+from cachesmith.policies.weights import Weights
+from cachesmith.runtime.gates.base import GateRules, time_bin
+from cachesmith.runtime.models.units import Unit, is_tokenwise
 
 
 @dataclass(frozen=True)
 class Compute:
-    """Run the unit; `why` it must be run although a forecast was planned, if so."""
+    """Run the unit. `keep`: a later forecast reads it; `why` it is run although the schedule has a forecast, if so."""
 
+    keep: bool = True
     why: str | None = None
 
 
@@ -45,8 +45,7 @@ class Forecast:
 
 
 Decision = Compute | Forecast
-COMPUTE = Compute()
-UNPLANNED = Compute("fitted weights do not cover the steps that were computed")
+UNPLANNED = Compute(keep=False, why="fitted weights do not cover the steps that were computed")
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,7 +53,7 @@ class Plan:
     """One profile on one sampler.
 
     `times` has one entry per step on the profile's axis. `masks` maps every unit group to its schedule where the gate
-    is static and is empty where the gate decides while sampling.
+    is static; where the gate decides while sampling, masks are empty and `gate` has its rules.
     """
 
     policy: Policy
@@ -62,26 +61,21 @@ class Plan:
     times: tuple[float, ...]
     units: tuple[Unit, ...]
     masks: Mapping[str, str]
+    gate: GateRules | None = None
+    _schedules: dict[tuple[str, int], tuple[Decision, ...]] = field(default_factory=dict)
 
     @property
     def steps(self) -> int:
         """Number of sampler steps."""
         return len(self.times)
 
-    @property
-    def gauge(self) -> Unit:
-        """The unit that a gate that decides while sampling looks at."""
-        gate = self.profile.gate
-        return self.units[-1 if isinstance(gate, Probe) and gate.place == "last" else 0]
-
-    def always(self, unit: Unit) -> bool:
+    def probes(self, unit: Unit) -> bool:
         """Whether the unit is a probe: computed at every step, and remembered only where all others are computed."""
-        return isinstance(self.profile.gate, Probe) and unit is self.gauge
+        return self.gate is not None and self.gate.probes and unit is self.gate.unit
 
-    def compared(self, unit: Unit) -> bool:
+    def compares(self, unit: Unit) -> bool:
         """Whether the unit is a probe that is only held against its last output, and never forecast."""
-        gate = self.profile.gate
-        return isinstance(gate, Probe) and gate.against == "last" and unit is self.gauge
+        return self.gate is not None and self.gate.compares and unit is self.gate.unit
 
     def forecaster(self, unit: Unit) -> Forecaster:
         """The forecaster of a unit: its group's override, else the profile's."""
@@ -89,29 +83,33 @@ class Plan:
 
     def taps(self, unit: Unit) -> int:
         """How many past outputs of `unit` are kept."""
-        if self.compared(unit):
+        if self.compares(unit):
             return 1
         match self.forecaster(unit).rows:
             case Fitted(weights=name):
                 return int(self.policy.arrays[name].shape[2])
             case Clusters(rows=pool):
-                return max(taps(row) for row in pool)
+                return max(row.taps for row in pool)
             case row:
-                return taps(row)
+                return row.taps
 
     def input_taps(self, unit: Unit) -> int:
         """How many past inputs of `unit` are kept."""
-        if self.compared(unit):
+        if self.compares(unit):
             return 0
         forecaster = self.forecaster(unit)
         if isinstance(forecaster.rows, Fitted) and forecaster.rows.input_weights is not None:
             return self.taps(unit)
         moved = isinstance(forecaster.refresh, Scored) and forecaster.refresh.importance == "moved"
-        return int(forecaster.magnitude is not None or (unit.tokenwise and moved))
+        return int(forecaster.magnitude is not None or (is_tokenwise(unit) and moved))
+
+    def observes_scale(self, unit: Unit) -> bool:
+        """Whether RFE's scale is measured between computed steps of `unit`."""
+        return not self.compares(unit) and isinstance(self.forecaster(unit).magnitude, Observed | Mixed)
 
     def refresh(self, unit: Unit) -> Refresh | None:
         """How single tokens of `unit` are computed on forecast steps, if they are."""
-        return self.forecaster(unit).refresh if unit.tokenwise else None
+        return self.forecaster(unit).refresh if is_tokenwise(unit) else None
 
     def refreshed(self, unit: Unit, tokens: int) -> int:
         """How many of the `tokens` of `unit` are computed on a step that refreshes it."""
@@ -135,75 +133,77 @@ class Plan:
             for index, name in enumerate(names)
         }
 
-    def decide(self, unit: Unit, step: int, computed: Sequence[int]) -> Decision:
-        """Forecast `unit` at `step` from the steps already `computed` (newest first), or compute it."""
-        if self.masks and self.masks[unit.group][step] == "C":
-            return COMPUTE
-        sources = tuple(computed[: self.taps(unit)])
-        forecaster = self.forecaster(unit)
-        if by_step(forecaster) and sources != self._planned(unit, step):
-            return UNPLANNED
-        if isinstance(forecaster.rows, Fitted):
-            return Forecast(step, sources)
-        return self._forecast(forecaster.rows, step, sources) if sources else COMPUTE
-
-    def keeps(self, unit: Unit, step: int) -> bool:
-        """Whether a computed `step` is remembered. What was fitted by step holds for the planned ones only."""
-        return not by_step(self.forecaster(unit)) or self.masks[unit.group][step] == "C"
-
-    def _planned(self, unit: Unit, step: int) -> tuple[int, ...]:
-        letters = self.masks[unit.group]
-        return tuple(s for s in reversed(range(step)) if letters[s] == "C")[: self.taps(unit)]
-
-    def _forecast(self, row: ClosedRow | Clusters, step: int, sources: tuple[int, ...]) -> Forecast:
-        past, now = [self.times[s] for s in sources], self.times[step]
-        if not isinstance(row, Clusters):
-            weights = forecast_weights(row, past, now)
-            return Forecast(step, sources[: len(weights)], weights)
-        table = (forecast_weights(solver, past, now) for solver in row.rows)
-        return Forecast(step, sources, clusters=tuple((*w, *(0.0,) * (len(sources) - len(w))) for w in table))
-
     def bin(self, step: int, bins: int) -> int:
         """The time bin of `step` when the trajectory is cut into `bins` equal parts."""
-        return min(step * bins // self.steps, bins - 1)
+        return time_bin(step, self.steps, bins)
 
-    def bytes(self, shapes: Mapping[str, tuple[int, ...]], itemsize: int, branches: int = 1) -> int:
-        """Exact size of the cache in bytes, for streams of the given shapes (batch included) and element size.
+    def schedule(self, unit: Unit, start: int = 0) -> tuple[Decision, ...]:
+        """One row of the table: what is done with `unit` at every step, where nothing is known before step `start`.
 
-        A module's stream that the blocks do not name (`input` of FLUX's single blocks) is all streams joined. Inputs
-        that both the gate and the first unit's forecast read are held once. Reached once a step was forecast.
+        For static gates only. Raises nothing: what cannot be forecast from `start` on is computed.
         """
-        sizes = {name: prod(shape) for name, shape in shapes.items()}
-        joined = sum(sizes.values())
-        elements = sum(
-            sizes.get(stream, joined) * (self.taps(unit) + self.input_taps(unit))
-            for unit in self.units
-            for stream in unit.streams
-        )
-        main = sizes.get(self.gauge.streams[self.gauge.main], joined)
-        streams = sum(sizes.get(stream, joined) for stream in self.gauge.streams)
-        match self.profile.gate:
-            case Relational(order=order):
-                elements += streams * max(0, order + 1 - self.input_taps(self.gauge))
-            case Distance(per="signal"):
-                elements += main
-            case Distance(per="output", signal=signal):
-                entered = not (signal == "input" and self.input_taps(self.gauge) > 0)
-                elements += main * (1 + entered + self.gauge.residual)
-        tokens = sum(self._token_bytes(unit, shapes, itemsize) for unit in self.units)
-        return (elements * itemsize + tokens) * branches
+        key = unit.name, start
+        if key not in self._schedules:
+            decisions = self._decisions(unit, start)
+            self._schedules[key] = _with_liveness(decisions, self.observes_scale(unit))
+        return self._schedules[key]
 
-    def _token_bytes(self, unit: Unit, shapes: Mapping[str, tuple[int, ...]], itemsize: int) -> int:
-        """Size of `TokenState`: a mark of two bytes a token, and one or two tensors of the unit's shape."""
-        rule = self.refresh(unit)
-        if rule is None:
-            return 0
-        own = [shapes[s] for s in unit.streams if s in shapes] or list(shapes.values())
-        samples, length, channels = own[0][0], sum(shape[1] for shape in own), own[0][2]
-        if not self.refreshed(unit, length):
-            return 0
-        kept = 2 if isinstance(rule, Scored) and rule.importance == "moved" else 1
-        return samples * length * (2 + kept * channels * itemsize)
+    @property
+    def table(self) -> dict[str, tuple[Decision, ...]]:
+        """The whole table of a run from the first step: unit -> step -> decision. Empty for dynamic gates."""
+        return {unit.name: self.schedule(unit) for unit in self.units} if self.masks else {}
+
+    def _decisions(self, unit: Unit, start: int) -> list[Decision]:
+        letters, fixed = self.masks[unit.group], by_step(self.forecaster(unit))
+        computed: list[int] = []
+        decisions: list[Decision] = [Compute(keep=False)] * start
+        for step in range(start, self.steps):
+            decision: Decision = Compute()
+            if letters[step] != "C" and fixed and not self._as_fitted(unit, step, computed):
+                decision = UNPLANNED
+            elif letters[step] != "C" and computed:
+                decision = self.forecast(unit, step, computed)
+            if decision == Compute():
+                computed.insert(0, step)
+            decisions.append(decision)
+        return decisions
+
+    def _as_fitted(self, unit: Unit, step: int, computed: Sequence[int]) -> bool:
+        """Whether the newest computed steps are those of a whole run, for which weights were fitted."""
+        letters, taps = self.masks[unit.group], self.taps(unit)
+        whole = [s for s in reversed(range(step)) if letters[s] == "C"]
+        return list(computed[:taps]) == whole[:taps]
+
+    def forecast(self, unit: Unit, step: int, computed: Sequence[int]) -> Forecast:
+        """How `unit` is forecast at `step` from the steps already `computed` (newest first)."""
+        sources = tuple(computed[: self.taps(unit)])
+        past, now = [self.times[s] for s in sources], self.times[step]
+        match self.forecaster(unit).rows:
+            case Fitted():
+                return Forecast(step, sources)
+            case Clusters(rows=pool):
+                table = (forecast_weights(solver, past, now) for solver in pool)
+                padded = tuple((*w, *(0.0,) * (len(sources) - len(w))) for w in table)
+                return Forecast(step, sources, clusters=padded)
+            case row:
+                weights = forecast_weights(row, past, now)
+                return Forecast(step, sources[: len(weights)], weights)
+
+
+def _with_liveness(decisions: list[Decision], observes_scale: bool) -> tuple[Decision, ...]:
+    """Keep only the computed steps that a later forecast reads, be it by the scale measured between two of them."""
+    computed = [step for step, decision in enumerate(decisions) if decision == Compute()]
+    live: set[int] = set()
+    for decision in decisions:
+        if isinstance(decision, Forecast):
+            live.update(decision.sources)
+            if observes_scale:
+                older = [step for step in computed if step < decision.sources[0]]
+                live.update(older[-1:])
+    return tuple(
+        Compute(keep=step in live) if decision == Compute() else decision
+        for step, decision in enumerate(decisions)
+    )
 
 
 def by_step(forecaster: Forecaster) -> bool:

@@ -5,8 +5,9 @@ from typing import Any
 
 from tests.tiny import Pipeline
 
-from cachesmith.calibrate.record.recorder import Recorder, watch
+from cachesmith.calibrate.record.recorder import Recorder
 from cachesmith.policies import SamplerKey, Stack
+from cachesmith.runtime import watch
 from cachesmith.runtime.models.fingerprint import sampler_key
 
 

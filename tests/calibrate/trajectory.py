@@ -6,10 +6,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from cachesmith.calibrate.record.recorder import Watcher, lane_name, watch
+from cachesmith.calibrate.record.recorder import lane_name
 from cachesmith.policies import Units
-from cachesmith.runtime import Unit
-from cachesmith.runtime.forecast.history import Feature
+from cachesmith.runtime import UnitResult, Watcher, watch
 from cachesmith.sampling.render import Renderer
 from cachesmith.sampling.requests import Request
 
@@ -21,12 +20,10 @@ class Tape(Watcher):
         super().__init__()
         self.seen: dict[str, dict[tuple[int, str], list[Tensor]]] = {}
 
-    def observe(self, unit: Unit, inputs: Feature, outputs: Feature) -> None:
-        for stream, entered, left in zip(unit.streams, inputs, outputs, strict=True):
-            # a clone: samplers and blocks may write into what they were given
-            made = (left - entered if unit.residual else left.clone()).float().cpu()
-            runs = self.seen.setdefault(lane_name(unit, stream), defaultdict(list))
-            runs[self._tick.run, self._tick.branch].append(made)
+    def observe(self, result: UnitResult) -> None:
+        for stream, feature in zip(result.unit.streams, result.feature, strict=True):
+            runs = self.seen.setdefault(lane_name(result.unit, stream), defaultdict(list))
+            runs[self._tick.run, self._tick.branch].append(feature.float().cpu().clone())
 
 
 def trajectories(renderer: Renderer, requests: Sequence[Request], units: Units) -> dict[str, Tensor]:

@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cachesmith.policies import AdamsBashforth, Bdf, Ema, Foca, Hermite, Heun, Lagrange, Reuse, Taylor
-from cachesmith.policies.weights import forecast_weights, hermite, taps
+from cachesmith.policies.rows import forecast_weights
+from cachesmith.policies.weights import hermite
 
 ROWS: list[Any] = [
     Reuse(),
@@ -45,7 +46,7 @@ def forecast(row: Any, past: list[float], now: float, function: Any) -> float:
 def test_weights_sum_to_one(row: Any, sizes: list[float]) -> None:
     past, now = schedule(sizes)
     weights = forecast_weights(row, past, now)
-    assert len(weights) == min(len(past), taps(row))
+    assert len(weights) == min(len(past), row.taps)
     assert sum(weights) == pytest.approx(1, abs=1e-6 * sum(map(abs, weights)))
 
 

@@ -9,6 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from cachesmith.commands.inspect_bundle import inspect_bundle
+from cachesmith.commands.inspect_plan import inspect_plan
 from cachesmith.commands.options import Json
 from cachesmith.commands.output import print_json, results
 from cachesmith.policies import (
@@ -33,6 +34,10 @@ from cachesmith.policies import (
 def inspect(
     file: Annotated[Path, typer.Argument(metavar="X", help="Policy file, X.policy.safetensors, or bundle.")],
     json: Json = False,
+    plan: Annotated[
+        bool, typer.Option("--plan", help="Print what is done with every unit at every step.")
+    ] = False,
+    profile: Annotated[str | None, typer.Option(help="Profile whose plan is printed.")] = None,
 ) -> None:
     """Show what a policy file says: its model, its profiles, and how they were calibrated. Or verify and show a bundle.
 
@@ -42,7 +47,12 @@ def inspect(
         inspect_bundle(file, json)
         return
     policy = load(file)
-    print_json(as_json(policy)) if json else show(policy)
+    if plan:
+        inspect_plan(policy, profile, json)
+    elif json:
+        print_json(as_json(policy))
+    else:
+        show(policy)
 
 
 def as_json(policy: Policy) -> dict[str, Any]:

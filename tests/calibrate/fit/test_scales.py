@@ -15,7 +15,7 @@ from cachesmith.calibrate.fit.scales import (
 from cachesmith.calibrate.record.recorder import Movements
 from cachesmith.calibrate.tune.move_steps import from_steps
 from cachesmith.policies import Taylor
-from cachesmith.policies.weights import forecast_weights
+from cachesmith.policies.rows import forecast_weights
 
 STEPS = 8
 

@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 import torch
 from tests.calibrate.trajectory import trajectories
+from tests.runtime.units import module_unit
 from tests.tiny import sample_flux, tiny_dit, tiny_flux
 from torch import Tensor
 
 from cachesmith.calibrate.methods import METHODS, dpcache, eoc, magcache, scalingcache, smoothcache
 from cachesmith.calibrate.methods.schedule_recorder import Follower, schedule
-from cachesmith.calibrate.record.recorder import watch
 from cachesmith.policies import (
     Fitted,
     Fixed,
@@ -25,13 +25,13 @@ from cachesmith.policies import (
     preset,
     unbound,
 )
-from cachesmith.runtime import Unit, apply
+from cachesmith.runtime import apply, watch
 from cachesmith.sampling.render import Renderer
 from cachesmith.sampling.requests import requests
 
 STEPS = 10
 REQUESTS = requests([{"class_labels": 1}, {"class_labels": 2}], 3, 0)
-UNIT = Unit("attn.0", "attn", (), (), ("x",), False, False, 1.0, 0)
+UNIT = module_unit(streams=("x",))
 
 
 @pytest.fixture(scope="module")

@@ -12,13 +12,12 @@ from torch.optim.lr_scheduler import CosineAnnealingLR
 
 from cachesmith.calibrate.fit.solvers import errors
 from cachesmith.calibrate.record.channels import record_grams
-from cachesmith.calibrate.record.recorder import watch
 from cachesmith.calibrate.tune import checkpoint
 from cachesmith.calibrate.tune import tune as tune_module
 from cachesmith.calibrate.tune.rows import Rows, fitted_rows, line, starting_rows
-from cachesmith.calibrate.tune.tune import Batch, Trainer, tune
+from cachesmith.calibrate.tune.tune import Batch, Trainer, attached, tune
 from cachesmith.policies import Follower, Stack, computations
-from cachesmith.runtime import apply
+from cachesmith.runtime import apply, watch
 from cachesmith.sampling.evaluate import Evaluator
 from cachesmith.sampling.render import Renderer
 from cachesmith.sampling.requests import requests
@@ -67,7 +66,7 @@ def test_trainer_and_runtime_give_the_same_pictures(
         follower,
     )
     runner = Trainer(mask, disturbed)
-    with torch.no_grad(), watch(evaluator.renderer.pipe, Stack(follower=follower), runner):
+    with torch.no_grad(), attached(evaluator.renderer.pipe, runner):
         trained = evaluator.renderer(evaluator.requests).images
     policy = disturbed.policy(mask, "t")
     assert torch.allclose(trained, evaluator(policy).pictures.images, atol=1e-5)
@@ -160,7 +159,7 @@ def test_trainer_and_runtime_agree_where_halves_are_calls() -> None:
     pipe, mask = tiny_flux(), "CHFHCFHFFF"
     line_rows = starting_rows(mask, 3, (LANES, CHANNELS), {}, None, "later")
     rows = line_rows._replace(outputs=line_rows.outputs * 1.05, inputs=line_rows.inputs + 0.01)
-    with torch.no_grad(), watch(pipe, Stack(follower="later"), Trainer(mask, rows)):
+    with torch.no_grad(), attached(pipe, Trainer(mask, rows)):
         trained = sample_flux(pipe, true_cfg_scale=2.0)
     with apply(pipe, rows.policy(mask, "t")) as session:
         served = sample_flux(pipe, true_cfg_scale=2.0)

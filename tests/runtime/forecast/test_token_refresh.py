@@ -27,7 +27,10 @@ from cachesmith.policies import (
     preset,
 )
 from cachesmith.runtime import ADAPTERS, apply, resolve_units
-from cachesmith.runtime.forecast.tokens import (
+from cachesmith.runtime.models.units import is_tokenwise, network_units
+from cachesmith.runtime.plan.cache_size import cache_bytes
+from cachesmith.runtime.stats import NON_FINITE
+from cachesmith.runtime.tensors.tokens import (
     best,
     best_of_each,
     cluster_tokens,
@@ -119,7 +122,7 @@ def test_requests_in_a_row_and_exact_bytes(dit: Pipeline, rule: Refresh) -> None
         first = sample_dit(dit)
         sample_dit(dit, seed=5)
         assert np.array_equal(sample_dit(dit), first)
-    assert session.plan is not None and session.plan.bytes(DIT, 4) == session.stats.cache_bytes
+    assert session.plan is not None and cache_bytes(session.plan, DIT, 4) == session.stats.cache_bytes
     assert not session.stats.fallbacks
 
 
@@ -129,7 +132,10 @@ def test_sequential_guidance(flux: Pipeline, rule: Refresh) -> None:
     policy = tokenwise(rule, gate=Interval(interval=4))
     with apply(flux, policy) as session:
         sample_flux(flux, true_cfg_scale=2.0)
-    assert session.plan is not None and session.plan.bytes(FLUX, 4, branches=2) == session.stats.cache_bytes
+    assert (
+        session.plan is not None
+        and cache_bytes(session.plan, FLUX, 4, branches=2) == session.stats.cache_bytes
+    )
     # of three text tokens, a slope may leave none in the last block
     assert {"mlp.0", "mlp.1", "mlp_context.0"} <= set(session.stats.refreshed)
     assert all(unit.startswith("mlp") for unit in session.stats.refreshed)
@@ -163,7 +169,7 @@ def test_age_takes_turns(dit: Pipeline) -> None:
     ) as session:
         sample_dit(dit)
         assert session._run is not None
-        state = session._run.memory.branches["0"].units["mlp.0"].tokens
+        state = session._run.memory.branches["0"].histories["mlp.0"].tokens
     assert state is not None and all(
         sorted(row) == [0] * 4 + [1] * 4 + [2] * 4 + [3] * 4 for row in state.marks.tolist()
     )
@@ -174,7 +180,7 @@ def test_a_dynamic_gate(dit: Pipeline) -> None:
     with apply(dit, tokenwise(Scored(importance="moved"), gate=gate)) as session:
         sample_dit(dit)
     assert session.stats.refreshed and not session.stats.fallbacks
-    assert session.plan is not None and session.plan.bytes(DIT, 4) == session.stats.cache_bytes
+    assert session.plan is not None and cache_bytes(session.plan, DIT, 4) == session.stats.cache_bytes
 
 
 def test_tokens_that_are_not_finite_are_not_remembered(dit: Pipeline) -> None:
@@ -185,7 +191,7 @@ def test_tokens_that_are_not_finite_are_not_remembered(dit: Pipeline) -> None:
         handle = dit.transformer.transformer_blocks[0].ff.net[2].register_forward_hook(spoil)
         sample_dit(dit)
         handle.remove()
-    assert session.stats.fallbacks["a computed output was not finite, so nothing can be forecast from it"] > 0
+    assert session.stats.fallbacks[NON_FINITE] > 0
 
 
 def test_what_is_not_tokenwise_is_refused(dit: Pipeline) -> None:
@@ -205,7 +211,7 @@ def test_what_is_not_tokenwise_is_refused(dit: Pipeline) -> None:
 def test_what_is_called_tokenwise_is(name: str) -> None:
     """The outputs at some tokens are the outputs of some tokens; single blocks that join attention are not so."""
     model = ZOO[name].build(name)
-    units = [unit for unit in resolve_units(model, Modules()) if unit.tokenwise]
+    units = [u for u in network_units(resolve_units(model, Modules())) if is_tokenwise(u)]
     assert bool(units) == (name != "SanaTransformer2DModel")
     for unit in units:
         assert unit.group in ("mlp", "mlp_context") and len(unit.streams) == len(unit.members) == 1

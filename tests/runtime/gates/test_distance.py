@@ -1,5 +1,6 @@
 """The distance gate against TeaCache and EasyCache written out plainly."""
 
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -8,6 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.runtime.gates.test_relational import UNIT, trajectory
+from tests.runtime.units import module_unit, visit
 from tests.tiny import Pipeline, policy, sample_dit, sample_flux
 from torch import Tensor
 
@@ -25,15 +27,13 @@ def run(gate: Distance, signal: Tensor, start: int = 0, offer: bool = False) -> 
     """Let a session run over the inputs, or over the same as modulated inputs of a constant."""
     chosen = policy(Stack(), gate, Reuse())
     times = tuple(map(float, range(len(signal))))
-    unit = UNIT if not offer else UNIT.__class__(**{**vars(UNIT), "residual": False})
+    unit = module_unit() if offer else UNIT
     session = Session(lambda first: compile_plan(chosen, chosen.profile(), times, (unit,), first))
     for step in range(start, len(signal)):
         session.begin(Tick(1, step, "0"))
         inputs = signal[0] if offer else signal[step]
-        if offer:
-            session.offer(unit, lambda now=signal[step]: now)  # type: ignore[misc]
-        if session.forecast(unit, (inputs,)) is None:
-            session.observe(unit, (inputs,), (output(signal[step]),))
+        modulated = partial(signal.__getitem__, step) if offer else None
+        visit(session, unit, (inputs,), (output(signal[step]),), modulated)
     return session
 
 
@@ -93,7 +93,7 @@ def test_by_hand() -> None:
     gate = Distance(signal="input", threshold=0.25, tail=0)
     session = run(gate, x)
     assert letters(session) == "CFCFCF"
-    demands = [t.demand for t in session.stats.trace]
+    demands = [t.measured for t in session.stats.trace]
     assert demands == [None, *(pytest.approx(d, abs=1e-5) for d in (0.1, 0.3, 0.0, 1.0, 0.0))]
 
 
@@ -131,8 +131,7 @@ def test_another_shape_is_computed() -> None:
         for step, batch in enumerate((2, 2, 2, 1, 1, 1, 1, 1)):
             x = torch.full((batch, 5, 4), 1.0 + step)
             session.begin(Tick(1, step, "0"))
-            if session.forecast(UNIT, (x,)) is None:
-                session.observe(UNIT, (x,), (output(x),))
+            visit(session, UNIT, (x,), (output(x),))
     assert letters(session) == "CCFCCFFC" and session.stats.fallbacks[CHANGED_SHAPE] == 1
 
 
@@ -155,7 +154,7 @@ def test_the_modulated_input_of_a_stack_is_the_first_modules_input(
         gate = Distance(signal="modulated", threshold=0.0)
         with apply(pipe, policy(units, gate, Reuse())) as session:
             sample(pipe)
-        seen[units.kind] = [t.demand for t in session.stats.trace]
+        seen[units.kind] = [t.measured for t in session.stats.trace]
     assert seen["stack"][1:-1] == pytest.approx(seen["module"][1:-1], rel=1e-5)
     assert all(d is not None and d > 0 for d in seen["stack"][1:-1])
 

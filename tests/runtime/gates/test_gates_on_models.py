@@ -18,7 +18,7 @@ def test_the_modulated_input_is_the_first_modules(name: str) -> None:
         gate = Distance(signal="modulated", threshold=0.0)
         _, session = run(name, policy(units, gate))
         assert not session.stats.forecast and not session.stats.fallbacks
-        seen.append([t.demand for t in session.stats.trace[1:-1]])
+        seen.append([t.measured for t in session.stats.trace[1:-1]])
     assert seen[0] == pytest.approx(seen[1], rel=1e-5)
     assert all(demand > 0 for demand in seen[0])
 
@@ -39,4 +39,4 @@ def test_probes(name: str, place: str) -> None:
     _, session = run(name, policy(Segments(starts=starts), gate, Taylor(order=1)))
     assert "".join(t.decision for t in session.stats.trace) == "CCFFFFFF"
     assert sorted(session.stats.computed.values()) == [2, 8] and not session.stats.fallbacks
-    assert all(t.demand is not None for t in session.stats.trace[2:])
+    assert all(t.measured is not None for t in session.stats.trace[2:])

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from tests.runtime.gates.test_relational import STEPS, trajectory
+from tests.runtime.units import block_run, visit
 from tests.tiny import Pipeline, policy, sample_dit, sample_flux, tiny_dit, tiny_flux
 from torch import Tensor
 
@@ -21,12 +22,12 @@ from cachesmith.policies import (
     Taylor,
     preset,
 )
-from cachesmith.runtime import Session, Tick, Unit, apply, compile_plan, distill
-from cachesmith.runtime.ledger import Ledger
+from cachesmith.runtime import Session, Tick, apply, compile_plan, distill
+from cachesmith.runtime.memory import Holdings
 from cachesmith.runtime.stats import CHANGED_SHAPE, Trace
 
-FIRST = Unit("segment.0", "segment.0", (), (), ("hidden_states",), True, False, 0.25, 0)
-REST = Unit("segment.1", "segment.1", (), (), ("hidden_states",), True, False, 0.75, 1)
+FIRST = block_run("segment.0", share=0.25)
+REST = block_run("segment.1", share=0.75, lane=1)
 MODELS = [(tiny_dit, sample_dit), (tiny_flux, sample_flux)]
 DYNAMIC = ["teacache", "easycache", "fbcache", "dbcache", "confidence", "speca"]
 
@@ -41,9 +42,8 @@ def run(gate: Probe, residuals: Tensor, order: int = 0) -> Session:
         x = torch.ones_like(residual)
         session.begin(Tick(1, step, "0"))
         for unit in units:
-            if session.forecast(unit, (x,)) is None:
-                is_probe = (unit is FIRST) == (gate.place == "first")
-                session.observe(unit, (x,), (x + residual if is_probe else x,))
+            is_probe = (unit is FIRST) == (gate.place == "first")
+            visit(session, unit, (x,), (x + residual if is_probe else x,))
     return session
 
 
@@ -59,7 +59,7 @@ def test_first_block_cache_by_hand() -> None:
     """Held against the last computed step, not the last one: 1.05 and 1.09 pass, 1.2 is 0.2 away from 1."""
     session = run(Probe(threshold=0.1), constant(1, 1.05, 1.09, 1.2, 1.25, 0.6))
     assert letters(session) == "CFFCFC"
-    demands = [t.demand for t in session.stats.trace]
+    demands = [t.measured for t in session.stats.trace]
     assert demands == [None, *(pytest.approx(d, abs=1e-4) for d in (0.05, 0.09, 0.2, 0.05 / 1.2, 0.5))]
     assert session.stats.computed == {"segment.0": 6, "segment.1": 3}
     assert session.stats.nfc == pytest.approx(6 * 0.25 + 3 * 0.75)
@@ -70,9 +70,9 @@ def test_confidence_by_hand() -> None:
     gate = Probe(against="forecast", threshold=0.05, warmup=2)
     session = run(gate, constant(1, 2, 3, 4, 5, 5, 5, 5), order=1)
     assert letters(session) == "CCFFFCCF"
-    assert session.stats.trace[5].demand == pytest.approx(1 / 5)
+    assert session.stats.trace[5].measured == pytest.approx(1 / 5)
     # from 2 at step 1 and 5 at step 5 step 6 is expected at 5.75
-    assert session.stats.trace[6].demand == pytest.approx(0.75 / 5)
+    assert session.stats.trace[6].measured == pytest.approx(0.75 / 5)
 
 
 def test_speca_by_hand() -> None:
@@ -80,7 +80,7 @@ def test_speca_by_hand() -> None:
     gate = Probe(place="last", against="forecast", norm="l2", threshold=0.05, warmup=2)
     session = run(gate, constant(1, 2, 3, 4, 5, 5, 5, 5), order=1)
     assert letters(session) == "CCFFFFCF"
-    assert [t.demand for t in session.stats.trace][2:] == [
+    assert [t.measured for t in session.stats.trace][2:] == [
         *(pytest.approx(d, abs=1e-5) for d in (0, 0, 0, 0, 0.2, 0))
     ]
 
@@ -135,8 +135,7 @@ def test_another_shape_is_computed() -> None:
             x = torch.ones(batch, 5, 4)
             session.begin(Tick(1, step, "0"))
             for unit in (FIRST, REST):
-                if session.forecast(unit, (x,)) is None:
-                    session.observe(unit, (x,), (2 * x,))
+                visit(session, unit, (x,), (2 * x,))
     assert letters(session) == "CFCFF" and session.stats.fallbacks == {CHANGED_SHAPE: 1}
 
 
@@ -218,7 +217,7 @@ def test_a_distilled_gate_does_the_same(dit: Pipeline) -> None:
 
 def test_bytes_are_counted_once() -> None:
     a, b, c = torch.zeros(4), torch.zeros(8), torch.zeros(16)
-    ledger = Ledger()
+    ledger = Holdings()
     ledger.swap([], [a, b])
     ledger.swap([], [b, c])
     assert ledger.bytes == 4 * 28

@@ -7,14 +7,15 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.runtime.units import block_run, visit
 from tests.tiny import Pipeline, policy, sample_dit
 from torch import Tensor
 
 from cachesmith.policies import Relational, Reuse, Stack
-from cachesmith.runtime import Session, Tick, Unit, apply, compile_plan
+from cachesmith.runtime import Session, Tick, apply, compile_plan
 
 STEPS = 24
-UNIT = Unit("stack", "stack", (), (), ("hidden_states",), True, False, 1.0, 0)
+UNIT = block_run()
 
 
 def trajectory(batch: int, seed: int, wild: float = 0.3) -> Tensor:
@@ -35,8 +36,7 @@ def decisions(gate: Relational, inputs: Tensor, start: int = 0) -> str:
     for step in range(start, STEPS):
         session.begin(Tick(1, step, "0"))
         feature = (inputs[step],)
-        if session.forecast(UNIT, feature) is None:
-            session.observe(UNIT, feature, (inputs[step] * 2,))
+        visit(session, UNIT, feature, (inputs[step] * 2,))
     assert not session.stats.fallbacks
     return "".join(t.decision for t in session.stats.trace)
 
@@ -105,10 +105,10 @@ def test_the_most_demanding_sample_decides() -> None:
 def test_the_trace_tells_what_was_measured(dit: Pipeline) -> None:
     with apply(dit, policy(Stack(), Relational(thresholds=(0.5,), warmup=3))) as session:
         sample_dit(dit)
-    demands = [t.demand for t in session.stats.trace]
+    demands = [t.measured for t in session.stats.trace]
     assert demands[:3] == [None] * 3 and all(d is not None for d in demands[3:])
     for t in session.stats.trace[3:]:
-        assert (t.decision == "C") == (t.demand is not None and t.demand > 0.5)
+        assert (t.decision == "C") == (t.measured is not None and t.measured > 0.5)
     assert "F" in {t.decision for t in session.stats.trace}
 
 

@@ -22,9 +22,10 @@ from cachesmith.policies import (
     Stack,
     Taylor,
 )
-from cachesmith.runtime import ADAPTERS, adapter_for, apply, resolve_units
+from cachesmith.runtime import ADAPTERS, UnitResult, adapter_for, apply, resolve_units
 from cachesmith.runtime.memory import Memory
-from cachesmith.runtime.models.units import block_lists
+from cachesmith.runtime.models.units import block_lists, network_units
+from cachesmith.runtime.plan.cache_size import cache_bytes
 
 # diffusers' own, of some of the models
 pytestmark = [
@@ -102,12 +103,12 @@ def test_forecasting(name: str, units: Any) -> None:
     assert session.plan is not None
     assert set(session.stats.forecast) == {unit.name for unit in session.plan.units}
     assert set(work.counts.values()) <= {4, 8}  # some models call one MLP for both streams
-    assert session.plan.bytes(held, 4) == session.stats.cache_bytes > 0
+    assert cache_bytes(session.plan, held, 4) == session.stats.cache_bytes > 0
 
 
 def shapes(session: Any) -> dict[str, tuple[int, ...]]:
     """Of the blocks' streams, as far as units tell."""
-    units, held = session.plan.units, session._run.memory.branches["0"].units
+    units, held = session.plan.units, session._run.memory.branches["0"].histories
     found = {s: t.shape for u in units for s, t in zip(u.streams, held[u.name].inputs[0], strict=True)}
     if "tokens" in found and len(found) > 1:
         del found["tokens"]
@@ -154,7 +155,7 @@ def test_the_relational_gate(name: str) -> None:
     gate = Relational(thresholds=(1e6,), warmup=3, tail=1)
     _, session = run(name, policy(Stack(), gate, Taylor(order=1), magnitude=Observed()))
     assert "".join(t.decision for t in session.stats.trace) == "CCCFFFFC"
-    assert all(t.demand > 0 for t in session.stats.trace[3:-1])
+    assert all(t.measured > 0 for t in session.stats.trace[3:-1])
 
 
 @pytest.mark.parametrize("name", ADAPTERS)
@@ -165,9 +166,9 @@ def test_what_is_remembered_is_not_written_to(name: str, monkeypatch: pytest.Mon
     units = Modules() if name in MODULAR else Segments(starts=(0, 1, 2))
     remember = Memory.remember
 
-    def watch(self: Memory, branch: Any, unit: Any, step: int, inputs: Any, outputs: Any) -> None:
-        seen.extend((tensor, tensor.clone()) for tensor in (*inputs, *outputs))
-        remember(self, branch, unit, step, inputs, outputs)
+    def watch(self: Memory, branch: Any, step: int, result: UnitResult, inputs: Any) -> None:
+        seen.extend((tensor, tensor.clone()) for tensor in (*inputs, *result.feature))
+        remember(self, branch, step, result, inputs)
 
     monkeypatch.setattr(Memory, "remember", watch)
     with apply(model(name), policy(units, magnitude=Observed()), scheduler=scheduler):
@@ -186,7 +187,7 @@ def test_modules_cover_what_is_heavy(name: str) -> None:
     """Outside of the spans a block holds nothing but norms, modulation and parameter-free parts."""
     covered = {
         id(m)
-        for unit in resolve_units(model(name), Modules())
+        for unit in network_units(resolve_units(model(name), Modules()))
         for part in unit.members
         for m in part.modules()
     }

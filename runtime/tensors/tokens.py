@@ -6,7 +6,7 @@ B: samples, N: tokens, D: channels, K: clusters, n: chosen tokens.
 import torch
 from torch import Tensor
 
-from cachesmith.runtime.forecast.kernels import EPSILON, accumulate
+from cachesmith.runtime.tensors.norms import EPSILON, accumulate
 
 
 def take(x: Tensor, index: Tensor) -> Tensor:
