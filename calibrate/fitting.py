@@ -11,8 +11,8 @@ from cachesmith.policies import Policy, PolicyError, SamplerKey, Stack
 from cachesmith.policies.errors import refusing
 from cachesmith.progress import stage
 from cachesmith.runtime import Tick, UnitResult, Watcher, watch
-from cachesmith.runtime.hooks.caller import PipelineCall
 from cachesmith.runtime.models.fingerprint import model_key, sampler_key
+from cachesmith.runtime.pipeline_call import PipelineCall
 from cachesmith.sampling.render import Renderer
 from cachesmith.sampling.requests import Request
 

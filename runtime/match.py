@@ -13,9 +13,9 @@ from torch import nn
 
 from cachesmith.policies import Action, Fixed, ModelKey, Policy, PolicyError, Profile, SamplerKey, Size, remap
 from cachesmith.runtime.engines.drop_weights import present_weights
-from cachesmith.runtime.hooks.caller import PipelineCall
 from cachesmith.runtime.models.fingerprint import config_hash, facts, lora_names, settings
 from cachesmith.runtime.models.weights import same_weights, weights_sketch
+from cachesmith.runtime.pipeline_call import PipelineCall
 from cachesmith.runtime.plan.plan import has_fitted
 
 FEW_STEPS = 8

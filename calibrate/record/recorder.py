@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from cachesmith.policies import Units
 from cachesmith.runtime import Tick, Unit, UnitResult, Watcher, resolve_units
-from cachesmith.runtime.hooks.caller import PipelineCall
+from cachesmith.runtime.pipeline_call import PipelineCall
 from cachesmith.runtime.tensors.norms import sample_norm
 
 DISTANCES = 6

@@ -24,8 +24,8 @@ from cachesmith.policies import Modules, PolicyError, Stack, UnitFit, Units
 from cachesmith.policies.base import Arrays
 from cachesmith.progress import stage
 from cachesmith.runtime import watch
-from cachesmith.runtime.hooks.caller import PipelineCall
 from cachesmith.runtime.models.units import block_lists
+from cachesmith.runtime.pipeline_call import PipelineCall
 from cachesmith.sampling.render import Renderer
 from cachesmith.sampling.requests import Request
 

@@ -14,9 +14,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from cachesmith.runtime.hooks.caller import PipelineCall, calling_frame, numbers
+from cachesmith.runtime.hooks.caller import calling_frame, numbers
 from cachesmith.runtime.hooks.patch import heard
 from cachesmith.runtime.hooks.timesteps import Form, Value, forms, place_in
+from cachesmith.runtime.pipeline_call import PipelineCall
 
 ANOTHER_PIPELINE = (
     "another pipeline calls this transformer, with a scheduler of its own; apply the policy to that pipeline, or give "

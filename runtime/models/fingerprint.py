@@ -11,10 +11,10 @@ from torch import nn
 
 from cachesmith.policies import ModelKey, SamplerKey
 from cachesmith.policies.document import Scalar
-from cachesmith.runtime.hooks.caller import PipelineCall
 from cachesmith.runtime.models.sampler import noise_levels
 from cachesmith.runtime.models.units import block_lists
 from cachesmith.runtime.models.weights import weights_hash, weights_sketch
+from cachesmith.runtime.pipeline_call import PipelineCall
 
 __all__ = ["config_hash", "facts", "lora_names", "model_key", "sampler_key", "weights_hash"]
 

@@ -10,8 +10,8 @@ from PIL import Image
 from typer.testing import Result
 
 from cachesmith.policies import Document, Fixed, Forecaster, Interval, Policy, Profile, SamplerKey, Stack
-from cachesmith.runtime.hooks.caller import PipelineCall
 from cachesmith.runtime.models.fingerprint import model_key, sampler_key
+from cachesmith.runtime.pipeline_call import PipelineCall
 
 STEPS = 10
 GOLDEN = Path(__file__).parents[1] / "policies" / "golden" / "v1.policy.safetensors"
