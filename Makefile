@@ -25,10 +25,10 @@ $(VENV)/installed: pyproject.toml constraints.txt
 demo: install                      ## calibrate the demo model, then compare on seeds it never saw
 	mkdir -p $(OUT)
 	$(BIN)/cachesmith calibrate $(MODEL) $(PROMPTS) --guidance-scale 1.5 $(EFFORT) \
-	  --out $(OUT)/fashion.policy.safetensors --report $(OUT)/report
+	  --out $(OUT)/fashion.policy.safetensors --report $(OUT)/report --force
 	$(BIN)/cachesmith bench $(MODEL) $(PROMPTS) --policy $(OUT)/fashion.policy.safetensors \
 	  --against fora:interval=5 --against taylorseer:interval=6,order=2 $(MEASURE) \
-	  --markdown $(OUT)/bench.md --sheet $(OUT)/sheet.png
+	  --markdown $(OUT)/bench.md --sheet $(OUT)/sheet.png --force
 
 test: install                      ## the fast tests
 	$(BIN)/pytest
@@ -43,18 +43,20 @@ check: install                     ## what CI runs: style, types, layers, tests
 slow: install                      ## the slow tests
 	$(BIN)/pytest -m slow
 
-gpu: install                       ## needs an NVIDIA GPU: table of engines and policies
+gpu: install                       ## needs an NVIDIA GPU: tables of forecasts, loops and engines
 	-$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[tensorrt]'
-	$(BIN)/python benchmarks/gpu.py --out benchmarks/gpu.md
+	$(BIN)/python benchmarks/gpu.py --model flux --out benchmarks/gpu-flux.md
+	$(BIN)/python benchmarks/gpu.py --model dit --out benchmarks/gpu-dit.md
+	$(BIN)/python benchmarks/gpu_engines.py --out benchmarks/gpu_engines.md
 
 bench: install                     ## carry on the committed policies, and front.py (about two hours on 2 cores)
 	$(BIN)/cachesmith calibrate $(MODEL) $(PROMPTS) --guidance-scale 1.5 --trials 16 $(FULL) \
 	  --speedup 8.33 --speedup 6.25 --speedup 5.55 --speedup 3.84 --speedup 3.7 \
 	  --from examples/fashion_dit/fashion.policy.safetensors \
-	  --out examples/fashion_dit/fashion.policy.safetensors --report benchmarks/fashion_dit/report
+	  --out examples/fashion_dit/fashion.policy.safetensors --report benchmarks/fashion_dit/report --force
 	$(BIN)/cachesmith calibrate $(FLUX) --trials 16 $(FULL) --speedup 10 --speedup 8.33 --speedup 6.25 \
 	  --from examples/fashion_flux/fashion-flux.policy.safetensors \
-	  --out examples/fashion_flux/fashion-flux.policy.safetensors --report benchmarks/fashion_flux/report
+	  --out examples/fashion_flux/fashion-flux.policy.safetensors --report benchmarks/fashion_flux/report --force
 	$(BIN)/python benchmarks/front.py --policy examples/fashion_dit/fashion.policy.safetensors \
 	  --out benchmarks/fashion_dit
 

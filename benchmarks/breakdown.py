@@ -54,7 +54,7 @@ def run(renderer: Renderer, requests: list[Request], session: Session | None) ->
     with ExitStack() as stack:
         stack.enter_context(timed(renderer.pipe.transformer, "forward", spent, "transformer"))
         if session is not None:
-            stack.enter_context(timed(session, "forecast", spent, "forecast"))
+            stack.enter_context(timed(session, "answer", spent, "forecast"))
             stack.enter_context(timed(session, "observe", spent, "remember"))
         begun = perf_counter()
         renderer(requests)

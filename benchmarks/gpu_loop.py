@@ -40,13 +40,15 @@ class Loop:
         self.seconds: list[float] = []
 
     @torch.no_grad()
-    def __call__(self, pictures: int = 1, num_inference_steps: int = 20, **_: Any) -> Tensor:
-        """Sample; the time of every transformer call is in `seconds`."""
+    def __call__(
+        self, pictures: int = 1, num_inference_steps: int = 20, stop: int | None = None, **_: Any
+    ) -> Tensor:
+        """Sample, up to step `stop`; the time of every transformer call is in `seconds`."""
         self.scheduler.set_timesteps(num_inference_steps)
         latents = self._noise(pictures)
         given = self._conditions(latents)
         self.seconds = []
-        for step in self.scheduler.timesteps:
+        for step in self.scheduler.timesteps[:stop]:
             self._wait()
             began = time.perf_counter()
             output = (

@@ -5,15 +5,18 @@ import json
 import os
 from pathlib import Path
 
+from cachesmith.files import drop_torn_lines
+
 
 class Memo:
-    """A JSON-lines file of key -> numbers. A half-written last line, as a kill leaves it, is dropped."""
+    """A JSON-lines file of key -> numbers. Half a line, as a kill or a full disk leaves it, is cut off."""
 
     def __init__(self, path: Path):
         self._path = path
         self._known: dict[str, list[float]] = {}
+        drop_torn_lines(path)
         if path.exists():
-            self._known = dict(_complete_lines(path))
+            self._known = dict(_entries(path))
         path.parent.mkdir(parents=True, exist_ok=True)
 
     def get(self, key: str) -> list[float] | None:
@@ -34,12 +37,9 @@ def digest_of(*parts: object) -> str:
     return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
 
 
-def _complete_lines(path: Path) -> list[tuple[str, list[float]]]:
+def _entries(path: Path) -> list[tuple[str, list[float]]]:
     entries: list[tuple[str, list[float]]] = []
-    for line in path.read_text(encoding="utf-8").split("\n")[:-1]:
-        try:
-            key, values = json.loads(line)
-        except ValueError:
-            continue
+    for line in path.read_text(encoding="utf-8").splitlines():
+        key, values = json.loads(line)
         entries.append((key, values))
     return entries

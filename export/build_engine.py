@@ -7,9 +7,9 @@ from typing import Any
 import torch
 
 from cachesmith.export.config import RTX_CAPABILITIES, BuildConfig, Report
+from cachesmith.files import write_atomically
 from cachesmith.policies import EngineError
 from cachesmith.policies.bundle.manifest import Build, Range, SegmentEntry
-from cachesmith.policies.file.atomic import write_atomically
 from cachesmith.runtime.engines.tensorrt_version import tensorrt_module
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from cachesmith import __version__
 from cachesmith.export.build_engine import build_engine
-from cachesmith.export.bundle_writer import earlier, publish, take, workshop
+from cachesmith.export.bundle_writer import finished, keep, publish, take, workshop
 from cachesmith.export.config import TOLERANCE, ExportConfig, Report
 from cachesmith.export.digest import engine_digest
 from cachesmith.export.job import Job, halved, make_job, manifest_of, part_key, parts_of, record_parts
@@ -43,26 +43,26 @@ def export_bundle(
 ) -> Exported:
     """Export what `policy` computes as wholes of `pipe.transformer`, prove it against torch, and build engines.
 
-    Samples `config.requests` once, unless every graph is there already. Raises `EngineError`; an older bundle in `out`
-    is then as it was.
+    Samples `config.requests` once, unless every graph is there already. What is finished is kept: after an export that
+    ended early, however it did, the same one goes on. An older bundle in `out` stays valid until the new one is whole.
+    Raises `EngineError`, also when another export writes to `out` or the disk is full.
     """
     require_onnx()
     onnxruntime_module()
     config = config or ExportConfig()
     job, parts, folder = make_job(pipe, policy, config), parts_of(pipe, policy, config), Path(out)
     with workshop(folder) as work:
-        older = earlier(folder)
         keys = {part.name: part_key(job, part) for part in parts}
-        fresh = tuple(p for p in parts if p.name not in older or older[p.name].key != keys[p.name])
+        older = finished(folder, keys.values())
+        fresh = tuple(p for p in parts if keys[p.name] not in older)
         samples, rows = record_parts(job, fresh, report), {}
-        entries = {part.name: older[part.name] for part in parts if part not in fresh}
+        entries = {part.name: older[keys[part.name]] for part in parts if part not in fresh}
         for place, part in enumerate(fresh):
             report(f"exporting {part.name}", place, len(fresh))
-            entries[part.name], rows[part.name] = _graph(
-                job, part, keys[part.name], samples.pop(part.name), work
-            )
-        made = tuple(_named(job, entries[part.name], folder, work) for part in parts)
-        built = tuple(_engine(job, entry, folder, work, report) for entry in made)
+            entry, rows[part.name] = _graph(job, part, keys[part.name], samples.pop(part.name), work)
+            entries[part.name] = keep(folder, work, _named(job, entry, work, work))
+        made = tuple(keep(folder, work, _named(job, entries[part.name], folder, work)) for part in parts)
+        built = tuple(keep(folder, work, _engine(job, entry, folder, work, report)) for entry in made)
         manifest = manifest_of(job, built)
         publish(folder, work, manifest)
     report("done", 1, 1)
@@ -98,7 +98,7 @@ def _graph(
 
 
 def _named(job: Job, entry: SegmentEntry, folder: Path, work: Path) -> SegmentEntry:
-    """Give the graph this policy's metadata, under a name of its own: a file never changes under its name."""
+    """Give the graph in `folder` this policy's metadata and a name of its own: no file changes under its name."""
     name = f"{entry.name}-{entry.key[:12]}-{job.policy.id[:8]}.onnx"
     if entry.onnx.name == name:
         return entry
@@ -107,9 +107,7 @@ def _named(job: Job, entry: SegmentEntry, folder: Path, work: Path) -> SegmentEn
         "cachesmith.blocks": f"{entry.start}:{entry.stop}" + (f":{entry.module}" if entry.module else ""),
         "cachesmith.version": __version__,
     }
-    fresh = work / entry.onnx.name
-    describe_model(fresh if fresh.exists() else folder / entry.onnx.name, work / name, about)
-    fresh.unlink(missing_ok=True)
+    describe_model(folder / entry.onnx.name, work / name, about)
     return entry.model_copy(update={"onnx": describe_file(work / name)})
 
 
@@ -120,11 +118,10 @@ def _engine(job: Job, entry: SegmentEntry, folder: Path, work: Path, report: Rep
     key = engine_digest(entry.key, entry.ranges, job.config.target, job.build)
     if entry.engine is not None and entry.engine_key == key:
         return entry
-    for name in (entry.onnx.name, entry.data.name if entry.data else ""):
-        if name and not (work / name).exists():
-            os.link(folder / name, work / name)
     report(f"building {entry.name}", 0, 1)
-    plan = build_engine(entry, work / entry.onnx.name, job.config.target, job.build, job.config.build, report)
+    plan = build_engine(
+        entry, folder / entry.onnx.name, job.config.target, job.build, job.config.build, report
+    )
     path = work / f"{entry.name}-{key[:12]}.engine"
     path.write_bytes(plan)
     return entry.model_copy(update={"engine": describe_file(path), "engine_key": key})

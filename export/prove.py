@@ -6,9 +6,11 @@ from tempfile import TemporaryDirectory
 
 import torch
 
+from cachesmith.export.bundle_writer import take
 from cachesmith.export.parity import Row, compare
 from cachesmith.export.record import Sample
 from cachesmith.export.widen import widen
+from cachesmith.policies.bundle.files import describe_file
 from cachesmith.policies.bundle.manifest import SegmentEntry, TensorSpec
 from cachesmith.runtime.engines.onnxruntime_backend import open_segment
 from cachesmith.runtime.engines.segment_call import LoadOptions
@@ -22,8 +24,14 @@ def prove(entry: SegmentEntry, samples: Sequence[Sample], folder: Path) -> list[
         return compare(samples, open_segment(folder, entry, CPU), CPU.device)
     with TemporaryDirectory(dir=folder) as twin:
         widen(folder / entry.onnx.name, Path(twin) / entry.onnx.name)
-        wide = entry.model_copy(update={"inputs": _wide(entry.inputs), "outputs": _wide(entry.outputs)})
+        wide = _wide_entry(entry, Path(twin))
         return compare([_widened(s) for s in samples], open_segment(Path(twin), wide, CPU), CPU.device)
+
+
+def _wide_entry(entry: SegmentEntry, folder: Path) -> SegmentEntry:
+    name = entry.onnx.name
+    files = {"onnx": describe_file(folder / name), "data": take(folder, f"{name}.data")}
+    return entry.model_copy(update={**files, "inputs": _wide(entry.inputs), "outputs": _wide(entry.outputs)})
 
 
 def _wide(specs: tuple[TensorSpec, ...]) -> tuple[TensorSpec, ...]:

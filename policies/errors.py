@@ -48,6 +48,12 @@ def _innermost(faults: list[ErrorDetails]) -> list[ErrorDetails]:
 
 def _fault(loc: tuple[int | str, ...], value: object, message: str) -> str:
     field = ".".join(str(part) for part in loc)
-    text = f"{field[:120] or 'document'} = {short(value)}: {message[:1].lower()}{message[1:300]}"
-    # keys and values come from a file: no line breaks or terminal codes
+    return one_line(
+        f"{field[:120] or 'document'} = {short(value)}: {message[:1].lower()}{message[1:300]}", 1000
+    )
+
+
+def one_line(said: object, longest: int = 300) -> str:
+    """The text of something that quotes a file, without line breaks or codes that a terminal would obey."""
+    text = " ".join(str(said).split())[:longest]
     return "".join(letter if letter.isprintable() else "?" for letter in text)

@@ -53,18 +53,29 @@ class Match:
             return True
         present = facts(transformer)
         compared = [
-            ("model", "the transformer class", expected.transformer, type(transformer).__name__),
-            ("config", "the transformer configuration", expected.config_hash, config_hash(transformer)),
             ("adapters", "the LoRA adapters", *_adapters(expected, transformer, present)),
             ("dtype", "the dtype", expected.dtype, present["dtype"]),
             ("quantization", "the quantization", expected.quantization, present["quantization"]),
             ("attention", "the attention backend", expected.attention, present["attention"]),
         ]
-        kept = [self._same(key, what, was, now) for key, what, was, now in compared]
+        kept = [self.architecture(transformer)]
+        kept += [self._same(key, what, was, now) for key, what, was, now in compared]
         if expected.quantization in (None, present["quantization"]) and not self._weights(
             expected, transformer
         ):
             kept.append(self._act("weights", "the weights", _hash(expected), "a model with others"))
+        return all(kept)
+
+    def architecture(self, transformer: nn.Module) -> bool:
+        """Compare the class and the configuration: all that can be, of a model without weights."""
+        expected = self.policy.document.model
+        if expected is None:
+            return True
+        compared = [
+            ("model", "the transformer class", expected.transformer, type(transformer).__name__),
+            ("config", "the transformer configuration", expected.config_hash, config_hash(transformer)),
+        ]
+        kept = [self._same(key, what, was, now) for key, what, was, now in compared]
         return all(kept)
 
     def sampling(self, scheduler: Any, call: PipelineCall) -> bool:

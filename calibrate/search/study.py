@@ -10,6 +10,7 @@ from optuna.trial import TrialState
 
 from cachesmith.calibrate.config import CalibrationConfig
 from cachesmith.calibrate.search.space import Recorded, arrays_of, starting_points, suggest
+from cachesmith.files import drop_torn_lines
 from cachesmith.policies import Policy, Profile, unbound
 from cachesmith.sampling.evaluate import Evaluator
 
@@ -33,7 +34,15 @@ def open_study(config: CalibrationConfig, key: str) -> optuna.Study:
     """Open or resume the study of this calibration: a journal file in the work folder."""
     optuna.logging.set_verbosity(logging.ERROR)  # an interrupted trial is not worth a traceback
     config.work.mkdir(parents=True, exist_ok=True)
-    backend = optuna.storages.journal.JournalFileBackend(str(config.work / f"study-{key}.journal"))
+    journal = config.work / f"study-{key}.journal"
+    if torn := drop_torn_lines(journal):
+        warnings.warn(
+            f"{journal} broke off, as a full disk or a power cut leaves it; its last {torn} bytes were dropped and the "
+            "search goes on",
+            RuntimeWarning,
+            stacklevel=2,
+        )
+    backend = optuna.storages.journal.JournalFileBackend(str(journal))
     return optuna.create_study(
         study_name=f"cachesmith-{key}",
         storage=optuna.storages.JournalStorage(backend),

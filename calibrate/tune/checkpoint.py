@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from copy import deepcopy
+from io import BytesIO
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -11,7 +12,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from cachesmith.files import replacing
+from cachesmith.files import write_atomically
 
 EVERY = 10
 """Iterations between two writes."""
@@ -63,5 +64,7 @@ class Checkpoint:
 
     def _write(self) -> None:
         if self._complete is not None:
-            with replacing(self._path) as part:
-                torch.save(self._complete, part)
+            # torch reports a full disk as a stream's error that names nothing
+            held = BytesIO()
+            torch.save(self._complete, held)
+            write_atomically(self._path, held.getbuffer())

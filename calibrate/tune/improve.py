@@ -3,6 +3,7 @@
 import random
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
+from io import BytesIO
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,7 +16,7 @@ from cachesmith.calibrate.tune.move_steps import refine
 from cachesmith.calibrate.tune.preconditioner import LEAST, PILOTS, POWER, SMALLEST
 from cachesmith.calibrate.tune.rows import Rows
 from cachesmith.calibrate.tune.tune import PATH, Batch, tune
-from cachesmith.files import replacing
+from cachesmith.files import write_atomically
 from cachesmith.policies import Policy
 from cachesmith.sampling.evaluate import Evaluator
 from cachesmith.sampling.waypoints import WAYPOINTS
@@ -104,8 +105,9 @@ def tuned(
             evaluator.renderer, _batches(evaluator, config), mask, start, min(FASTEST, config.learning_rate * error),
             lambda loss: advance(1, note=f"{-10 / 2.302585 * loss:.2f} dB"), unfinished,
         )  # fmt: skip
-    with replacing(saved) as part:
-        torch.save(tuple(rows), part)
+    held = BytesIO()
+    torch.save(tuple(rows), held)
+    write_atomically(saved, held.getbuffer())
     unfinished.unlink(missing_ok=True)
     return rows
 

@@ -11,6 +11,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, StringConstraints, ValidationError, model_validator
 
+from cachesmith.files import open_plain
 from cachesmith.policies.base import NAME, Frozen, Name, Sha256
 from cachesmith.policies.document import ModelKey
 from cachesmith.policies.errors import EngineError, PolicyError, explain
@@ -19,14 +20,16 @@ from cachesmith.policies.file.strict_json import parse_object
 MANIFEST = "manifest.json"
 BUNDLE_FORMAT = 1
 """The version this code writes and reads."""
-LARGEST = 1 << 25
-"""Bytes of a manifest; one of 2000 segments has a fifth of that."""
+MOST_SEGMENTS = 1000
+LARGEST, MOST_VALUES = 1 << 22, 100_000
+"""Bytes of a manifest, and values in it; one of 1000 segments has half of both."""
+MOST_AXES = 8
 
 Target = Literal["onnxruntime", "tensorrt", "tensorrt-rtx"]
 DType = Literal["float32", "float16", "bfloat16", "float64", "int64", "int32", "bool"]
 FileName = Annotated[str, Field(pattern=NAME.replace("79", "159"))]
 """A file directly inside the bundle: no slash, no leading dot."""
-Extent = Annotated[int, Field(ge=1, le=1 << 32)]
+Extent = Annotated[int, Field(ge=1, le=1 << 31)]
 Label = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.+:-]{0,159}$")]
 """A tensor, axis, module, tool or version: nothing a terminal or a table could take for an instruction."""
 Version = Annotated[str, StringConstraints(pattern=r"^\d{1,6}(\.[A-Za-z0-9_.+-]{1,80})?$")]
@@ -39,7 +42,7 @@ class FileEntry(Frozen):
     """One file of the bundle."""
 
     name: FileName
-    size: Annotated[int, Field(ge=0)]
+    size: Annotated[int, Field(ge=0, le=1 << 40)]
     sha256: Sha256
 
 
@@ -48,7 +51,7 @@ class TensorSpec(Frozen):
 
     name: Label
     dtype: DType
-    axes: tuple[Extent | Label, ...]
+    axes: tuple[Extent | Label, ...] = Field(max_length=MOST_AXES)
 
 
 class Range(Frozen):
@@ -99,7 +102,9 @@ class SegmentEntry(Frozen):
     def _consistent(self) -> Self:
         if self.start >= self.stop:
             raise ValueError(f"blocks {self.start} to {self.stop} are no range")
-        axes = {a for t in (*self.inputs, *self.outputs) for a in t.axes if isinstance(a, str)}
+        axes = _variable(self.inputs)
+        if new := sorted(_variable(self.outputs) - axes):
+            raise ValueError(f"an output has the axis {new[0]}, which no input has")
         if axes != set(self.ranges):
             raise ValueError(f"ranges are given for {sorted(self.ranges)}, but the axes are {sorted(axes)}")
         if twice := _repeated(t.name for t in (*self.inputs, *self.outputs)):
@@ -138,7 +143,7 @@ class Manifest(Frozen):
     dtype: DType
     opset: Annotated[int, Field(ge=17, le=99)]
     versions: dict[Label, Label]
-    segments: tuple[SegmentEntry, ...] = Field(min_length=1, max_length=2000)
+    segments: tuple[SegmentEntry, ...] = Field(min_length=1, max_length=MOST_SEGMENTS)
     build: Build | None = None
 
     @model_validator(mode="after")
@@ -152,6 +157,10 @@ class Manifest(Frozen):
         if self.target != "onnxruntime" and (self.build is None or not all(built)):
             raise ValueError(f"target {self.target} needs build facts and an engine for every segment")
         return self
+
+
+def _variable(specs: Iterable[TensorSpec]) -> set[str]:
+    return {axis for spec in specs for axis in spec.axes if isinstance(axis, str)}
 
 
 def _repeated(names: Iterable[str]) -> str | None:
@@ -187,7 +196,7 @@ def read_manifest(folder: str | os.PathLike[str]) -> Manifest:
     path = Path(folder) / MANIFEST
     data = _content(path)
     try:
-        found = parse_object(data, "the manifest").get("format")
+        found = parse_object(data, "the manifest", MOST_VALUES).get("format")
         if type(found) is not int or found != BUNDLE_FORMAT:
             raise EngineError(
                 f"{path} has format {str(found)[:40]!r}, this cachesmith reads {BUNDLE_FORMAT}; "
@@ -201,15 +210,15 @@ def read_manifest(folder: str | os.PathLike[str]) -> Manifest:
 
 
 def _content(path: Path) -> bytes:
-    if path.is_symlink():
-        raise EngineError(f"{path} is a link; a bundle holds plain files only: copy the whole bundle again")
     try:
-        with path.open("rb") as file:
+        with open_plain(path, follow=False) as file:
             data = file.read(LARGEST + 1)
     except OSError as error:
         raise EngineError(
             f"cannot read {path}: {error.strerror}; give the folder that `cachesmith export --out` wrote"
         ) from None
+    except ValueError as error:
+        raise EngineError(f"cannot read {str(path)!r}: {error}; check the path") from None
     if len(data) > LARGEST:
         raise EngineError(f"{path} has more than {LARGEST:,} bytes and is no manifest; export again")
     return data

@@ -1,1 +1,1 @@
-"""Bytes of a policy file: container, strict JSON, migrations, atomic writes."""
+"""Bytes of a policy file: container, strict JSON, migrations, what is no policy file."""

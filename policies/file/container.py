@@ -1,22 +1,23 @@
 """The safetensors container: bytes to document text and arrays, nothing trusted on the way.
 
-Written here rather than by the library, whose order of metadata keys changes from call to call:
-the same policy must give the same bytes.
+Written here rather than by the library, whose order of metadata keys changes from call to call: the same policy must
+give the same bytes. Read here, since the library holds every array twice.
 """
 
 import json
 from typing import Any, NamedTuple
 
 import numpy as np
-from safetensors import SafetensorError
-from safetensors.numpy import load as load_arrays
+from numpy.typing import NDArray
 
 from cachesmith.policies.base import Arrays
 from cachesmith.policies.errors import PolicyError
+from cachesmith.policies.file.foreign import LONGEST, foreign
 from cachesmith.policies.file.strict_json import parse_object
-from cachesmith.policies.file.tensor_entry import DTYPES, check_entry
+from cachesmith.policies.file.tensor_entry import DTYPES, Entry, check_entry
 
-MAX_HEADER = 2**24
+MAX_HEADER = 2**20
+"""Bytes of the header, which holds the document: those of the committed policies take 15 KB."""
 MAX_FILE = 2**30 + MAX_HEADER + 8
 DOCUMENT, POLICY_ID = "cachesmith", "policy_id"
 METADATA = "__metadata__"
@@ -49,24 +50,42 @@ def pack(contents: Contents) -> bytes:
     return b"".join([len(header).to_bytes(8, "little"), header, *parts])
 
 
-def unpack(data: bytes) -> Contents:
-    """Return the contents of a safetensors file, or raise `PolicyError`."""
-    start = 8 + header_size(data[:8], len(data))
-    header = parse_object(data[8:start], "the header of the file")
+class Header(NamedTuple):
+    """What stands before the arrays: metadata, dtype, shape and place of every array, and where the first begins."""
+
+    metadata: dict[str, str]
+    entries: dict[str, Entry]
+    start: int
+
+
+def unpack(header: Header, body: bytearray) -> Contents:
+    """Return the contents of a file whose `body`, all that follows the header, its arrays then lie in."""
+    arrays = {name: _array(body, entry) for name, entry in header.entries.items()}
+    return Contents(header.metadata[DOCUMENT], header.metadata[POLICY_ID], arrays)
+
+
+def read_header(beginning: bytes, file_size: int) -> Header:
+    """Return the header of a file that begins like this, by up to 8 + `MAX_HEADER` bytes, or raise `PolicyError`."""
+    start = 8 + header_size(beginning[:LONGEST], file_size)
+    header = parse_object(beginning[8:start], "the header of the file")
     metadata = _metadata(header.pop(METADATA, None))
-    for name, entry in header.items():
-        check_entry(name, entry, len(data) - start)
-    return Contents(metadata[DOCUMENT], metadata[POLICY_ID], _arrays(data))
+    entries = {name: check_entry(name, entry, file_size - start) for name, entry in header.items()}
+    _check_places(entries, file_size - start)
+    return Header(metadata, entries, start)
 
 
 def header_size(prefix: bytes, file_size: int) -> int:
-    """Return the header's length from the first 8 bytes, or raise `PolicyError`."""
+    """Return the header's length from the file's first `LONGEST` bytes, or raise `PolicyError`."""
+    if file_size == 0:
+        raise PolicyError("the file is empty; it was not copied or written to its end: copy it again")
+    if (said := foreign(prefix)) is not None and int.from_bytes(prefix[:8], "little") > MAX_HEADER:
+        raise PolicyError(said)
     if file_size > MAX_FILE:
         raise PolicyError(
             f"the file has {file_size:,} bytes, the limit is {MAX_FILE:,}; this is not a policy file"
         )
-    size = int.from_bytes(prefix, "little")
-    if len(prefix) == 8:
+    size = int.from_bytes(prefix[:8], "little")
+    if len(prefix) >= 8:
         _check_header_size(size)
     if len(prefix) < 8 or 8 + size > file_size:
         raise PolicyError(
@@ -78,7 +97,8 @@ def header_size(prefix: bytes, file_size: int) -> int:
 def _check_header_size(size: int) -> None:
     if size > MAX_HEADER:
         raise PolicyError(
-            f"the header takes {size:,} bytes, the limit is {MAX_HEADER:,}; this is not a usable policy file"
+            f"the header takes {size:,} bytes, the limit is {MAX_HEADER:,}; a policy's takes some thousands: "
+            "this is another file, or give the policy fewer profiles, overrides and seeds"
         )
 
 
@@ -98,10 +118,19 @@ def _metadata(metadata: object) -> dict[str, str]:
     return metadata
 
 
-def _arrays(data: bytes) -> Arrays:
-    try:
-        return {name: np.array(array) for name, array in load_arrays(data).items()}
-    except (SafetensorError, ValueError, TypeError, KeyError, OverflowError) as error:
-        raise PolicyError(
-            f"the arrays cannot be read ({str(error)[:200]}); the file is damaged: copy it again"
-        ) from None
+def _check_places(entries: dict[str, Entry], room: int) -> None:
+    """The arrays lie one after another and fill the file."""
+    end = 0
+    for name, entry in sorted(entries.items(), key=lambda item: (item[1].start, item[1].stop)):
+        if entry.start != end:
+            raise PolicyError(
+                f"array {name!r} begins at byte {entry.start}, the one before ends at {end}; the file is damaged"
+            )
+        end = entry.stop
+    if end != room:
+        raise PolicyError(f"the arrays end at byte {end} of {room}; the file is damaged: copy it again")
+
+
+def _array(body: bytearray, entry: Entry) -> NDArray[np.generic]:
+    count = (entry.stop - entry.start) // 4
+    return np.frombuffer(body, entry.dtype, count, entry.start).reshape(entry.shape)

@@ -6,10 +6,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from cachesmith.files import open_plain, write_atomically
 from cachesmith.policies.document import FORMAT, Document, canonical
 from cachesmith.policies.errors import PolicyError, refusing
-from cachesmith.policies.file.atomic import write_atomically
-from cachesmith.policies.file.container import Contents, header_size, pack, unpack
+from cachesmith.policies.file.container import MAX_HEADER, Contents, header_size, pack, read_header, unpack
+from cachesmith.policies.file.foreign import LONGEST
 from cachesmith.policies.file.migrations import format_of, upgrade
 from cachesmith.policies.file.strict_json import parse_object
 from cachesmith.policies.policy import Policy, content_id
@@ -31,8 +32,7 @@ def load(path: str | os.PathLike[str]) -> Policy:
     """Read a policy file; anything wrong with it is a `PolicyError`."""
     source = Path(path)
     with _named(source, "read"):
-        data = _read(source)
-        return decode(data)
+        return _decode(_read(source))
 
 
 def encode(policy: Policy) -> bytes:
@@ -44,7 +44,11 @@ def encode(policy: Policy) -> bytes:
 
 def decode(data: bytes) -> Policy:
     """Return the policy in the bytes of a policy file, or raise `PolicyError`."""
-    contents = unpack(data)
+    header = read_header(data[: 8 + MAX_HEADER], len(data))
+    return _decode(unpack(header, bytearray(memoryview(data)[header.start :])))
+
+
+def _decode(contents: Contents) -> Policy:
     raw = parse_object(contents.document, "the document")
     version = format_of(raw)
     _check_id(contents)
@@ -67,14 +71,17 @@ def _check_id(contents: Contents) -> None:
         )
 
 
-def _read(source: Path) -> bytes:
-    if source.exists() and not source.is_file():
-        raise PolicyError("it is not a regular file; give the path of a policy file")
-    with source.open("rb") as file:
-        prefix = file.read(8)
-        # the header is judged by its announced length before it is read
-        header_size(prefix, os.fstat(file.fileno()).st_size)
-        return prefix + file.read()
+def _read(source: Path) -> Contents:
+    with open_plain(source) as file:
+        size = os.fstat(file.fileno()).st_size
+        # the header is judged by its announced length before it is read, and the arrays by the header
+        length = header_size(file.read(min(LONGEST, size)), size)
+        file.seek(0)
+        header = read_header(file.read(8 + length), size)
+        body = bytearray(size - header.start)
+        if file.readinto(body) != len(body):  # type: ignore[attr-defined]
+            raise PolicyError("it was changed while it was read; read it again")
+        return unpack(header, body)
 
 
 @contextmanager

@@ -6,11 +6,22 @@ from typing import Any
 
 from cachesmith.policies.errors import PolicyError
 
+MAX_VALUES = 50_000
+"""Values in one text: the committed policies hold 1,300."""
 
-def parse_object(text: bytes | str, what: str) -> dict[str, Any]:
-    """Return the JSON object in `text`, or raise a `PolicyError` that says what `what` is wrong with."""
+
+def parse_object(text: bytes | str, what: str, limit: int = MAX_VALUES) -> dict[str, Any]:
+    """Return the JSON object in `text`, or raise a `PolicyError` that says what `what` is wrong with.
+
+    limit: how many values there may be. Each costs some hundred times its two bytes once it is refused.
+    """
     try:
         text = text if isinstance(text, str) else text.decode("utf-8")
+        # commas part values, or are inside strings
+        if (values := text.count(",") + 1) > limit:
+            raise PolicyError(
+                f"{what} holds about {values:,} values, the limit is {limit:,}; this is not a file of cachesmith"
+            )
         value = json.loads(text, object_pairs_hook=_unique, parse_constant=_refuse, parse_float=_finite)
     except RecursionError:
         raise PolicyError(f"{what} is nested too deeply; this is not a policy file of cachesmith") from None

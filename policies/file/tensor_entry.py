@@ -2,6 +2,7 @@
 
 import re
 from math import prod
+from typing import NamedTuple
 
 from cachesmith.policies.base import TENSOR
 from cachesmith.policies.errors import PolicyError
@@ -10,9 +11,20 @@ DTYPES = {"float32": "F32", "int32": "I32"}
 """Dtypes a policy stores, by their safetensors names; both take 4 bytes."""
 
 MAX_SIDE = 2**31
+MAX_AXIS = 2**16
+"""Entries along an axis: units, steps, channels, ranks and groups are some thousands."""
 
 
-def check_entry(name: str, entry: object, room: int) -> None:
+class Entry(NamedTuple):
+    """One array: `dtype` as numpy calls it, and its place in bytes after the header."""
+
+    dtype: str
+    shape: list[int]
+    start: int
+    stop: int
+
+
+def check_entry(name: str, entry: object, room: int) -> Entry:
     """Raise `PolicyError` unless name, dtype, shape and place agree; `room`: the bytes there are."""
     if not re.fullmatch(TENSOR, name) or len(name) > 120:
         raise PolicyError(
@@ -26,7 +38,10 @@ def check_entry(name: str, entry: object, room: int) -> None:
         raise PolicyError(
             f"array {name!r} has dtype {str(entry['dtype'])[:20]!r}; a policy stores only F32 and I32"
         )
-    _check_place(name, _sizes(name, entry["shape"]), _sizes(name, entry["data_offsets"]), room)
+    shape, offsets = _sizes(name, entry["shape"]), _sizes(name, entry["data_offsets"])
+    _check_place(name, shape, offsets, room)
+    dtype = next(ours for ours, theirs in DTYPES.items() if theirs == entry["dtype"])
+    return Entry(dtype, shape, *offsets)
 
 
 def _sizes(name: str, value: object) -> list[int]:
@@ -42,6 +57,8 @@ def _sizes(name: str, value: object) -> list[int]:
 
 
 def _check_place(name: str, shape: list[int], offsets: list[int], room: int) -> None:
+    if max(shape, default=0) > MAX_AXIS:
+        raise PolicyError(f"array {name!r} has shape {shape}, the limit along an axis is {MAX_AXIS:,}")
     if len(offsets) != 2 or not offsets[0] <= offsets[1] <= room:
         raise PolicyError(
             f"array {name!r} lies at {offsets} of {room} bytes; the file was cut or damaged: copy it again"

@@ -11,7 +11,6 @@ import torch
 from torch import Tensor, nn
 
 from cachesmith.policies import EngineError, ModelKey
-from cachesmith.policies.bundle.files import verify
 from cachesmith.policies.bundle.manifest import Manifest, SegmentEntry, read_manifest
 from cachesmith.runtime.engines.backends import opener
 from cachesmith.runtime.engines.drop_weights import drop_weights, present_key
@@ -41,7 +40,7 @@ class Engines:
     ) -> "BoundEngines":
         """Check that the engines compute this transformer's units; raise `EngineError` when they do not."""
         _check_dtype(self.manifest, transformer)
-        check_model(self.manifest, present)
+        check_bundle(self.manifest, present)
         chains = {u.name: c for u in units if (c := _chain(self.manifest, transformer, u)) is not None}
         runs = [unit for unit in units if isinstance(unit, BlockRun)]
         if not chains or any(unit.name not in chains for unit in runs):
@@ -117,20 +116,33 @@ def open_bundle(
     outside: Outside = "error",
     cuda_graphs: bool = False,
 ) -> Engines:
-    """Verify a bundle's every file and load its segments.
+    """Load a bundle's segments. Every file that takes part is read once and verified, and those bytes are run.
 
-    backend: by default the one the bundle was exported for; any bundle also runs in `onnxruntime`.
+    backend: by default the one the bundle was exported for; any bundle also runs in `onnxruntime`. A bundle that is
+    renewed meanwhile is the old one or the new one.
     Raises `EngineError` when a file is not the exported one, or this machine cannot run it.
     """
-    path, place = Path(folder), torch.device(device)
-    if place.type == "cuda":
-        place = _this_gpu(place)
+    path, place = Path(folder), _place(device)
     manifest = read_manifest(path)
+    while True:
+        try:
+            return _load(path, manifest, place, backend, outside, cuda_graphs)
+        except EngineError:
+            before, manifest = manifest, read_manifest(path)
+            if manifest == before:
+                raise
+
+
+def _load(
+    path: Path,
+    manifest: Manifest,
+    place: torch.device,
+    backend: str | None,
+    outside: Outside,
+    cuda_graphs: bool,
+) -> Engines:
     name = backend or manifest.target
-    load = opener(name, manifest)
-    if cuda_graphs and name != "tensorrt":
-        raise EngineError(f"CUDA graphs are for backend tensorrt, this is {name}; leave them out")
-    verify(path, manifest)
+    load = opener(name, manifest, cuda_graphs)
     return Engines(path, manifest, load(path, manifest, LoadOptions(place, cuda_graphs)), place, outside)
 
 
@@ -156,13 +168,17 @@ def bind_engines(
     return bound
 
 
-def check_model(manifest: Manifest, present: ModelKey) -> None:
+def check_bundle(manifest: Manifest, present: ModelKey) -> None:
     """Raise `EngineError` when the engines were made from another model than the one that is loaded."""
     made = manifest.model
     if (made.transformer, made.config_hash) != (present.transformer, present.config_hash):
         raise EngineError(
             f"the engines compute a {made.transformer} ({made.config_hash[:12]}…), this is a {present.transformer} "
             f"({present.config_hash[:12]}…); export this model"
+        )
+    if made.blocks != present.blocks:
+        raise EngineError(
+            f"the engines compute a model of {made.blocks} blocks, this one has {present.blocks}; export this model"
         )
     _check_adapters(manifest, present.adapters)
     if made.weights_hash != present.weights_hash:
@@ -181,7 +197,15 @@ def _check_dtype(manifest: Manifest, transformer: nn.Module) -> None:
         )
 
 
-def _this_gpu(place: torch.device) -> torch.device:
+def _place(device: torch.device | str) -> torch.device:
+    try:
+        place = torch.device(device)
+    except RuntimeError:
+        raise EngineError(f"{str(device)[:40]!r} is no device of torch; use cpu or cuda") from None
+    if place.type not in ("cpu", "cuda"):
+        raise EngineError(f"engines run on cpu or cuda, not on {place}; move the pipeline there")
+    if place.type == "cpu":
+        return place
     if not torch.cuda.is_available():
         raise EngineError(
             "torch finds no CUDA device here; install torch for CUDA, or open the bundle on the cpu"
@@ -231,9 +255,16 @@ def _module_entry(
     manifest: Manifest, blocks: list[nn.Module], unit: NetworkUnit
 ) -> tuple[SegmentEntry, ...] | None:
     for entry in manifest.segments:
-        if entry.module is not None and blocks[entry.start].get_submodule(entry.module) is unit.members[0]:
+        if entry.module is not None and _submodule(blocks[entry.start], entry.module) is unit.members[0]:
             return (entry,) if len(unit.members) == 1 else None
     return None
+
+
+def _submodule(block: nn.Module, path: str) -> nn.Module | None:
+    try:
+        return block.get_submodule(path)
+    except AttributeError:
+        return None
 
 
 def _empty(value: Any) -> bool:

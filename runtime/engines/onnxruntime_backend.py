@@ -5,14 +5,16 @@ Tensors are bound by address, so nothing is copied to the host. Seen working on 
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from cachesmith.policies import EngineError
+from cachesmith.policies.bundle.files import Graph, read_graph
 from cachesmith.policies.bundle.manifest import Manifest, SegmentEntry
-from cachesmith.runtime.engines.segment_call import LoadOptions, SegmentCall, new_outputs
+from cachesmith.policies.errors import one_line
+from cachesmith.runtime.engines.segment_call import LoadOptions, Port, SegmentCall, check_ports, new_outputs
 from cachesmith.runtime.engines.side_stream import aside
 
 ELEMENT_TYPES = {
@@ -20,6 +22,12 @@ ELEMENT_TYPES = {
     torch.bfloat16: 16,
 }  # fmt: skip
 """Numbers of `onnx.TensorProto.DataType`."""
+
+DTYPES = {
+    "tensor(float)": "float32", "tensor(int32)": "int32", "tensor(int64)": "int64", "tensor(bool)": "bool",
+    "tensor(float16)": "float16", "tensor(double)": "float64", "tensor(bfloat16)": "bfloat16",
+}  # fmt: skip
+"""What ONNX Runtime calls the dtypes of a manifest."""
 
 
 def open_onnxruntime(
@@ -37,8 +45,12 @@ def open_onnxruntime(
 def open_segment(
     folder: Path, entry: SegmentEntry, options: LoadOptions, tensorrt: bool = False
 ) -> SegmentCall:
-    """Load one segment's ONNX graph; raise `EngineError` when ONNX Runtime or the provider cannot take it."""
+    """Load one segment's ONNX graph from the bytes that were verified.
+
+    Raises `EngineError` when a file is not the exported one, or when ONNX Runtime or the provider cannot take it.
+    """
     ort = onnxruntime_module()
+    graph = read_graph(folder, entry)
     wanted: list[tuple[str, dict[str, str]]] = [("CPUExecutionProvider", {})]
     stream = None
     if options.device.type == "cuda":
@@ -46,14 +58,35 @@ def open_segment(
             ort.preload_dlls()  # finds the CUDA libraries that pip installed
         stream = torch.cuda.Stream(options.device)  # type: ignore[no-untyped-call]
         wanted = [*_gpu_providers(entry, options.device, stream, tensorrt), *wanted]
-    settings = ort.SessionOptions()
-    settings.log_severity_level = 3
-    try:
-        session = ort.InferenceSession(str(folder / entry.onnx.name), settings, providers=wanted)
-    except Exception as error:  # its error types have no common base
-        raise EngineError(f"ONNX Runtime cannot run {entry.onnx.name}: {str(error)[:300]}") from None
+    session = _session(ort, entry, graph, wanted)
     _require(session, [name for name, _ in wanted])
+    check_ports(entry, _ports(session), unused=False)
     return OnnxSegment(session, entry, options.device, stream)
+
+
+def _session(ort: Any, entry: SegmentEntry, graph: Graph, providers: list[tuple[str, dict[str, str]]]) -> Any:
+    """Make a session that opens no file: what lies in the folder may have changed since it was verified."""
+    settings = ort.SessionOptions()
+    settings.log_severity_level = 4  # what fails is raised, too
+    try:
+        if graph.data is not None and entry.data is not None:
+            settings.add_external_initializers_from_files_in_memory(
+                [entry.data.name], [graph.data], [len(graph.data)]
+            )
+        return ort.InferenceSession(graph.onnx, settings, providers=providers)
+    except Exception as error:  # its error types have no common base
+        raise EngineError(f"ONNX Runtime cannot run {entry.onnx.name}: {one_line(error)}") from None
+
+
+def _ports(session: Any) -> list[Port]:
+    inputs = [_port(value, "input") for value in session.get_inputs()]
+    return inputs + [_port(value, "output") for value in session.get_outputs()]
+
+
+def _port(value: Any, side: Literal["input", "output"]) -> Port:
+    # a shape of no axes is a number, or one that the graph does not tell
+    axes = tuple(extent if isinstance(extent, int) else None for extent in value.shape)
+    return Port(value.name, side, DTYPES.get(value.type, value.type), axes or None)
 
 
 def onnxruntime_module() -> Any:
@@ -112,7 +145,13 @@ class OnnxSegment:
             binding.bind_input(name, *self._address(value))
         for spec, value in zip(self.entry.outputs, outputs, strict=True):
             binding.bind_output(spec.name, *self._address(value))
-        self._run(binding, (*held.values(), *outputs))
+        try:
+            self._run(binding, (*held.values(), *outputs))
+        except Exception as error:  # its error types have no common base
+            raise EngineError(
+                f"{self.entry.name} failed in ONNX Runtime: {one_line(error)}; export again, or "
+                "run without the bundle"
+            ) from None
         return outputs
 
     def _address(self, value: Tensor) -> tuple[str, int, int, list[int], int]:

@@ -1,12 +1,13 @@
 """What a loaded segment is, and whether it can take certain inputs."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import Literal, NamedTuple, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 
+from cachesmith.policies import EngineError
 from cachesmith.policies.bundle.manifest import SegmentEntry, TensorSpec
 
 
@@ -28,6 +29,62 @@ class LoadOptions:
 
     device: torch.device
     cuda_graphs: bool = False
+
+
+class Port(NamedTuple):
+    """An input or output that a loaded engine says it has. `axes`: None for an extent, or all, that it leaves open."""
+
+    name: str
+    side: Literal["input", "output"]
+    dtype: str
+    axes: tuple[int | None, ...] | None
+
+
+def check_ports(entry: SegmentEntry, ports: Iterable[Port], *, unused: bool) -> None:
+    """Raise `EngineError` unless an engine's inputs and outputs are those of the manifest.
+
+    unused: whether the engine leaves out inputs that nothing in it reads.
+    """
+    found = {port.name: port for port in ports}
+    listed: list[tuple[Literal["input", "output"], TensorSpec]] = [
+        *(("input", spec) for spec in entry.inputs),
+        *(("output", spec) for spec in entry.outputs),
+    ]
+    for side, spec in listed:
+        port = found.pop(spec.name, None)
+        if port is None and unused and side == "input":
+            continue
+        if port is None or not _agrees(entry, side, spec, port):
+            has = "none" if port is None else f"{port.side} {port.dtype} {_shape(port.axes)}"
+            raise EngineError(
+                f"{entry.name}: the manifest has the {side} {spec.name} {spec.dtype} {_shape(spec.axes)}, the engine "
+                f"has {has}; export again"
+            )
+    if found:
+        raise EngineError(
+            f"{entry.name}: the engine has tensors the manifest does not list ({', '.join(found)[:200]}); export again"
+        )
+
+
+def _agrees(entry: SegmentEntry, side: str, spec: TensorSpec, port: Port) -> bool:
+    if (side, spec.dtype) != (port.side, port.dtype):
+        return False
+    if port.axes is None:
+        return True
+    return len(port.axes) == len(spec.axes) and all(
+        extent is None or _allows(entry, axis, extent)
+        for axis, extent in zip(spec.axes, port.axes, strict=True)
+    )
+
+
+def _allows(entry: SegmentEntry, axis: int | str, extent: int) -> bool:
+    if isinstance(axis, int):
+        return axis == extent
+    return entry.ranges[axis].min <= extent <= entry.ranges[axis].max
+
+
+def _shape(axes: tuple[int | str | None, ...] | None) -> str:
+    return "" if axes is None else f"[{', '.join('?' if a is None else str(a) for a in axes)}]"
 
 
 def mismatch(entry: SegmentEntry, inputs: Mapping[str, Tensor], device: torch.device) -> str | None:
@@ -64,7 +121,7 @@ def _shape_mismatch(
 def new_outputs(
     entry: SegmentEntry, inputs: Mapping[str, Tensor], device: torch.device
 ) -> tuple[Tensor, ...]:
-    """Return uninitialised outputs of the shapes that these inputs lead to."""
+    """Return uninitialised outputs of the shapes that these inputs lead to; raise `EngineError` if they do not fit."""
     extents = {
         axis: extent
         for spec in entry.inputs
@@ -73,4 +130,9 @@ def new_outputs(
     }
     shapes = [tuple(extents[a] if isinstance(a, str) else a for a in spec.axes) for spec in entry.outputs]
     kinds = [getattr(torch, spec.dtype) for spec in entry.outputs]
-    return tuple(torch.empty(s, dtype=k, device=device) for s, k in zip(shapes, kinds, strict=True))
+    try:
+        return tuple(torch.empty(s, dtype=k, device=device) for s, k in zip(shapes, kinds, strict=True))
+    except RuntimeError as error:
+        raise EngineError(
+            f"{entry.name}: no memory for outputs of shapes {shapes} ({str(error)[:120]}); sample fewer at once"
+        ) from None

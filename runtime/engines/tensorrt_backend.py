@@ -8,22 +8,23 @@ import threading
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from cachesmith.policies import EngineError
-from cachesmith.policies.bundle.files import read_verified
+from cachesmith.policies.bundle.files import read_graph, read_verified
 from cachesmith.policies.bundle.manifest import Build, Manifest, SegmentEntry
-from cachesmith.runtime.engines.segment_call import LoadOptions, SegmentCall, new_outputs
+from cachesmith.runtime.engines.segment_call import LoadOptions, Port, SegmentCall, check_ports, new_outputs
 from cachesmith.runtime.engines.side_stream import aside
 from cachesmith.runtime.engines.tensorrt_version import check_machine, tensorrt_module, this_machine
 
-KINDS = {
-    "float32": "FLOAT", "float16": "HALF", "bfloat16": "BF16", "int64": "INT64", "int32": "INT32", "bool": "BOOL",
+DTYPES = {
+    "FLOAT": "float32", "HALF": "float16", "BF16": "bfloat16", "INT64": "int64", "INT32": "int32", "BOOL": "bool",
 }  # fmt: skip
-"""Names of `trt.DataType`."""
+"""What `trt.DataType` calls the dtypes of a manifest."""
 
 ALIGNMENT = 256
 """Bytes: the addresses of inputs are multiples of it."""
@@ -82,33 +83,40 @@ def _deserialise(trt: Any, folder: Path, entry: SegmentEntry, build: Build) -> A
         raise EngineError(f"{trt.__name__} refused {entry.engine.name}; export again on this machine")
     if "STRIP_PLAN" in build.flags:
         _refit(trt, logger, engine, folder, entry)
-    _check_tensors(engine, entry)
+    check_ports(entry, _ports(engine), unused=True)
     return engine
 
 
-def _check_tensors(engine: Any, entry: SegmentEntry) -> None:
-    """The engine's tensors are those of the manifest. An input that nothing uses may be missing."""
+def _ports(engine: Any) -> list[Port]:
     names = [engine.get_tensor_name(i) for i in range(engine.num_io_tensors)]
-    found = {n: (engine.get_tensor_mode(n).name, engine.get_tensor_dtype(n).name) for n in names}
-    listed = [("INPUT", s) for s in entry.inputs] + [("OUTPUT", s) for s in entry.outputs]
-    for mode, spec in listed:
-        has = found.pop(spec.name, None)
-        if has != (mode, KINDS.get(spec.dtype)) and not (has is None and mode == "INPUT"):
-            raise EngineError(
-                f"{entry.name}: the engine has {has} for {spec.name}, the manifest {mode} {spec.dtype}; export again"
-            )
-    if found:
-        raise EngineError(
-            f"{entry.name}: the engine has tensors the manifest does not list ({', '.join(found)}); export again"
+    return [
+        Port(
+            name,
+            "input" if engine.get_tensor_mode(name).name == "INPUT" else "output",
+            DTYPES.get(kind := engine.get_tensor_dtype(name).name, kind),
+            tuple(extent if extent >= 0 else None for extent in engine.get_tensor_shape(name)),
         )
+        for name in names
+    ]
 
 
 def _refit(trt: Any, logger: Any, engine: Any, folder: Path, entry: SegmentEntry) -> None:
-    """Put the weights of the ONNX file into a plan that was built without them."""
+    """Put the weights of the ONNX file into a plan that was built without them.
+
+    The parser reads weights from a path, so what was verified is written where nobody else writes.
+    """
+    graph = read_graph(folder, entry)
     refitter = trt.Refitter(engine, logger)
     parser = trt.OnnxParserRefitter(refitter, logger)
-    if not parser.refit_from_file(str(folder / entry.onnx.name)) or not refitter.refit_cuda_engine():
-        raise EngineError(f"{entry.name}: the stripped engine does not take the weights of {entry.onnx.name}")
+    with TemporaryDirectory() as private:
+        path = Path(private) / entry.onnx.name
+        path.write_bytes(graph.onnx)
+        if graph.data is not None and entry.data is not None:
+            (path.parent / entry.data.name).write_bytes(graph.data)
+        if not parser.refit_from_file(str(path)) or not refitter.refit_cuda_engine():
+            raise EngineError(
+                f"{entry.name}: the stripped engine does not take the weights of {entry.onnx.name}; export again"
+            )
 
 
 def _aligned(value: Tensor) -> Tensor:

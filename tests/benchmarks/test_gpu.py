@@ -1,8 +1,7 @@
-"""The GPU benchmark's exit status, and what it refuses; its figures take a GPU."""
+"""The GPU benchmark runs whole on a CPU with toys; its figures take a GPU."""
 
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -10,29 +9,26 @@ sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 import gpu
 
 
-@pytest.mark.parametrize(("failed", "code"), [(True, 1), (False, None)])
-def test_a_row_that_should_run_and_fails(
-    failed: bool, code: int | None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    row: dict[str, Any] = {"model": "dit", "engine": "torch", "error": "no memory", "failed": failed}
-    monkeypatch.setattr(sys, "argv", ["gpu.py", "--device", "cpu", "--tiny"])
-    monkeypatch.setattr(gpu, "rows", lambda _: iter([row]))
-    if code is None:
-        gpu.main()
-    else:
-        with pytest.raises(SystemExit) as ended:
-            gpu.main()
-        assert ended.value.code == code
-    assert "no memory" in capsys.readouterr().out
+@pytest.mark.parametrize("model", gpu.SHAPES)
+def test_the_whole_script_on_a_toy(model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    out = tmp_path / "gpu.md"
+    options = [
+        "--model",
+        model,
+        "--device",
+        "cpu",
+        "--tiny",
+        "--dtype",
+        "float32",
+        "--no-compile",
+        "--out",
+        str(out),
+    ]
+    monkeypatch.setattr(sys, "argv", ["gpu.py", *options])
+    gpu.main()
+    text = out.read_text()
+    assert text.count("| eager |") == 4 and text.count("| Taylor 2,") == 3
 
 
-def test_which_rows_may_fail() -> None:
-    assert not gpu._may_fail("torch", "cpu") and not gpu._may_fail("onnxruntime", "cpu")
-    assert gpu._may_fail("tensorrt", "cpu") and gpu._may_fail("onnxruntime-tensorrt", "cpu")
-
-
-def test_too_few_steps(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.setattr(sys, "argv", ["gpu.py", "--steps", "7"])
-    with pytest.raises(SystemExit):
-        gpu.parse()
-    assert "--steps 7 is below 8" in capsys.readouterr().err
+def test_the_schedule_is_the_nfc_it_says() -> None:
+    assert len(gpu.MASK) == gpu.STEPS and gpu.MASK.count("C") == gpu.NFC

@@ -18,6 +18,10 @@ def test_bench_compares(cli: Cli, shop: Shop, tmp_path: Path) -> None:
     names = ["uncached", "balanced", "fast", "taylorseer:interval=5,order=1", "fora", "rfc:tau=0.1"]
     assert [row["name"] for row in facts["rows"]] == names
     assert facts["arguments"] == {"guidance_scale": 1.5} and facts["steps"] == STEPS
+    latency = facts["rows"][1]["latency"]
+    assert latency["calls"] == 1 and latency["p50"] == latency["p90"] == latency["p99"] > 0
+    assert latency["pictures_per_hour"] == 3600 * 2 / facts["rows"][1]["seconds"]
+    assert "num-inference-steps" not in facts["config"] and "samples: 2" in facts["config"]
     assert facts["rows"][1]["nfc"] == 5.0 and facts["machine"]["threads"]
     assert len(table.read_text().splitlines()) == 2 + len(names)
     assert picture_size(sheet)[1] == (2 * len(names) - 1) * 100 + 4
@@ -26,6 +30,7 @@ def test_bench_compares(cli: Cli, shop: Shop, tmp_path: Path) -> None:
 def test_bench_prints_a_table(cli: Cli, shop: Shop) -> None:
     arguments = ("--prompts", shop.prompts, "--against", "fora", "--samples", 1, "--repeats", 1, "--steps", 8)
     said = succeeds(cli("bench", shop.model, *arguments))
+    assert "p99" in said and "pictures/hour" in said
     assert "speed-up" in said and "uncached" in said and "fora" in said
 
 

@@ -2,12 +2,16 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from tests.commands.shop import Cli, Shop
 from tests.tiny import policy
 
-from cachesmith.policies import preset, save
+from cachesmith.commands.pipeline import largest_batch
+from cachesmith.policies import SamplerKey, preset, save
+from cachesmith.policies.bundle.manifest import Range
 
 
 @pytest.fixture(scope="module")
@@ -47,13 +51,14 @@ def test_export_inspect_run(shop: Shop, stacked: Path, cli: Cli, tmp_path: Path)
         8,
         "--out",
         picture,
+        "--force",
         "--json",
     )
     cached = cli(*run, "--policy", stacked, "--drop-torch-weights")
     assert cached.exit_code == 0 and json.loads(cached.stdout)["nfc"] < 8, cached.output
     assert json.loads(cli(*run).stdout)["nfc"] == 8
-    too_many = cli(*run, "--count", 9)
-    assert too_many.exit_code == 1 and "outside the exported range" in too_many.stderr
+    split = json.loads(cli(*run, "--num-images", 9).stdout)
+    assert (split["pictures"], split["batch"], split["fallbacks"]) == (9, 4, {})
 
     by_torch = cli(*run, "--count", 9, "--outside", "torch")
     assert by_torch.exit_code == 0 and "torch computes what the engines cannot" in by_torch.stderr, (
@@ -88,3 +93,27 @@ def test_a_policy_of_modules(shop: Shop, cli: Cli, tmp_path: Path) -> None:
 def test_a_range_that_is_none(shop: Shop, stacked: Path, cli: Cli, tmp_path: Path) -> None:
     done = cli("export", shop.model, "--policy", stacked, "--out", tmp_path / "b", "--pictures", "4:1")
     assert done.exit_code == 2 and "MIN:BEST:MAX" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("least", "guidance", "most"),
+    [
+        (1, "batched", 4),  # halves of guidance are computed alone at some steps
+        (2, "batched", 4),
+        (1, "none", 8),
+        (1, "sequential", 8),
+        (1, None, 8),
+        (2, None, 4),
+    ],
+)
+def test_engines_take_so_many_pictures(least: int, guidance: str | None, most: int) -> None:
+    def engines(outside: str) -> Any:
+        ranges = {"batch": Range(min=least, opt=least, max=8)}
+        manifest = SimpleNamespace(segments=[SimpleNamespace(ranges=ranges), SimpleNamespace(ranges={})])
+        return SimpleNamespace(outside=outside, manifest=manifest)
+
+    sampler = {"scheduler": "S", "steps": 1, "sigmas": (1.0,), "guidance": guidance}
+    made = None if guidance is None else policy(sampler=SamplerKey.model_validate(sampler))
+    assert largest_batch(engines("error"), 32, made) == most
+    assert largest_batch(engines("error"), 3, made) == 3
+    assert largest_batch(engines("torch"), 32, made) == largest_batch(None, 32, made) == 32

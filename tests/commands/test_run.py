@@ -98,3 +98,49 @@ def test_run_says_once_when_the_policy_is_off(cli: Cli, shop: Shop, tmp_path: Pa
     )  # fmt: skip
     assert "computed 4.00 of 4 steps" in succeeds(result)
     assert result.stderr.count("warning: ") == 1 and "caching is off" in result.stderr
+
+
+def test_run_says_what_it_took(cli: Cli, shop: Shop, tmp_path: Path) -> None:
+    run = ("run", shop.model, "--class-label", 3, "--num-images", 2, "--num-inference-steps", 2)
+    facts = json.loads(succeeds(cli(*run, "--out", tmp_path / "x.png", "--json")))
+    assert facts["seconds_per_picture"] == facts["seconds"] / 2
+    assert 50 * 2**20 < facts["peak_memory_bytes"] < 2**36
+    said = succeeds(cli(*run, "--out", tmp_path / "y.png"))
+    assert " s each" in said and "peak memory" in said
+
+
+def test_run_keeps_a_picture_that_exists(cli: Cli, shop: Shop, tmp_path: Path) -> None:
+    out = tmp_path / "x.png"
+    out.write_text("mine")
+    run = ("run", shop.model, "--class-label", 3, "--num-inference-steps", 2, "--out", out)
+    fails(cli(*run), "x.png exists; give --force to overwrite it, or change --out")
+    assert out.read_text() == "mine"
+    succeeds(cli(*run, "--force"))
+    assert picture_size(out) == (16, 16)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (
+            ("--drop-torch-weights",),
+            "--drop-torch-weights is about a bundle's engines; give --bundle as well",
+        ),
+        (("--cuda-graphs",), "--cuda-graphs is about"),
+        (("--backend", "onnxruntime"), "--backend is about"),
+        (("--outside", "torch"), "--outside is about"),
+        (("--bundle", "none"), "cannot read none/manifest.json"),
+    ],
+)
+def test_engines_without_a_bundle_are_told_before_loading(
+    cli: Cli, tmp_path: Path, arguments: tuple[str, ...], said: str
+) -> None:
+    fails(cli("run", "/missing/model", "--class-label", 3, "--out", tmp_path / "x.png", *arguments), said)
+
+
+def test_run_says_that_a_picture_is_not_finite(cli: Cli, shop: Shop, tmp_path: Path) -> None:
+    run = ("run", shop.model, "--class-label", 3, "--num-images", 2, "--num-inference-steps", 2)
+    result = cli(*run, "--guidance-scale", 1e38, "--out", tmp_path / "x.png")
+    succeeds(result)
+    assert "warning: 2 of 2 samples hold numbers that are not finite" in result.stderr
+    assert "not finite" not in cli(*run, "--out", tmp_path / "y.png").stderr

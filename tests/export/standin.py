@@ -83,6 +83,11 @@ class Engine:
     def get_tensor_dtype(self, name: str) -> Any:
         return SimpleNamespace(name="HALF" if "dtype" in Runtime.faults else self.tensors[name][0])
 
+    def get_tensor_shape(self, name: str) -> tuple[int, ...]:
+        ports = [*self.session.get_inputs(), *self.session.get_outputs()]
+        shape = next(port.shape for port in ports if port.name == name)
+        return tuple(extent if isinstance(extent, int) else -1 for extent in shape)
+
     def create_execution_context(self, _: int) -> Context | None:
         if "context" in Runtime.faults:
             return None

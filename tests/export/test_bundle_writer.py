@@ -15,7 +15,7 @@ FOREIGN = (
 OURS = (
     "blocks-000-004-0123456789ab-89abcdef.onnx", "blocks-000-004-0123456789ab.onnx.data",
     "block-000-img_mlp-0123456789ab-89abcdef.onnx", "block-1000-attn1-0123456789ab.engine",
-    ".manifest.json.0123abcd.part",
+    ".manifest.0123abcd.part.json", "..blocks-000-004-0123456789ab.seg.0123abcd.part.json",
 )  # fmt: skip
 
 

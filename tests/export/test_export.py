@@ -9,6 +9,7 @@ from tests.shipped import DIT_CONFIG, Shipped, dit_policy
 from tests.tiny import policy, tiny_dit
 
 from cachesmith.export import export_bundle
+from cachesmith.export.bundle_writer import workshop
 from cachesmith.policies import EngineError, Interval
 from cachesmith.policies.bundle.files import verify
 from cachesmith.policies.bundle.manifest import read_manifest
@@ -81,7 +82,9 @@ def test_a_damaged_bundle_is_not_reused(
     assert seen
 
 
-def test_an_interrupted_export_leaves_nothing_behind(dit_bundle: Shipped, copy: Path, tmp_path: Path) -> None:
+def test_an_interrupted_export_keeps_what_it_finished(
+    dit_bundle: Shipped, copy: Path, tmp_path: Path
+) -> None:
     def interrupt(phase: str, done: int, total: int) -> None:
         if phase == stop:
             raise KeyboardInterrupt
@@ -89,11 +92,33 @@ def test_an_interrupted_export_leaves_nothing_behind(dit_bundle: Shipped, copy: 
     before, changed, stop = files(copy), replace(DIT_CONFIG, steps=2), "exporting blocks-002-004"
     with pytest.raises(KeyboardInterrupt):
         export_bundle(tiny_dit(), dit_bundle.policy, copy, changed, interrupt)
-    assert files(copy) == before
+    assert files(copy).items() >= before.items()
+    assert open_bundle(copy).manifest == dit_bundle.exported.manifest
+    resumed = export_bundle(tiny_dit(), dit_bundle.policy, copy, changed)
+    assert resumed.graphs == 1 and len(files(copy)) == 5
     stop = "exporting blocks-000-002"
     with pytest.raises(KeyboardInterrupt):
         export_bundle(tiny_dit(), dit_bundle.policy, tmp_path / "new", changed, interrupt)
     assert not (tmp_path / "new").exists()
+
+
+def test_a_second_export_into_the_same_folder_is_refused(dit_bundle: Shipped, tmp_path: Path) -> None:
+    with workshop(tmp_path / "b"), pytest.raises(EngineError, match="another export is writing"):
+        export_bundle(tiny_dit(), dit_bundle.policy, tmp_path / "b", DIT_CONFIG)
+
+
+def test_a_full_disk_is_one_sentence(
+    dit_bundle: Shipped, copy: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("cachesmith.export.bundling.write_onnx", full)
+    with pytest.raises(
+        EngineError, match="No space left on device; with that mended, the same export goes on"
+    ):
+        export_bundle(tiny_dit(), dit_bundle.policy, copy, replace(DIT_CONFIG, steps=2))
+    assert open_bundle(copy).manifest == dit_bundle.exported.manifest
 
 
 def test_leftovers_of_a_killed_export_are_swept(dit_bundle: Shipped, copy: Path) -> None:

@@ -10,6 +10,7 @@ from tests.shipped import Shipped
 from tests.tiny import Pipeline, policy, sample_dit, tiny_dit
 
 from cachesmith.export import ExportConfig
+from cachesmith.export.bundle_writer import take
 from cachesmith.export.parity import Row, judge
 from cachesmith.export.parts import part_unit, plan_parts
 from cachesmith.export.prove import prove
@@ -111,7 +112,7 @@ def test_half_precision_graphs_are_proven_too(dtype: torch.dtype, tmp_path: Path
     ranges = axis_ranges(face, inputs, samples, ExportConfig(requests=({"class_labels": [1]},)))
     entry = SegmentEntry(
         name="half", start=0, stop=1, inputs=inputs, outputs=outputs, ranges=ranges, key="0" * 64,
-        onnx=describe_file(path),
+        onnx=describe_file(path), data=take(tmp_path, "half.onnx.data"),
     )  # fmt: skip
     rows = prove(entry, samples, tmp_path)
     assert len(rows) == 2 and all(1e-7 < row.error < 2e-2 for row in rows), rows

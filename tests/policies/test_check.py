@@ -33,7 +33,7 @@ ARRAYS: dict[str, tuple[str, NDArray[Any], str]] = {
     "ids negative": ("balanced/ids", -ones(4, 6, dtype="int32"), "holds -1 to -1"),
     "ids channels": ("balanced/ids", ones(4, 7, dtype="int32"), "ids for 7 channels and a basis for 6"),
     "rank": ("balanced/basis", ones(4, 6, 7), "rank 7 for 6 channels; use a rank of at most 6"),
-    "orthonormal": ("balanced/basis", ones(4, 6, 2), "off orthonormal by 6"),
+    "orthonormal": ("balanced/basis", ones(4, 6, 2), "off orthonormal by 1"),
     "overflow": ("balanced/basis", ones(4, 6, 2) * np.float32(3e38), "off orthonormal"),
     "steps": ("fast/weights", ones(4, 9, 3), "rows for 9 steps, expected 8"),
     "input steps": ("fast/input_weights", ones(4, 7, 4), "rows for 7 steps, expected 8"),

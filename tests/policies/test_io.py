@@ -1,7 +1,9 @@
 import json
 import os
 import stat
+import tracemalloc
 from pathlib import Path
+from time import process_time
 
 import numpy as np
 import pytest
@@ -13,10 +15,14 @@ from safetensors.numpy import load_file
 from cachesmith.policies import (
     PRESETS,
     Document,
+    Fitted,
+    Fixed,
+    Forecaster,
     Interval,
     Policy,
     PolicyError,
     Profile,
+    Subspace,
     canonical,
     content_id,
     decode,
@@ -136,7 +142,7 @@ def test_paths_that_cannot_be_used(tmp_path: Path) -> None:
 
 def test_errors_name_the_file(tmp_path: Path) -> None:
     (tmp_path / "x").write_bytes(b"")
-    with pytest.raises(PolicyError, match=f"cannot read {tmp_path}/x: the file ends after 0 bytes"):
+    with pytest.raises(PolicyError, match=f"cannot read {tmp_path}/x: the file is empty"):
         load(tmp_path / "x")
 
 
@@ -227,7 +233,7 @@ def test_damaged_array_entries(name: str, changes: dict[str, object], message: s
 
 def test_overlapping_arrays_are_refused() -> None:
     entry = {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}
-    with pytest.raises(PolicyError, match="arrays cannot be read"):
+    with pytest.raises(PolicyError, match="array 'b' begins at byte 0, the one before ends at 4"):
         decode(dumped({"__metadata__": META, "a": entry, "b": entry}, b"\0" * 4))
 
 
@@ -256,8 +262,8 @@ def test_invalid_fields_are_named_with_value_and_limit(rich: Policy) -> None:
 
 def test_many_faults_are_told_quickly_and_shortly(rich: Policy) -> None:
     raw = json.loads(canonical(rich.document))
-    raw["sampler"]["sigmas"] = [-1.0] * 50_000
-    with pytest.raises(PolicyError, match=r"sampler.sigmas.0 = -1.0: .*; and 49997 more$"):
+    raw["sampler"]["sigmas"] = [-1.0] * 40_000
+    with pytest.raises(PolicyError, match=r"sampler.sigmas.0 = -1.0: .*; and 39997 more$"):
         decode(packed(rich, json.dumps(raw)))
 
 
@@ -285,3 +291,72 @@ def test_only_the_written_form_is_read(rich: Policy) -> None:
 def test_a_header_beyond_the_limit_is_not_written() -> None:
     with pytest.raises(PolicyError, match="the header takes"):
         pack(Contents("x" * MAX_HEADER, "", {}))
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (
+            b"version https://git-lfs.github.com/spec/v1\noid sha256:abc\nsize 123\n",
+            "git-lfs pointer.*git lfs pull",
+        ),
+        (b"\xef\xbb\xbf\n<!DOCTYPE html><html>404</html>", "it is a web page"),
+        (b'{"cache": 1, "more": 2}', "it is JSON text; .*cachesmith convert"),
+        (b"PK\x03\x04" + b"x" * 99, "zip archive or a torch checkpoint"),
+        (b"\x1f\x8b\x08\x00" + b"x" * 99, "it is compressed"),
+        (b"", "the file is empty"),
+    ],
+)
+def test_what_was_copied_in_place_of_a_policy(data: bytes, message: str, tmp_path: Path) -> None:
+    (tmp_path / "x").write_bytes(data)
+    with pytest.raises(PolicyError, match=message):
+        load(tmp_path / "x")
+
+
+def test_a_text_of_too_many_values(rich: Policy) -> None:
+    raw = json.loads(canonical(rich.document))
+    with pytest.raises(PolicyError, match=r"holds about 60,\d+ values, the limit is 50,000"):
+        decode(packed(rich, json.dumps({**raw, "more": [0] * 60_000})))
+
+
+def test_arrays_are_judged_before_they_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    size = 2**28
+    entry = {"dtype": "F32", "shape": [size // 400, 100], "data_offsets": [0, size // 400 * 400]}
+    with (tmp_path / "x").open("wb") as file:
+        file.write(dumped({"__metadata__": META, "s": entry}))
+        file.truncate(file.tell() + size // 400 * 400)
+    monkeypatch.setattr("cachesmith.policies.file.io.unpack", None)
+    with pytest.raises(PolicyError, match=r"has shape \[671088, 100\], the limit along an axis is 65,536"):
+        load(tmp_path / "x")
+
+
+def test_a_file_is_held_once(tmp_path: Path) -> None:
+    """64 MiB of weights: reading them takes not much more."""
+    weights = np.ones((64, 64, 64, 64), np.float32)
+    ids = np.zeros((64, 64), np.int32)
+    profile = Profile(gate=Fixed(mask="C" * 64), forecaster=Forecaster(rows=Fitted(weights="w", ids="i")))
+    save(
+        Policy(Document(name="x", profiles={"default": profile}), {"w": weights, "i": ids}),
+        tmp_path / "x.policy.safetensors",
+    )
+    tracemalloc.start()
+    policy = load(tmp_path / "x.policy.safetensors")
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert weights.nbytes < peak < 1.5 * weights.nbytes
+    assert policy.arrays["w"].flags.writeable
+
+
+def test_a_large_basis_is_checked_in_no_time() -> None:
+    """All of V^T V would be 137 billion products."""
+    basis = np.eye(4096, dtype=np.float32)[None]
+    profile = Profile(gate=Interval(), forecaster=Forecaster(subspace=Subspace(basis="b")))
+    document = Document(name="x", profiles={"default": profile})
+    begun = process_time()
+    Policy(document, {"b": basis})
+    assert process_time() - begun < 1
+    for place in ((0, 5, 5), (0, 7, 4000)):
+        wrong = basis.copy()
+        wrong[place] += 0.01
+        with pytest.raises(PolicyError, match=r"off orthonormal by 0\.0"):
+            Policy(document, {"b": wrong})

@@ -6,14 +6,20 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from cachesmith.commands import options
-from cachesmith.commands.output import check_picture, print_json, results, write_picture, write_text
+from cachesmith.commands.output import print_json, results, say, write_picture, write_text
 from cachesmith.commands.pipeline import (
+    arguments,
+    check_engines,
     check_requests,
     engines,
     largest_batch,
     open_pipeline,
     sampling,
+    with_negative,
 )
+from cachesmith.commands.shared import completion
+from cachesmith.commands.shared.config_file import used_config
+from cachesmith.commands.shared.destination import check_file, check_picture
 from cachesmith.policies import CachesmithError, Policy, load, parse_preset, preset
 from cachesmith.progress import bars
 from cachesmith.sampling.heldout import heldout
@@ -22,7 +28,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from cachesmith.runtime import Engines
-    from cachesmith.sampling.bench import Contestant
+    from cachesmith.sampling.bench import Contestant, Row
     from cachesmith.sampling.render import Pictures, Renderer
     from cachesmith.sampling.requests import Request
 
@@ -35,16 +41,13 @@ def bench(
     prompts: options.Prompts,
     policy: options.MaybePolicyFile = None,
     profile: options.ProfileName = None,
-    bundle: options.Bundle = None,
-    backend: options.Backend = None,
-    outside: options.Outside = options.Elsewise.error,
-    cuda_graphs: options.CudaGraphs = False,
     against: Annotated[
         list[str] | None,
         typer.Option(
             "--against",
             metavar="PRESET",
             help="A published method with options, such as taylorseer:interval=5,order=2; may be repeated.",
+            autocompletion=completion.presets,
         ),
     ] = None,
     samples: Annotated[int, typer.Option("--samples", min=1, help="Pictures.")] = 16,
@@ -53,59 +56,112 @@ def bench(
     ] = 3,
     seed: options.HeldoutSeed = None,
     steps: options.Steps = None,
-    guidance_scale: options.Guidance = None,
+    *,
+    calls: options.Sampling,
     batch: options.Batch = 32,
-    dtype: options.Precision = None,
-    device: options.Device = None,
+    loading: options.Loading,
+    engine: options.Engines,
     lpips: options.Lpips = None,
-    json: options.Json = False,
     markdown: Annotated[
-        Path | None, typer.Option("--markdown", metavar="FILE", help="Write the table as Markdown.")
+        Path | None,
+        typer.Option(
+            "--markdown",
+            metavar="FILE",
+            help="Write the table as Markdown.",
+            rich_help_panel=options.OUTPUT,
+        ),
     ] = None,
     sheet: Annotated[
         Path | None,
-        typer.Option("--sheet", metavar="FILE", help="Write a sheet of pictures and differences."),
+        typer.Option(
+            "--sheet",
+            metavar="FILE",
+            help="Write a sheet of pictures and differences.",
+            rich_help_panel=options.OUTPUT,
+        ),
     ] = None,
+    force: options.Force = False,
+    json: options.Json = False,
 ) -> None:
     """Compare a policy's profiles with published methods: speed, quality and memory.
 
     All sample the same prompts and seeds in one process. Quality is the error against the uncached pictures; speed is
-    the median wall time of whole pipeline calls, taken in turns; efficiency is the speed-up divided by steps / NFC.
+    the median wall time of whole runs, taken in turns; p50, p90 and p99 are seconds of one pipeline call, of --batch
+    pictures; efficiency is the speed-up divided by steps / NFC.
+
+    Cost: 1 + --repeats runs of all pictures, uncached and by every row.
+
+    Example: cachesmith bench examples/fashion_dit/model --policy examples/fashion_dit/fashion.policy.safetensors
+    --prompts examples/fashion_dit/prompts.jsonl --samples 8 --against taylorseer:interval=5,order=2
     """
-    from cachesmith.sampling import bench as library
+    _check_outputs(markdown, sheet, force)
+    check_engines(engine)
+
+    from cachesmith.sampling.bench import latency_table, table
     from cachesmith.sampling.lpips import load_lpips
     from cachesmith.sampling.render import Renderer
 
-    if sheet is not None:
-        check_picture(sheet)
     perceptual = None if lpips is None else load_lpips(lpips)
     loaded = None if policy is None else load(policy)
     entered = contestants(loaded, profile, against or [])
-    made = heldout(loaded, prompts, samples, seed)
-    pipe = open_pipeline(model, device, dtype)
-    visited, common = sampling(loaded, steps, guidance_scale)
-    check_requests(pipe, made, common)
-    if bundle is not None:
-        opened = engines(bundle, backend, outside, cuda_graphs, pipe)
-        entered, batch = entered | with_engines(loaded, entered, opened), largest_batch(opened, batch)
-    renderer = Renderer(pipe, visited, batch, **common)
+    requests = with_negative(heldout(loaded, prompts, samples, seed), calls)
+    pipe = open_pipeline(model, loading, loaded, arguments(calls, requests))
+    visited, common = sampling(loaded, steps, calls)
+    check_requests(pipe, requests, common)
+    opened = engines(engine, pipe)
+    if opened is not None:
+        entered |= with_engines(loaded, entered, opened)
+    renderer = Renderer(pipe, visited, largest_batch(opened, batch, loaded), **common)
+    rows, pictures = _race(renderer, entered, requests, repeats, perceptual)
+    _write(markdown, sheet, rows, pictures)
+    if json:
+        facts = _conditions(model, loaded, renderer, requests, repeats)
+        print_json(facts | {"rows": [row.as_json() for row in rows]})
+        return
+    results().print(table(rows))
+    say(f"\n{len(requests)} pictures of {visited} steps a run; seconds are the median of {repeats}\n")
+    results().print(latency_table(rows))
+    say(f"\np50, p90 and p99 are of single pipeline calls, of at most {renderer.batch} pictures each")
+
+
+def _check_outputs(markdown: Path | None, sheet: Path | None, force: bool) -> None:
+    if markdown is not None:
+        check_file(markdown, "--markdown", force)
+    if sheet is not None:
+        check_picture(sheet, "--sheet", force)
+
+
+def _race(
+    renderer: "Renderer",
+    entered: "dict[str, Contestant]",
+    requests: "tuple[Request, ...]",
+    repeats: int,
+    lpips: Any,
+) -> "tuple[list[Row], dict[str, Tensor]]":
+    """Return the rows, and the first pictures of each."""
+    from cachesmith.sampling.bench import bench as compare
+
     pictures: dict[str, Tensor] = {}
 
     def keep(name: str, sampled: "Pictures") -> None:
         pictures[name] = sampled.images[:COLUMNS]
 
     with bars() as progress:
-        rows = library.bench(renderer, entered, made, repeats, progress=progress, keep=keep, lpips=perceptual)
+        rows = compare(renderer, entered, requests, repeats, progress=progress, keep=keep, lpips=lpips)
+    return rows, pictures
+
+
+def _write(
+    markdown: Path | None, sheet: Path | None, rows: "list[Row]", pictures: "dict[str, Tensor]"
+) -> None:
     if markdown is not None:
-        write_text(markdown, library.markdown(rows))
+        from cachesmith.sampling.bench import markdown as written
+
+        write_text(markdown, written(rows))
     if sheet is not None:
-        _draw(sheet, pictures)
-    facts = _conditions(model, loaded, renderer, made, repeats)
-    if json:
-        print_json(facts | {"rows": [row.as_json() for row in rows]})
-        return
-    results().print(library.table(rows))
-    results().print(f"\n{len(made)} pictures of {visited} steps a run; seconds are the median of {repeats}")
+        from cachesmith.sampling.sheet import sheet as draw
+
+        write_picture(sheet, draw(pictures, columns=COLUMNS))
 
 
 def contestants(policy: Policy | None, profile: str | None, against: list[str]) -> "dict[str, Contestant]":
@@ -144,12 +200,6 @@ def specs(text: str) -> list[str]:
     return found
 
 
-def _draw(path: Path, pictures: "dict[str, Tensor]") -> None:
-    from cachesmith.sampling.sheet import sheet
-
-    write_picture(path, sheet(pictures, columns=COLUMNS))
-
-
 def _conditions(
     model: str, policy: Policy | None, renderer: "Renderer", requests: "tuple[Request, ...]", repeats: int
 ) -> dict[str, Any]:
@@ -167,4 +217,5 @@ def _conditions(
         "dtype": str(renderer.pipe.dtype).removeprefix("torch."),
         "arguments": renderer.common,
         "machine": machine(renderer.pipe.device),
+        "config": used_config(),
     }

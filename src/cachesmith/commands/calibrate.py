@@ -7,10 +7,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from cachesmith.commands import options
-from cachesmith.commands.failure import INTERRUPTED, complain
-from cachesmith.commands.inspect import show
-from cachesmith.commands.output import check_policy_file, results
+from cachesmith.commands.failure import INTERRUPTED, complain, need
+from cachesmith.commands.output import print_json, say, write_text
 from cachesmith.commands.pipeline import STEPS, check_requests, open_pipeline
+from cachesmith.commands.shared import completion
+from cachesmith.commands.shared.config_file import used_config
+from cachesmith.commands.shared.destination import check_folder, check_policy_file
+from cachesmith.commands.show.policy import as_json, show
 from cachesmith.policies import SUFFIX, load, save
 
 if TYPE_CHECKING:
@@ -20,10 +23,16 @@ if TYPE_CHECKING:
 def calibrate(
     model: options.Model,
     prompts: options.Prompts,
-    out: Annotated[
-        Path, typer.Option("--out", metavar="X.policy.safetensors", help="The policy file to write.")
-    ],
-    steps: Annotated[int, typer.Option("--steps", min=8, help="Sampler steps to calibrate for.")] = STEPS,
+    out: options.NewPolicyFile,
+    steps: Annotated[
+        int,
+        typer.Option(
+            "--num-inference-steps",
+            min=8,
+            help="Sampler steps to calibrate for.",
+            rich_help_panel=options.SAMPLING,
+        ),
+    ] = STEPS,
     trials: Annotated[
         int, typer.Option("--trials", min=1, help="Policies to try; more find better ones.")
     ] = 60,
@@ -43,7 +52,13 @@ def calibrate(
     seed: Annotated[int, typer.Option("--seed", min=0, help="The same seed gives the same policy.")] = 0,
     guidance_scale: Annotated[
         float | None,
-        typer.Option("--guidance-scale", min=0, help="Guidance scale.", show_default="the pipeline's"),
+        typer.Option(
+            "--guidance-scale",
+            min=0,
+            help="Guidance scale.",
+            show_default="the pipeline's",
+            rich_help_panel=options.SAMPLING,
+        ),
     ] = None,
     fitting: Annotated[int, typer.Option("--fitting", min=1, help="Samples that drive the search.")] = 64,
     validation: Annotated[
@@ -84,7 +99,10 @@ def calibrate(
     earlier: Annotated[
         Path | None,
         typer.Option(
-            "--from", metavar="POLICY", help="Start from the schedules and weights of an earlier policy."
+            "--from",
+            metavar="POLICY",
+            help="Start from the schedules and weights of an earlier policy.",
+            autocompletion=completion.policy_files,
         ),
     ] = None,
     report: Annotated[
@@ -92,20 +110,35 @@ def calibrate(
     ] = None,
     lpips: options.Lpips = None,
     batch: options.Batch = 32,
-    dtype: options.Precision = None,
-    device: options.Device = None,
+    *,
+    loading: options.Loading,
+    force: options.Force = False,
+    json: options.Json = False,
 ) -> None:
     """Measure a model on a few prompts and write a policy file.
 
     Searches when every part of the network must be computed and how to forecast it otherwise, judging every candidate
     by real sampling runs, and measures the best again on prompts and seeds that the search never saw. Stop it with
     Ctrl-C at any time: the same command goes on where it stopped.
+
+    Cost: thousands of cached pictures; the fewer samples, trials, moves and iterations, the less. What is done is kept
+    in --work.
+
+    Example: cachesmith calibrate examples/fashion_dit/model --prompts examples/fashion_dit/prompts.jsonl
+    --guidance-scale 1.5 --trials 8 --fitting 8 --validation 8 --heldout 8 --moves 4 --iterations 4
+    --out fashion.policy.safetensors
     """
+    kept = work or out.with_name(out.name.removesuffix(SUFFIX) + ".work")
+    need("optuna", "sklearn", "torchmetrics")
+    check_policy_file(out, force)
+    check_folder(kept, "--work")
+    if report is not None:
+        need("matplotlib")
+        check_folder(report, "--report")
+
     from cachesmith.calibrate import CalibrationConfig
     from cachesmith.sampling.requests import read_prompts, requests
 
-    kept = work or out.with_name(out.name.removesuffix(SUFFIX) + ".work")
-    check_policy_file(out)
     read = read_prompts(prompts)
     config = CalibrationConfig(
         steps=steps,
@@ -127,16 +160,20 @@ def calibrate(
         earlier=None if earlier is None else load(earlier),
         lpips=lpips,
     )
-    pipe = open_pipeline(model, device, dtype)
     common = {} if guidance_scale is None else {"guidance_scale": guidance_scale}
-    check_requests(pipe, requests(read, len(read), seed), common)
+    wanted = requests(read, len(read), seed)
+    pipe = open_pipeline(model, loading, given={*common}.union(*(request.arguments for request in wanted)))
+    check_requests(pipe, wanted, common)
     result = _resumable(pipe, read, config)
     out.parent.mkdir(parents=True, exist_ok=True)
     save(result.policy, out)
+    if report is not None:
+        write_text(report / "config.yaml", used_config())
+    if json:
+        print_json({"file": str(out), "report": report and str(report), **as_json(result.policy)})
+        return
     show(result.policy)
-    results().print(
-        f"\nsaved {out}" + (f", report in {report}" if report else ""), markup=False, soft_wrap=True
-    )
+    say(f"\nsaved {out}" + (f", report in {report}" if report else ""))
 
 
 def _name(out: Path) -> str:

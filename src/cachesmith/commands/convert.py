@@ -5,8 +5,10 @@ from typing import Annotated
 
 import typer
 
-from cachesmith.commands.options import ProfileName
-from cachesmith.commands.output import check_policy_file, errors, results, write_text
+from cachesmith.commands.options import Force, Json, ProfileName
+from cachesmith.commands.output import note, print_json, say, write_text
+from cachesmith.commands.shared import completion
+from cachesmith.commands.shared.destination import check_file, check_policy_file
 from cachesmith.policies import CachesmithError, load, save
 from cachesmith.policies.convert import (
     SOURCES,
@@ -23,17 +25,26 @@ def convert(
     out: Annotated[Path, typer.Option("--out", metavar="X", help="The file to write.")],
     source: Annotated[
         str | None,
-        typer.Option("--from", metavar="FORMAT", help=f"Read FILE as one of: {', '.join(SOURCES)}."),
+        typer.Option(
+            "--from",
+            metavar="FORMAT",
+            help=f"Read FILE as one of: {', '.join(SOURCES)}.",
+            autocompletion=completion.sources,
+        ),
     ] = None,
     target: Annotated[
         str | None,
         typer.Option(
-            "--to", metavar="FORMAT", help=f"Write the policy in FILE as one of: {', '.join(TARGETS)}."
+            "--to",
+            metavar="FORMAT",
+            help=f"Write the policy in FILE as one of: {', '.join(TARGETS)}.",
+            autocompletion=completion.targets,
         ),
     ] = None,
     profile: ProfileName = None,
     steps: Annotated[
-        int | None, typer.Option("--steps", min=1, help="Sampler steps, where FILE does not say.")
+        int | None,
+        typer.Option("--num-inference-steps", min=1, help="Sampler steps, where FILE does not say."),
     ] = None,
     order: Annotated[
         int | None,
@@ -44,6 +55,8 @@ def convert(
             help="Export the schedule only, with this Taylor order (0: reuse) as forecaster.",
         ),
     ] = None,
+    force: Force = False,
+    json: Json = False,
 ) -> None:
     """Read other tools' settings as a policy, or write a policy's schedule for them.
 
@@ -54,20 +67,27 @@ def convert(
     With --to, FILE is a policy file and X the other tool's: `cache_dit.load_configs(X)`, or the fields of
     `diffusers.TaylorSeerCacheConfig`. Only schedules that are settled before sampling, with reuse or Taylor forecasts,
     exist there; anything else is refused by name, never approximated in silence.
+
+    Cost: none; no model is needed.
+
+    Example: cachesmith convert examples/fashion_dit/fashion.policy.safetensors --to cache-dit --profile fast --order 1
+    --out cache.yaml
     """
     if (source is None) == (target is None):
         raise CachesmithError(
             "say what FILE is: --from FORMAT to read another tool's settings, --to FORMAT to write them"
         )
     if source is not None:
-        _import(file, source, out, steps)
-    elif target is not None:
-        _export(file, target, out, profile, steps, order)
-    results().print(f"saved {out}", markup=False, soft_wrap=True)
+        notes = _import(file, source, out, steps, force)
+    else:
+        notes = _export(file, target or "", out, profile, steps, order, force)
+    for each in notes:
+        note(each)
+    print_json({"file": str(out), "notes": list(notes)}) if json else say(f"saved {out}")
 
 
-def _import(file: Path, source: str, out: Path, steps: int | None) -> None:
-    check_policy_file(out)
+def _import(file: Path, source: str, out: Path, steps: int | None, force: bool) -> tuple[str, ...]:
+    check_policy_file(out, force)
     try:
         text = file.read_text(encoding="utf-8")
     except UnicodeDecodeError:
@@ -75,17 +95,19 @@ def _import(file: Path, source: str, out: Path, steps: int | None) -> None:
     converted = import_settings(read_settings(text), source, steps)
     out.parent.mkdir(parents=True, exist_ok=True)
     save(converted.policy, out)
-    _say(converted.notes)
+    return converted.notes
 
 
 def _export(
-    file: Path, target: str, out: Path, profile: str | None, steps: int | None, order: int | None
-) -> None:
+    file: Path,
+    target: str,
+    out: Path,
+    profile: str | None,
+    steps: int | None,
+    order: int | None,
+    force: bool,
+) -> tuple[str, ...]:
+    check_file(out, "--out", force)
     values, notes = export_profile(load(file), target, profile, steps, order)
     write_text(out, write_settings(values, TARGETS[target][1], notes))
-    _say(notes)
-
-
-def _say(notes: tuple[str, ...]) -> None:
-    for note in notes:
-        errors().print(f"note: {note}", style="yellow", markup=False, highlight=False, soft_wrap=True)
+    return notes

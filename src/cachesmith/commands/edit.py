@@ -6,7 +6,9 @@ from typing import Annotated, get_args
 
 import typer
 
-from cachesmith.commands.output import check_policy_file, results
+from cachesmith.commands.options import Force
+from cachesmith.commands.output import say
+from cachesmith.commands.shared.destination import check_policy_file
 from cachesmith.policies import Action, CachesmithError, Mismatch, Policy, load, save
 from cachesmith.policies.errors import refusing
 
@@ -24,14 +26,20 @@ def edit(
         ),
     ] = None,
     name: Annotated[str | None, typer.Option("--name", help="Another name for the policy.")] = None,
+    force: Force = False,
 ) -> None:
     """Write a policy file with other actions for differences, or another name.
 
     A policy is compared with the model and the sampler at every run. What happens at a difference is part of the file:
     refuse (error), say so (warn), sample without caching (disable), or move the schedule to the other noise levels
     (remap, for steps and sigmas). Everything else stays as it was measured; the id is new, X stays as it is.
+
+    Cost: none; no model is needed.
+
+    Example: cachesmith edit examples/fashion_dit/fashion.policy.safetensors --mismatch size=error
+    --out strict.policy.safetensors
     """
-    check_policy_file(out)
+    check_policy_file(out, force)
     policy = load(file)
     changes: dict[str, object] = {} if name is None else {"name": name}
     if mismatch:
@@ -43,7 +51,7 @@ def edit(
     edited = Policy(document, policy.arrays)
     out.parent.mkdir(parents=True, exist_ok=True)
     save(edited, out)
-    results().print(f"saved {out} (id {edited.id}, was {policy.id})", markup=False, soft_wrap=True)
+    say(f"saved {out} (id {edited.id}, was {policy.id})")
 
 
 def _changed(policy: Policy, changes: dict[str, object]) -> str:

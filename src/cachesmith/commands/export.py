@@ -11,8 +11,10 @@ import typer
 from rich.table import Table
 
 from cachesmith.commands import options
-from cachesmith.commands.output import print_json, results
-from cachesmith.commands.pipeline import check_requests, open_pipeline, sampling
+from cachesmith.commands.failure import need
+from cachesmith.commands.output import print_json, results, say
+from cachesmith.commands.pipeline import arguments, check_requests, open_pipeline, sampling, with_negative
+from cachesmith.commands.shared.destination import check_folder
 from cachesmith.policies import Policy, load
 from cachesmith.policies.bundle.manifest import Range, bundle_id
 from cachesmith.progress import bars
@@ -28,6 +30,10 @@ class ExportTarget(StrEnum):
     onnxruntime = "onnxruntime"
     tensorrt = "tensorrt"
     tensorrt_rtx = "tensorrt-rtx"
+
+
+RUNTIMES = {"onnxruntime": ("onnxruntime",), "tensorrt": ("tensorrt",), "tensorrt-rtx": ("tensorrt_rtx",)}
+"""Modules that each target needs."""
 
 
 def extent(text: str) -> Range:
@@ -89,7 +95,8 @@ def export(
         ),
     ] = None,
     steps: options.Steps = None,
-    guidance_scale: options.Guidance = None,
+    *,
+    calls: options.Sampling,
     opset: Annotated[
         int | None, typer.Option("--opset", min=18, help="ONNX opset.", show_default="20")
     ] = None,
@@ -110,23 +117,34 @@ def export(
         typer.Option("--timing-cache", metavar="FILE", help="TensorRT timings to reuse and extend."),
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be exported, and stop.")] = False,
-    dtype: options.Precision = None,
-    device: options.Device = None,
+    loading: options.Loading,
     json: options.Json = False,
 ) -> None:
     """Compile the parts of a model that a policy computes or skips as wholes, and prove them against the original.
 
     The bundle holds ONNX graphs, engines and a manifest with the hash of every file. Run it with `--bundle`. A second
     export renews only what changed.
+
+    Cost: one uncached picture of each request; building engines takes minutes each, and every graph is run at every
+    step.
+
+    Example: cachesmith export examples/fashion_dit/model --policy examples/fashion_dit/fashion.policy.safetensors
+    --target onnxruntime --out bundle
     """
+    need("onnx", "onnxscript")
+    check_folder(out, "--out")
+
     from cachesmith.export import BuildConfig, ExportConfig
     from cachesmith.export.config import OPSET, PICTURES
 
     loaded = load(policy)
+    for name in profile or ():
+        loaded.profile(name)
     chosen = (target or _usual_target()).value
-    pipe = open_pipeline(model, device, dtype)
-    visited, common = sampling(loaded, steps, guidance_scale)
-    made = _requests(pipe, prompts)
+    need(*RUNTIMES[chosen])
+    pipe = open_pipeline(model, loading, loaded, arguments(calls))
+    visited, common = sampling(loaded, steps, calls)
+    made = with_negative(_requests(pipe, prompts), calls)
     check_requests(pipe, made, common)
     config = ExportConfig(
         target=chosen,  # type: ignore[arg-type]
@@ -190,7 +208,7 @@ def _plan(pipe: Any, policy: Policy, config: "ExportConfig", json: bool) -> None
     for part in parts:
         table.add_row(part.name, f"{part.start} to {part.stop - 1}", f"{part.weights / 2**20:.1f} MiB")
     results().print(table)
-    results().print(f"{describe(parts)}, for {config.target}; nothing was written", markup=False)
+    say(f"{describe(parts)}, for {config.target}; nothing was written")
 
 
 def _export(pipe: Any, policy: Policy, config: "ExportConfig", out: Path, json: bool) -> None:
@@ -204,11 +222,9 @@ def _export(pipe: Any, policy: Policy, config: "ExportConfig", out: Path, json: 
         return
     results().print(parity_table(done))
     size = sum(f.size for s in done.manifest.segments for f in s.files) / 2**20
-    results().print(
+    say(
         f"{out}: {len(done.manifest.segments)} segments for {config.target}, {size:.1f} MiB; made "
-        f"{done.graphs} graphs and {done.engines} engines, the rest was up to date",
-        markup=False,
-        soft_wrap=True,
+        f"{done.graphs} graphs and {done.engines} engines, the rest was up to date"
     )
 
 

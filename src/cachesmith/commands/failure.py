@@ -1,20 +1,17 @@
 """What a user sees when something is wrong: one sentence on stderr, and an exit code."""
 
 import os
+import traceback
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import wraps
+from importlib.util import find_spec
 from textwrap import shorten
-from typing import ParamSpec, TypeVar
 
 import typer
 
 from cachesmith.commands.output import errors
 from cachesmith.policies import CachesmithError
-
-P = ParamSpec("P")
-R = TypeVar("R")
 
 FAILED = 1
 """Exit code of an error; 2 is typer's for wrong usage."""
@@ -22,50 +19,77 @@ BELOW = 3
 """Exit code of `validate` when a profile is worse than it has to be."""
 INTERRUPTED = 130
 
-LONGEST = 160
+LONGEST = 300
 """Characters of a library's message that are passed on."""
 
-OPTIONAL = ("optuna", "sklearn", "matplotlib", "torchmetrics", "PIL")
-"""What only calibration needs."""
+INSTALL = {
+    **dict.fromkeys(("optuna", "sklearn", "matplotlib", "torchmetrics"), "'cachesmith[calibrate]'"),
+    **dict.fromkeys(("onnx", "onnxscript", "onnxruntime"), "'cachesmith[export]'"),
+    "tensorrt": "'cachesmith[tensorrt]'",
+    "tensorrt_rtx": "'cachesmith[tensorrt-rtx]'",
+    "cache_dit": "'cachesmith[bench]'",
+    "PIL": "pillow",
+    **dict.fromkeys(("imageio", "imageio_ffmpeg"), "'cachesmith[video]'"),
+    **{name: name for name in ("transformers", "sentencepiece", "accelerate", "peft", "scipy")},
+}
+"""Optional module -> what pip is told to install."""
 
 
-def guarded(command: Callable[P, R]) -> Callable[P, R]:
-    """Wrap a command: errors become one sentence. `CACHESMITH_TRACEBACK=1` shows where they come from."""
+@contextmanager
+def told(verbose: bool = False) -> Iterator[None]:
+    """Turn errors in the block into one sentence and an exit code; with `verbose`, show where they come from too.
 
-    @wraps(command)
-    def run(*args: P.args, **kwargs: P.kwargs) -> R:
-        try:
-            with spoken_warnings():
-                return command(*args, **kwargs)
-        except KeyboardInterrupt:
-            complain("interrupted")
-            raise typer.Exit(INTERRUPTED) from None
-        except Exception as error:
-            message = sentence(error)
-            if message is None or os.environ.get("CACHESMITH_TRACEBACK"):
-                raise
-            complain(message)
-            raise typer.Exit(FAILED) from None
+    With `CACHESMITH_TRACEBACK=1`, and where it is our own fault, the error is raised as it is.
+    """
+    try:
+        with spoken_warnings(verbose):
+            yield
+    except KeyboardInterrupt:
+        complain("interrupted")
+        raise typer.Exit(INTERRUPTED) from None
+    except Exception as error:
+        message = sentence(error)
+        if message is None or os.environ.get("CACHESMITH_TRACEBACK"):
+            raise
+        if verbose:
+            errors().print(traceback.format_exc(), markup=False, highlight=False, soft_wrap=True)
+        complain(message)
+        raise typer.Exit(FAILED) from None
 
-    return run
+
+def need(*modules: str) -> None:
+    """Raise `CachesmithError` before any work is done if an optional module is not installed."""
+    for name in modules:
+        if find_spec(name) is None:
+            raise CachesmithError(missing(name))
+
+
+def missing(module: str) -> str:
+    """Say how to install an optional module."""
+    return f"{module} is not installed; install it with: pip install {INSTALL[module]}"
 
 
 def sentence(error: Exception) -> str | None:
     """Say what the user can do about `error`; None if it is not the user's."""
     match error:
-        case CachesmithError() | ValueError():
+        case CachesmithError():
             return str(error)
-        case BrokenPipeError():
+        case BrokenPipeError() | typer.Exit() | typer.BadParameter():
             return None
+        case ModuleNotFoundError(name=str(name)) if name.partition(".")[0] in INSTALL:
+            return missing(name.partition(".")[0])
         case OSError(filename=str(path), strerror=str(reason)):
             return f"{path}: {reason}; check the path and its permissions"
-        case OSError():
+        case OSError() | ValueError():
             return first_line(error)
-        case ModuleNotFoundError(name=str(name)) if name.partition(".")[0] in OPTIONAL:
-            return f"{name} is not installed; install it with: pip install 'cachesmith[calibrate]'"
-        case RuntimeError() if type(error).__name__ == "OutOfMemoryError":
+        case MemoryError() | RuntimeError() if _is_out_of_memory(error):
             return f"{first_line(error)} Try a smaller --batch, or --dtype bfloat16."
     return None
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    named = type(error).__name__ in ("OutOfMemoryError", "MemoryError")
+    return named or "can't allocate memory" in str(error)  # torch's words on a CPU
 
 
 def first_line(error: BaseException) -> str:
@@ -82,8 +106,8 @@ def complain(message: str) -> None:
 
 
 @contextmanager
-def spoken_warnings() -> Iterator[None]:
-    """Print cachesmith's own warnings as sentences, each once, and leave out those of libraries."""
+def spoken_warnings(verbose: bool = False) -> Iterator[None]:
+    """Print cachesmith's own warnings as sentences, each once; those of libraries only with `verbose`."""
     said: set[str] = set()
 
     def say(message: Warning | str, *_: object, **__: object) -> None:
@@ -94,7 +118,7 @@ def spoken_warnings() -> Iterator[None]:
             )
 
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+        warnings.simplefilter("default" if verbose else "ignore")
         warnings.filterwarnings("always", category=RuntimeWarning, module=r"cachesmith\.")
         warnings.showwarning = say
         yield

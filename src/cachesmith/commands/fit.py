@@ -1,27 +1,48 @@
 """`cachesmith fit`: fit one published method to a model and write it as a policy file."""
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from cachesmith.commands import options
-from cachesmith.commands.inspect import show
-from cachesmith.commands.output import check_policy_file, results
-from cachesmith.commands.pipeline import STEPS, check_requests, open_pipeline
+from cachesmith.commands.failure import need
+from cachesmith.commands.output import print_json, say
+from cachesmith.commands.pipeline import (
+    STEPS,
+    arguments,
+    check_requests,
+    open_pipeline,
+    sampling,
+    with_negative,
+)
+from cachesmith.commands.shared import completion
+from cachesmith.commands.shared.destination import check_policy_file
+from cachesmith.commands.show.policy import as_json, show
 from cachesmith.policies import save
 
 
 def fit(
     model: options.Model,
     method: Annotated[
-        str, typer.Option("--method", metavar="NAME", help="What to fit; a wrong name lists all.")
+        str,
+        typer.Option(
+            "--method",
+            metavar="NAME",
+            help="What to fit; a wrong name lists all.",
+            autocompletion=completion.methods,
+        ),
     ],
     prompts: options.Prompts,
-    out: Annotated[
-        Path, typer.Option("--out", metavar="X.policy.safetensors", help="The policy file to write.")
-    ],
-    steps: Annotated[int, typer.Option("--steps", min=2, help="Sampler steps to fit for.")] = STEPS,
+    out: options.NewPolicyFile,
+    steps: Annotated[
+        int,
+        typer.Option(
+            "--num-inference-steps",
+            min=2,
+            help="Sampler steps to fit for.",
+            rich_help_panel=options.SAMPLING,
+        ),
+    ] = STEPS,
     samples: Annotated[int, typer.Option("--samples", min=1, help="Uncached samples to fit on.")] = 8,
     setting: Annotated[
         list[str] | None,
@@ -29,16 +50,13 @@ def fit(
             "--set", metavar="KEY=VALUE", help="An option of the method, such as interval=6; may be repeated."
         ),
     ] = None,
-    seed: Annotated[
-        int, typer.Option("--seed", min=0, help="Seed of the first sample; the next ones count up.")
-    ] = 0,
-    guidance_scale: Annotated[
-        float | None,
-        typer.Option("--guidance-scale", min=0, help="Guidance scale.", show_default="the pipeline's"),
-    ] = None,
+    seed: options.Seed = 0,
+    *,
+    calls: options.Sampling,
     batch: options.Batch = 8,
-    dtype: options.Precision = None,
-    device: options.Device = None,
+    loading: options.Loading,
+    force: options.Force = False,
+    json: options.Json = False,
 ) -> None:
     """Fit one published method to a model and write it as a policy file.
 
@@ -48,19 +66,29 @@ def fit(
     compare with a method as published, or to get its numbers for another tool (`cachesmith convert`).
 
     `--set` takes the method's own options; a wrong one lists them.
+
+    Cost: --samples pictures uncached, and minutes of fitting.
+
+    Example: cachesmith fit examples/fashion_dit/model --method hyca --prompts examples/fashion_dit/prompts.jsonl
+    --set interval=6 --out hyca.policy.safetensors
     """
+    need("optuna", "sklearn")
+    check_policy_file(out, force)
+
     from cachesmith.calibrate.fitting import check_method, fit_method, read_options
     from cachesmith.sampling.requests import read_prompts, requests
 
-    check_policy_file(out)
     given = read_options(setting or [])
     check_method(method, given)
-    wanted = requests(read_prompts(prompts), samples, seed)
-    pipe = open_pipeline(model, device, dtype)
-    common = {} if guidance_scale is None else {"guidance_scale": guidance_scale}
+    wanted = with_negative(requests(read_prompts(prompts), samples, seed), calls)
+    pipe = open_pipeline(model, loading, given=arguments(calls, wanted))
+    _, common = sampling(None, steps, calls)
     check_requests(pipe, wanted, common)
     policy = fit_method(pipe, method, wanted, steps, batch, common, given)
     out.parent.mkdir(parents=True, exist_ok=True)
     save(policy, out)
+    if json:
+        print_json({"file": str(out), **as_json(policy)})
+        return
     show(policy)
-    results().print(f"\nsaved {out}", markup=False, soft_wrap=True)
+    say(f"\nsaved {out}")

@@ -1,6 +1,7 @@
 """Where commands print: results on stdout, everything else on stderr."""
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,7 @@ import typer
 from rich.console import Console
 
 from cachesmith.files import replacing
-from cachesmith.policies import SUFFIX, CachesmithError, PolicyError
+from cachesmith.progress import is_quiet
 
 WIDE = 160
 """Columns assumed where stdout is no terminal, so that a table in a log is whole."""
@@ -25,9 +26,20 @@ def errors() -> Console:
     return Console(stderr=True)
 
 
+def say(text: str) -> None:
+    """Print a line of results as it is."""
+    results().print(text, markup=False, soft_wrap=True)
+
+
+def note(text: str) -> None:
+    """Print what is good to know on stderr, unless the user wants no notes."""
+    if not is_quiet():
+        errors().print(f"note: {text}", style="yellow", markup=False, highlight=False, soft_wrap=True)
+
+
 def print_json(value: Any) -> None:
-    """Print a value as indented JSON on stdout."""
-    typer.echo(json.dumps(value, indent=2))
+    """Print a value as indented JSON on stdout; numbers that JSON lacks (NaN, infinity) become null."""
+    typer.echo(json.dumps(_finite(value), indent=2, allow_nan=False))
 
 
 def write_text(path: Path, text: str) -> None:
@@ -37,25 +49,19 @@ def write_text(path: Path, text: str) -> None:
         part.write_text(text, encoding="utf-8")
 
 
-def check_policy_file(out: Path) -> None:
-    """Raise `CachesmithError` before any work is done if no policy can be saved under this name."""
-    if not out.name.endswith(SUFFIX) or out.name == SUFFIX:
-        raise CachesmithError(f"a policy file's name ends in {SUFFIX}, got {out.name!r}; change --out")
-    if out.is_dir():
-        raise CachesmithError(f"{out} is a folder; change --out")
-
-
-def check_picture(path: Path) -> None:
-    """Raise `PolicyError` before any work is done if pictures cannot be saved under this name."""
-    from PIL import Image
-
-    known = Image.registered_extensions()
-    if path.suffix.lower() not in known:
-        raise PolicyError(f"cannot save a picture as {path.name!r}; end its name in .png, .jpg or .webp")
-
-
 def write_picture(path: Path, picture: Any) -> None:
     """Save a PIL picture whole or not at all, making its folder."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as part:
         picture.save(part)
+
+
+def _finite(value: Any) -> Any:
+    match value:
+        case float():
+            return value if math.isfinite(value) else None
+        case dict():
+            return {str(name): _finite(each) for name, each in value.items()}
+        case list() | tuple():
+            return [_finite(each) for each in value]
+    return value

@@ -1,19 +1,20 @@
 """Open the user's pipeline, and check what it is to be called with before hours are spent on it."""
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from importlib import import_module
 from importlib.util import find_spec
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cachesmith.commands.failure import first_line
-from cachesmith.commands.options import DType, Elsewise
+from cachesmith.commands import options
+from cachesmith.commands.shared.device import device
+from cachesmith.commands.shared.loading_causes import cause
+from cachesmith.commands.shared.model_folder import check_model_name, check_policy, pipeline_class
 from cachesmith.policies import CachesmithError, Document, Policy
+from cachesmith.policies.bundle.manifest import read_manifest
+from cachesmith.progress import shows_bars, waiting
 
 if TYPE_CHECKING:
-    import torch
-
     from cachesmith.runtime import Engines
     from cachesmith.sampling.requests import Request
 
@@ -21,55 +22,122 @@ STEPS = 50
 """Sampler steps where neither the user nor the policy says."""
 
 RESERVED = {
-    "num_inference_steps": "use --steps",
+    "num_inference_steps": "use --num-inference-steps",
     "generator": "use --seed",
     "output_type": "leave it out",
-    "num_images_per_prompt": "leave it out",
+    "num_images_per_prompt": "use --num-images",
     "return_dict": "leave it out",
 }
 
 
-def open_pipeline(model: str, device: str | None, dtype: DType | None) -> Any:
-    """Load a diffusers pipeline onto a device, quietly. Raises `CachesmithError`."""
-    _check_folder(model)
-    place = _device(device)
-    name = dtype.value if dtype is not None else "float32" if place.type == "cpu" else "bfloat16"
-    pipe = _load(model, name)
+def open_pipeline(
+    model: str,
+    loading: options.Loading,
+    policy: Policy | None = None,
+    given: Iterable[str] = (),
+    check: Callable[[Iterable[str]], None] | None = None,
+) -> Any:
+    """Load a diffusers pipeline onto a device. Raises `CachesmithError`.
+
+    Before the weights are loaded, the model's configuration is compared with the policy, and its class with the names
+    of the arguments that its calls will be `given`; `check` is called with the names of all that they take.
+    """
+    check_model_name(model, loading)
+    place = device(loading.device)
+    _hush()
+    if policy is not None:
+        check_policy(model, loading, policy)
+    if (kind := pipeline_class(model, loading)) is not None:
+        parameters = inspect.signature(kind.__call__).parameters
+        _check_taken(kind.__name__, given, parameters)
+        if check is not None:
+            check(parameters)
+    usual = options.DType.float32 if place.type == "cpu" else options.DType.bfloat16
+    pipe = _load(model, loading, (loading.dtype or usual).value)
     pipe.set_progress_bar_config(disable=True)
     return pipe.to(place)
 
 
-def engines(bundle: Path, backend: str | None, outside: Elsewise, graphs: bool, pipe: Any) -> "Engines":
-    """Verify and load a bundle for the pipeline's device. Raises `EngineError`."""
+def check_engines(chosen: options.Engines, drop_torch_weights: bool = False) -> None:
+    """Raise `CachesmithError` before a model is loaded where there is no bundle to compute with."""
+    if chosen.bundle is not None:
+        read_manifest(chosen.bundle)
+        return
+    needless = {
+        "--backend": chosen.backend is not None,
+        "--outside": chosen.outside != options.Elsewise.error,
+        "--cuda-graphs": chosen.cuda_graphs,
+        "--drop-torch-weights": drop_torch_weights,
+    }
+    for option, given in needless.items():
+        if given:
+            raise CachesmithError(f"{option} is about a bundle's engines; give --bundle as well")
+
+
+def engines(chosen: options.Engines, pipe: Any) -> "Engines | None":
+    """Verify and load the bundle, if one was given, for the pipeline's device. Raises `EngineError`."""
+    if chosen.bundle is None:
+        return None
     from cachesmith.runtime import open_bundle
 
-    return open_bundle(bundle, pipe.device, backend=backend, outside=outside.value, cuda_graphs=graphs)
+    return open_bundle(
+        chosen.bundle,
+        pipe.device,
+        backend=chosen.backend,
+        outside=chosen.outside.value,
+        cuda_graphs=chosen.cuda_graphs,
+    )
 
 
-def largest_batch(loaded: "Engines", batch: int) -> int:
+def largest_batch(loaded: "Engines | None", batch: int, policy: Policy | None) -> int:
     """Return how many pictures at once, at most `batch`, the bundle's engines take.
 
-    Guidance may double a batch: it is taken to do so where a batch of one was not exported.
+    Guidance may double a batch: the policy says whether it does. Without one, it is taken to do so where a batch of one
+    was not exported.
     """
-    if loaded.outside == "torch":
+    if loaded is None or loaded.outside == "torch":
         return batch
+    sampler = None if policy is None else policy.document.sampler
     ranges = [s.ranges["batch"] for s in loaded.manifest.segments if "batch" in s.ranges]
-    return min([batch, *(r.max if r.min == 1 else max(r.max // 2, 1) for r in ranges)])
+    doubled = [r.min > 1 if sampler is None else sampler.guidance == "batched" for r in ranges]
+    most = (r.max // 2 if double else r.max for r, double in zip(ranges, doubled, strict=True))
+    return max(1, min([batch, *most]))
 
 
 def sampling(
-    policy: Policy | None, steps: int | None, guidance: float | None
-) -> tuple[int, dict[str, float]]:
+    policy: Policy | None, steps: int | None, chosen: options.Sampling
+) -> tuple[int, dict[str, Any]]:
     """Return the number of steps and the arguments of every call: the user's, else the policy's."""
     document = None if policy is None else policy.document
     sampler = None if document is None else document.sampler
-    if guidance is None and document is not None:
-        guidance = _calibrated_guidance(document)
-    chosen = steps or (STEPS if sampler is None else sampler.steps)
-    return chosen, {} if guidance is None else {"guidance_scale": guidance}
+    calibrated = None if document is None else _calibrated_guidance(document)
+    common = {
+        "height": chosen.height,
+        "width": chosen.width,
+        "num_frames": chosen.num_frames,
+        "guidance_scale": calibrated if chosen.guidance_scale is None else chosen.guidance_scale,
+    }
+    visited = steps or (STEPS if sampler is None else sampler.steps)
+    return visited, {name: value for name, value in common.items() if value is not None}
 
 
-def check_requests(pipe: Any, requests: Sequence["Request"], common: dict[str, float]) -> None:
+def with_negative(requests: "Sequence[Request]", chosen: options.Sampling) -> "tuple[Request, ...]":
+    """Give the negative prompt to every request that has none: pipelines want as many as there are prompts."""
+    from cachesmith.sampling.requests import Request
+
+    if chosen.negative_prompt is None:
+        return tuple(requests)
+    negative = {"negative_prompt": chosen.negative_prompt}
+    return tuple(Request(negative | request.arguments, request.seed) for request in requests)
+
+
+def arguments(chosen: options.Sampling, requests: "Sequence[Request]" = ()) -> set[str]:
+    """Return the names of the arguments that the user gives."""
+    common = {name for name, value in vars(chosen).items() if value is not None}
+    return common.union(*(request.arguments for request in requests))
+
+
+def check_requests(pipe: Any, requests: Sequence["Request"], common: dict[str, Any]) -> None:
     """Raise `CachesmithError` where the pipeline would refuse or ignore what it is called with."""
     parameters = inspect.signature(pipe.__call__).parameters
     for request in requests:
@@ -91,58 +159,25 @@ def class_label(pipe: Any, text: str) -> int:
     return by_name[text.lower()]
 
 
-def _check_folder(model: str) -> None:
-    path = Path(model)
-    if path.is_dir():
-        if not (path / "model_index.json").is_file():
-            raise CachesmithError(
-                f"{model} is no diffusers pipeline: it has no model_index.json; "
-                "give the folder that pipe.save_pretrained() wrote"
-            )
-    elif path.exists():
-        raise CachesmithError(f"{model} is a file; give the folder that pipe.save_pretrained() wrote")
-    elif path.is_absolute() or model.startswith((".", "~")) or len(path.parts) > 2:
-        raise CachesmithError(
-            f"there is no folder {model}; give a pipeline folder or a hub id such as org/name"
-        )
-
-
-def _device(name: str | None) -> "torch.device":
-    import torch
-
-    if name is None:
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        raise CachesmithError(f"there is no device {name!r}; write cpu, cuda or cuda:1") from None
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise CachesmithError("this machine has no CUDA device that torch can use; write --device cpu")
-    return device
-
-
-def _load(model: str, dtype: str) -> Any:
+def _load(model: str, loading: options.Loading, dtype: str) -> Any:
     import torch
     from diffusers import DiffusionPipeline
 
-    _hush()
+    files = {"revision": loading.revision, "variant": loading.variant, "token": loading.token}
     try:
-        return DiffusionPipeline.from_pretrained(model, dtype=getattr(torch, dtype))
+        with waiting(f"loading {model}"):
+            return DiffusionPipeline.from_pretrained(model, dtype=getattr(torch, dtype), **files)
     except Exception as error:  # whatever a foreign folder or the network makes the loader raise
-        where = "" if Path(model).is_dir() else f"there is no folder {model}, and the hub gave none: "
-        raise CachesmithError(
-            f"cannot load a pipeline from {model}: {where}{first_line(error)}; "
-            "give a folder that pipe.save_pretrained() wrote, or a hub id such as org/name"
-        ) from error
+        raise CachesmithError(cause(model, loading.variant, loading.revision, error)) from error
 
 
 def _hush() -> None:
-    """Keep the libraries' advice and loading bars out of our output; downloads still show theirs."""
+    """Keep the libraries' advice out of our output, and their bars where there is no terminal to show them."""
     for library in ("diffusers", "transformers"):
         if find_spec(library) is not None:
             logging = import_module(f"{library}.utils.logging")
             logging.set_verbosity_error()
-            logging.disable_progress_bar()
+            logging.enable_progress_bar() if shows_bars() else logging.disable_progress_bar()
 
 
 def _calibrated_guidance(document: Document) -> float | None:
@@ -151,13 +186,21 @@ def _calibrated_guidance(document: Document) -> float | None:
     return bounds[0] if bounds is not None and bounds[0] == bounds[1] else None
 
 
-def _check_names(pipeline: str, given: dict[str, Any], parameters: Any) -> None:
-    takes = [name for name in parameters if name not in RESERVED and name not in ("args", "kwargs")]
+def _check_taken(
+    pipeline: str, given: Iterable[str], parameters: Mapping[str, inspect.Parameter]
+) -> list[str]:
+    """Return what the pipeline's call takes from a user, once all that is given is among it."""
+    takes = [name for name in parameters if name not in (*RESERVED, "self", "args", "kwargs")]
     for name in given:
         if name in RESERVED:
             raise CachesmithError(f"{name!r} cannot be given with a prompt; {RESERVED[name]}")
         if name not in takes:
             raise CachesmithError(f"{pipeline} takes no {name!r}; it takes {', '.join(takes)}")
+    return takes
+
+
+def _check_names(pipeline: str, given: dict[str, Any], parameters: Mapping[str, inspect.Parameter]) -> None:
+    takes = _check_taken(pipeline, given, parameters)
     required = [n for n in takes if parameters[n].default is inspect.Parameter.empty]
     for name in required:
         if name not in given:

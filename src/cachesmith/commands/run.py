@@ -1,5 +1,6 @@
 """`cachesmith run`: sample pictures, with or without a policy."""
 
+import warnings
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -7,12 +8,26 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from cachesmith.commands import options
-from cachesmith.commands.output import check_picture, print_json, results, write_picture
-from cachesmith.commands.pipeline import check_requests, class_label, engines, open_pipeline, sampling
+from cachesmith.commands.output import print_json, say
+from cachesmith.commands.pipeline import (
+    arguments,
+    check_engines,
+    check_requests,
+    class_label,
+    engines,
+    largest_batch,
+    open_pipeline,
+    sampling,
+    with_negative,
+)
+from cachesmith.commands.shared.memory import peak, reset_peak
+from cachesmith.commands.shared.saving import FPS, check_files, check_kind, file_names, save_samples
 from cachesmith.policies import CachesmithError, Policy, load, preset
 from cachesmith.progress import stage
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from cachesmith.runtime import Stats
     from cachesmith.sampling.render import Pictures, Renderer
     from cachesmith.sampling.requests import Request
@@ -20,16 +35,14 @@ if TYPE_CHECKING:
 
 def run(
     model: options.Model,
-    out: Annotated[Path, typer.Option("--out", metavar="IMAGE.png", help="Where the pictures go.")],
-    policy: options.MaybePolicyFile = None,
-    profile: options.ProfileName = None,
-    bundle: options.Bundle = None,
-    backend: options.Backend = None,
-    outside: options.Outside = options.Elsewise.error,
-    cuda_graphs: options.CudaGraphs = False,
-    drop_torch_weights: Annotated[
-        bool, typer.Option("--drop-torch-weights", help="Free the weights of what the bundle computes.")
-    ] = False,
+    out: Annotated[
+        Path,
+        typer.Option(
+            "--out",
+            metavar="IMAGE.png",
+            help="Where the pictures go; a video's name ends in .mp4, a sound's in .wav.",
+        ),
+    ],
     prompt: Annotated[
         list[str] | None, typer.Option("--prompt", help="A text prompt; may be repeated.")
     ] = None,
@@ -37,54 +50,92 @@ def run(
         list[str] | None,
         typer.Option("--class-label", metavar="N", help="A class, by number or name; may be repeated."),
     ] = None,
-    count: Annotated[int, typer.Option("--count", min=1, help="Pictures of every prompt or class.")] = 1,
-    separate: Annotated[
-        bool, typer.Option("--separate", help="Several pictures: IMAGE-0.png, ... not a grid.")
-    ] = False,
+    policy: options.MaybePolicyFile = None,
+    profile: options.ProfileName = None,
+    num_images: Annotated[
+        int, typer.Option("--num-images", min=1, help="Pictures of every prompt or class.")
+    ] = 1,
     steps: options.Steps = None,
-    guidance_scale: options.Guidance = None,
-    seed: Annotated[
-        int, typer.Option("--seed", help="Seed of the first picture; the next ones count up.")
-    ] = 0,
+    *,
+    calls: options.Sampling,
+    seed: options.Seed = 0,
     batch: options.Batch = 32,
     memory_budget: Annotated[
         int | None,
         typer.Option(
-            "--memory-budget", parser=options.size, metavar="BYTES", help="Largest cache, e.g. 512MiB."
+            "--memory-budget",
+            parser=options.size,
+            metavar="BYTES",
+            help="Largest cache, e.g. 512MiB.",
+            rich_help_panel=options.SAMPLING,
         ),
     ] = None,
-    dtype: options.Precision = None,
-    device: options.Device = None,
+    loading: options.Loading,
+    engine: options.Engines,
+    drop_torch_weights: Annotated[
+        bool,
+        typer.Option(
+            "--drop-torch-weights",
+            help="Free the weights of what the bundle computes.",
+            rich_help_panel=options.ENGINES,
+        ),
+    ] = False,
+    separate: Annotated[
+        bool,
+        typer.Option(
+            "--separate",
+            help="Several pictures: IMAGE-0.png, ... not a grid.",
+            rich_help_panel=options.OUTPUT,
+        ),
+    ] = False,
+    fps: Annotated[
+        int,
+        typer.Option(
+            "--fps", min=1, help="Frames a second of a video's file.", rich_help_panel=options.OUTPUT
+        ),
+    ] = FPS,
+    force: options.Force = False,
     json: options.Json = False,
 ) -> None:
     """Sample pictures, with a policy or without, and say what was computed.
 
     The same seed gives the same picture, whatever else is sampled with it.
+
+    Cost: loading the model, then about NFC / steps of what the same pictures cost without a policy.
+
+    Example: cachesmith run examples/fashion_dit/model --policy examples/fashion_dit/fashion.policy.safetensors
+    --class-label 8 --num-images 4 --out bags.png
     """
-    check_picture(out)
-    chosen = _chosen(policy, profile)
-    pipe = open_pipeline(model, device, dtype)
-    made = _requests(pipe, prompt or [], label or [], count, seed)
-    visited, common = sampling(chosen, steps, guidance_scale)
-    check_requests(pipe, made, common)
+    texts, labels = prompt or [], label or []
+    if bool(texts) == bool(labels):
+        raise CachesmithError("say what to sample: give either --prompt or --class-label")
+    count = num_images * len(texts or labels)
+    check_files(out, count, separate, force)
+    check_engines(engine, drop_torch_weights)
+    chosen = _policy(policy, profile)
+    given = {*arguments(calls), "prompt" if texts else "class_labels"}
+    pipe = open_pipeline(model, loading, chosen, given, partial(check_kind, out))
+    requests = with_negative(_requests(pipe, texts, labels, count, seed), calls)
+    visited, common = sampling(chosen, steps, calls)
+    check_requests(pipe, requests, common)
 
     from cachesmith.sampling.render import Renderer
 
-    renderer = Renderer(pipe, visited, batch, **common)
+    opened = engines(engine, pipe)
+    renderer = Renderer(pipe, visited, largest_batch(opened, batch, chosen), **common)
     settings: dict[str, Any] = {"memory_budget": memory_budget}
-    if bundle is not None:
+    if opened is not None:
         chosen = chosen or preset("uncached")
-        settings |= {
-            "bundle": engines(bundle, backend, outside, cuda_graphs, pipe),
-            "drop_torch_weights": drop_torch_weights,
-        }
-    pictures, stats, seconds = _sample(renderer, made, chosen, profile, settings)
-    files = _save(pictures, out, separate)
-    facts = _facts(renderer, stats, seconds, len(made), files)
+        settings |= {"bundle": opened, "drop_torch_weights": drop_torch_weights}
+    pictures, stats, seconds = _sample(renderer, requests, chosen, profile, settings)
+    _warn_unless_finite(pictures.images)
+    files = file_names(out, count, separate)
+    save_samples(pictures.images, files, fps, _sampling_rate(pipe))
+    facts = _facts(renderer, stats, seconds, len(requests), files)
     print_json(facts) if json else _print(facts)
 
 
-def _chosen(path: Path | None, profile: str | None) -> Policy | None:
+def _policy(path: Path | None, profile: str | None) -> Policy | None:
     if path is None:
         if profile is not None:
             raise CachesmithError(f"--profile {profile} names a profile of a policy; give --policy as well")
@@ -99,10 +150,8 @@ def _requests(
 ) -> "tuple[Request, ...]":
     from cachesmith.sampling.requests import Prompt, requests
 
-    if bool(prompts) == bool(labels):
-        raise CachesmithError("say what to sample: give either --prompt or --class-label")
     wanted: list[Prompt] = [*prompts, *({"class_labels": class_label(pipe, text)} for text in labels)]
-    return requests(wanted, count * len(wanted), seed)
+    return requests(wanted, count, seed)
 
 
 def _sample(
@@ -117,31 +166,33 @@ def _sample(
     from cachesmith.runtime import apply
     from cachesmith.sampling.timing import elapsed
 
-    made: list[Pictures] = []
+    pictures: list[Pictures] = []
     applied = nullcontext() if policy is None else apply(renderer.pipe, policy, profile, **settings)
+    reset_peak(renderer.pipe.device)
     with stage("sampling", len(requests)) as advance, applied as session:
         call = partial(renderer, requests, advance)
-        seconds = elapsed(lambda: made.append(call()), renderer.pipe.device)
-    return made[0], None if session is None else session.stats, seconds
+        seconds = elapsed(lambda: pictures.append(call()), renderer.pipe.device)
+    return pictures[0], None if session is None else session.stats, seconds
 
 
-def _save(pictures: "Pictures", out: Path, separate: bool) -> list[str]:
-    from cachesmith.sampling.sheet import grid, tile
+def _warn_unless_finite(samples: "Tensor") -> None:
+    finite = samples.isfinite().flatten(1).all(1)
+    if not finite.all():
+        warnings.warn(
+            f"{int((~finite).sum())} of {len(samples)} samples hold numbers that are not finite, and were not saved as "
+            "the model draws them; try --dtype float32 or bfloat16, or a lower guidance scale",
+            RuntimeWarning,
+            stacklevel=2,
+        )
 
-    images = pictures.images
-    if len(images) == 1:
-        drawn = {out: tile(images[0])}
-    elif separate:
-        drawn = {out.with_stem(f"{out.stem}-{i}"): tile(image) for i, image in enumerate(images)}
-    else:
-        drawn = {out: grid(images)}
-    for path, picture in drawn.items():
-        write_picture(path, picture)
-    return [str(path) for path in drawn]
+
+def _sampling_rate(pipe: Any) -> int:
+    """Samples a second of what an audio pipeline makes."""
+    return int(getattr(pipe.vae, "sampling_rate", None) or 44_100)
 
 
 def _facts(
-    renderer: "Renderer", stats: "Stats | None", seconds: float, pictures: int, files: list[str]
+    renderer: "Renderer", stats: "Stats | None", seconds: float, pictures: int, files: list[Path]
 ) -> dict[str, Any]:
     steps = len(renderer.pipe.scheduler.timesteps)
     return {
@@ -149,20 +200,25 @@ def _facts(
         "steps": steps,
         "nfc": float(steps) if stats is None else stats.nfc,
         "seconds": seconds,
+        "seconds_per_picture": seconds / pictures,
+        "batch": renderer.batch,
+        "arguments": renderer.common,
+        "device": str(renderer.pipe.device),
+        "peak_memory_bytes": peak(renderer.pipe.device),
         "cache_bytes": 0 if stats is None else stats.cache_bytes,
         "fallbacks": {} if stats is None else dict(stats.fallbacks),
-        "files": files,
+        "files": [str(path) for path in files],
     }
 
 
 def _print(facts: dict[str, Any]) -> None:
-    console = results()
-    shown = facts["files"] if len(facts["files"]) < 4 else [facts["files"][0], "...", facts["files"][-1]]
-    console.print(
-        f"{facts['pictures']} picture(s) in {facts['seconds']:.2f} s, computed {facts['nfc']:.2f} of "
-        f"{facts['steps']} steps, cache {facts['cache_bytes'] / 2**20:.2f} MiB -> {', '.join(shown)}",
-        markup=False,
-        soft_wrap=True,
+    files = facts["files"] if len(facts["files"]) < 4 else [facts["files"][0], "...", facts["files"][-1]]
+    memory = facts["peak_memory_bytes"]
+    say(
+        f"{facts['pictures']} picture(s) in {facts['seconds']:.2f} s, {facts['seconds_per_picture']:.2f} s each, "
+        f"computed {facts['nfc']:.2f} of {facts['steps']} steps, cache {facts['cache_bytes'] / 2**20:.2f} MiB"
+        + ("" if memory is None else f", peak memory {memory / 2**30:.2f} GiB")
+        + f" -> {', '.join(files)}"
     )
     for reason, times in facts["fallbacks"].items():
-        console.print(f"fell back, {times} time(s): {reason}", markup=False, soft_wrap=True)
+        say(f"fell back, {times} time(s): {reason}")

@@ -9,7 +9,7 @@ from rich.table import Table
 from cachesmith.commands import options
 from cachesmith.commands.failure import BELOW
 from cachesmith.commands.output import print_json, results
-from cachesmith.commands.pipeline import check_requests, open_pipeline, sampling
+from cachesmith.commands.pipeline import arguments, check_requests, open_pipeline, sampling, with_negative
 from cachesmith.policies import Policy, Quality, load
 from cachesmith.progress import stage
 from cachesmith.sampling.heldout import heldout
@@ -50,10 +50,10 @@ def validate(
         typer.Option("--samples", min=1, help="Pictures.", show_default="as many as the policy's, else 16"),
     ] = None,
     seed: options.HeldoutSeed = None,
-    guidance_scale: options.Guidance = None,
+    *,
+    calls: options.Sampling,
     batch: options.Batch = 32,
-    dtype: options.Precision = None,
-    device: options.Device = None,
+    loading: options.Loading,
     json: options.Json = False,
 ) -> None:
     """Measure a policy's quality again and compare it with what its file says.
@@ -61,13 +61,19 @@ def validate(
     The error is that against the uncached picture of the same seed. A profile fails if its mean PSNR is below
     --min-psnr, or more than 1 dB below the interval stored in the file, if it computes more than the file says, or if
     nothing was forecast at all; then the exit code is 3.
+
+    Cost: every picture once uncached, and once by every profile.
+
+    Example: cachesmith validate examples/fashion_dit/model --policy examples/fashion_dit/fashion.policy.safetensors
+    --prompts examples/fashion_dit/prompts.jsonl --samples 8 --min-psnr 30
     """
     loaded = load(policy)
     names = list(loaded.document.profiles) if profile is None else [profile]
     loaded.profile(names[0])
     made = heldout(loaded, prompts, samples, seed)
-    pipe = open_pipeline(model, device, dtype)
-    steps, common = sampling(loaded, None, guidance_scale)
+    made = with_negative(made, calls)
+    pipe = open_pipeline(model, loading, loaded, arguments(calls, made))
+    steps, common = sampling(loaded, None, calls)
     check_requests(pipe, made, common)
 
     from cachesmith.sampling.render import Renderer

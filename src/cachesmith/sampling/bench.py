@@ -11,6 +11,7 @@ from rich.table import Table
 
 from cachesmith.policies import Policy, Quality
 from cachesmith.runtime import Engines, Session, Stats, apply
+from cachesmith.sampling.latency import Latency, Stopwatch, latency
 from cachesmith.sampling.metrics import Perceptual, compare, summarise
 from cachesmith.sampling.render import Pictures, Renderer
 from cachesmith.sampling.requests import Request
@@ -29,8 +30,8 @@ Keep = Callable[[str, Pictures], None]
 class Row:
     """What one contestant did.
 
-    `seconds` is the median of `runs`, whole pipeline calls over all requests; `efficiency` is the speed-up
-    divided by steps / nfc, the most that skipping can give.
+    `seconds` is the median of `runs`, each over all requests; `efficiency` is the speed-up divided by steps / nfc, the
+    most that skipping can give. `latency` is that of single pipeline calls, each of a batch.
     """
 
     name: str
@@ -47,6 +48,7 @@ class Row:
     fallbacks: dict[str, int]
     runs: tuple[float, ...]
     lpips: float | None = None
+    latency: Latency | None = None
 
     def as_json(self) -> dict[str, Any]:
         """Return the row as plain JSON values."""
@@ -79,9 +81,10 @@ def bench(
         progress.advance(task)
     steps = _visited(renderer)
     progress.update(task, description="speed")
-    calls = {name: partial(_timed, renderer, c, requests) for name, c in entered.items()}
+    watches = {name: Stopwatch() for name in entered}
+    calls = {name: partial(_timed, renderer, c, requests, watches[name]) for name, c in entered.items()}
     runs = interleaved(calls, repeats, lambda _: progress.advance(task))
-    return [_row(name, *scored[name], runs, steps) for name in entered]
+    return [_row(name, *scored[name], runs, steps, watches[name], len(requests)) for name in entered]
 
 
 def play(
@@ -105,10 +108,13 @@ def _applied(renderer: Renderer, contestant: Contestant) -> AbstractContextManag
     return apply(renderer.pipe, policy, profile, bundle=engines[0] if engines else None)
 
 
-def _timed(renderer: Renderer, contestant: Contestant, requests: Sequence[Request]) -> float:
+def _timed(
+    renderer: Renderer, contestant: Contestant, requests: Sequence[Request], watch: Stopwatch
+) -> float:
     # entering the policy is left out: it happens once per pipeline, not once per picture
     with _applied(renderer, contestant):
-        return elapsed(partial(renderer, requests), renderer.pipe.device)
+        watch.start()
+        return elapsed(partial(renderer, requests, watch.lap), renderer.pipe.device)
 
 
 def _visited(renderer: Renderer) -> int:
@@ -118,7 +124,13 @@ def _visited(renderer: Renderer) -> int:
 
 
 def _row(
-    name: str, quality: Quality, stats: Stats | None, runs: Mapping[str, tuple[float, ...]], steps: int
+    name: str,
+    quality: Quality,
+    stats: Stats | None,
+    runs: Mapping[str, tuple[float, ...]],
+    steps: int,
+    watch: Stopwatch,
+    pictures: int,
 ) -> Row:
     seconds = medians(runs)
     speedup = seconds[UNCACHED] / seconds[name]
@@ -138,6 +150,7 @@ def _row(
         fallbacks={} if stats is None else dict(stats.fallbacks),
         runs=runs[name],
         lpips=quality.lpips,
+        latency=latency(watch.seconds, 3600 * pictures / seconds[name]),
     )
 
 
@@ -192,3 +205,15 @@ def table(rows: Sequence[Row]) -> Table:
     for row in rows:
         made.add_row(*cells(row))
     return made
+
+
+def latency_table(rows: Sequence[Row]) -> Table:
+    """Return the seconds of single calls, and pictures an hour, as a table for the terminal."""
+    shown = Table(box=None, pad_edge=False)
+    for index, heading in enumerate(("", "calls", "p50 s", "p90 s", "p99 s", "pictures/hour")):
+        shown.add_column(heading, justify="right" if index else "left", no_wrap=True)
+    for row in rows:
+        if (one := row.latency) is not None:
+            seconds = (f"{value:.2f}" for value in (one.p50, one.p90, one.p99))
+            shown.add_row(row.name, str(one.calls), *seconds, f"{one.pictures_per_hour:,.0f}")
+    return shown

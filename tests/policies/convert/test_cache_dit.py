@@ -8,7 +8,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cachesmith.policies import (
-    PRESETS,
     Document,
     Fixed,
     Forecaster,
@@ -106,7 +105,6 @@ def static(flags: str) -> dict[str, Any]:
     return {"steps_computation_mask": [int(f) for f in flags], "steps_computation_policy": "static"}
 
 
-@pytest.mark.skipif("dbcache" not in PRESETS, reason="needs preset dbcache")
 @pytest.mark.parametrize("order", [0, 2])
 def test_dbcache(order: int) -> None:
     config = {"Fn_compute_blocks": 4, "residual_diff_threshold": 0.12, "max_continuous_cached_steps": 2}

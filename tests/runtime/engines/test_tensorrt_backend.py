@@ -18,6 +18,7 @@ from cachesmith.policies.bundle.files import describe_file
 from cachesmith.policies.bundle.manifest import MANIFEST, Build, encode_manifest
 from cachesmith.runtime import apply, open_bundle
 from cachesmith.runtime.engines import tensorrt_backend as backend
+from cachesmith.runtime.engines.segment_call import check_ports
 from cachesmith.runtime.engines.tensorrt_version import Machine
 
 STREAM = 77
@@ -136,7 +137,7 @@ def test_a_graph_has_a_context_of_its_own_and_graphs_are_few(
         ("plan", "refused blocks-000-002.engine; export again on this machine"),
         (
             "dtype",
-            r"the engine has \('INPUT', 'HALF'\) for hidden_states, the manifest INPUT float32; export again",
+            r"the manifest has the input hidden_states float32 \[batch, tokens, 32\], the engine has input float16",
         ),
         ("context", "no memory for an execution context"),
         ("shape", r"failed to take \(2, 16, 32\) as hidden_states in blocks-000-002"),
@@ -154,9 +155,11 @@ def test_what_fails_is_said(folder: Path, dit_bundle: Shipped, fault: str, messa
 def test_an_engine_of_another_segment(folder: Path) -> None:
     engine = SimpleNamespace(num_io_tensors=1, get_tensor_name=lambda _: "other",
                              get_tensor_mode=lambda _: SimpleNamespace(name="INPUT"),
-                             get_tensor_dtype=lambda _: SimpleNamespace(name="FLOAT"))  # fmt: skip
+                             get_tensor_dtype=lambda _: SimpleNamespace(name="FLOAT"),
+                             get_tensor_shape=lambda _: (-1, 8))  # fmt: skip
     (entry, _) = open_bundle(folder).manifest.segments
-    with pytest.raises(EngineError, match="the engine has None for hidden_states_out"):
-        backend._check_tensors(engine, entry)
+    ports = backend._ports(engine)
+    with pytest.raises(EngineError, match=r"the output hidden_states_out .*, the engine has none"):
+        check_ports(entry, ports, unused=True)
     with pytest.raises(EngineError, match="has tensors the manifest does not list"):
-        backend._check_tensors(engine, entry.model_copy(update={"outputs": ()}))
+        check_ports(entry.model_copy(update={"outputs": ()}), ports, unused=True)

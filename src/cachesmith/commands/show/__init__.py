@@ -1,0 +1,1 @@
+"""What `cachesmith inspect` prints: policies and bundles as tables. Reads files, loads no model."""
