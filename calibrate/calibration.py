@@ -82,7 +82,9 @@ class _Calibration:
         self._check_steps()
         validation = self._evaluator("uncached, validation", self.parts.validation)
         recording = record(self.renderer, self.parts.fitting, self.config)
-        sampler = sampler_key(self.pipe.scheduler, recording.guidance, self.config.guidance_scale)
+        parts = (self.parts.fitting, self.parts.validation, self.parts.heldout)
+        given = [request.arguments for part in parts for request in part]
+        sampler = sampler_key(self.pipe.scheduler, recording.guidance, recording.calls, given)
         costs = self._costs()
         study = open_study(self.config, self.key)
         with stage("search", self.config.trials) as advance:

@@ -12,6 +12,7 @@ from cachesmith.policies.errors import refusing
 from cachesmith.progress import stage
 from cachesmith.runtime import Tick, UnitResult, Watcher, watch
 from cachesmith.runtime.models.fingerprint import model_key, sampler_key
+from cachesmith.runtime.pipeline_call import PipelineCall
 from cachesmith.sampling.render import Renderer
 from cachesmith.sampling.requests import Request
 
@@ -60,7 +61,7 @@ def fit_method(
     """
     check_method(method, options)
     with stage(f"fitting {method}", 2) as advance:
-        sampler = _sampler(pipe, requests[0], steps, common)
+        sampler = _sampler(pipe, requests, steps, common)
         advance()
         try:
             with refusing(f"method {method}"):
@@ -83,21 +84,23 @@ class _Branches(Watcher):
         super().__init__()
         self.seen: set[str] = set()
         self.rows = 0
+        self.call = PipelineCall({})
 
     def begin(self, tick: Tick) -> None:
         """A transformer call."""
         super().begin(tick)
         self.seen.add(tick.branch)
+        self.call = tick.call
 
     def observe(self, result: UnitResult) -> None:
         """Note the rows of the batch."""
         self.rows = max(self.rows, len(result.inputs[0]))
 
 
-def _sampler(pipe: Any, request: Request, steps: int, common: dict[str, Any]) -> SamplerKey:
+def _sampler(pipe: Any, requests: Sequence[Request], steps: int, common: dict[str, Any]) -> SamplerKey:
     """Sample once, to learn the noise levels and how guidance is computed."""
     branches = _Branches()
     with watch(pipe, Stack(), branches):
-        Renderer(pipe, steps, 1, **common).reference([request])
+        Renderer(pipe, steps, 1, **common).reference(requests[:1])
     guidance = guidance_of(branches.seen, branches.rows, 1)
-    return sampler_key(pipe.scheduler, guidance, common.get("guidance_scale"))
+    return sampler_key(pipe.scheduler, guidance, [branches.call], [each.arguments for each in requests])

@@ -1,7 +1,7 @@
 """The JSON part of a policy file."""
 
 import json
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import (
     Field,
@@ -24,8 +24,32 @@ Sigma = Annotated[float, Field(ge=0)]
 Seed = Annotated[int, Field(ge=-(2**63), lt=2**64)]
 
 
-class ModelKey(Frozen):
-    """The network a policy was fitted for."""
+Scalar = bool | int | float | Annotated[str, Field(max_length=400)] | None
+Extent = Annotated[int, Field(ge=0, le=2**31)]
+Range = tuple[float, float]
+
+
+class Grown(Frozen):
+    """A value that got fields after files were written with it: `LATER` are written only where they say something, so
+    that older files keep their bytes and ids."""
+
+    LATER: ClassVar[tuple[str, ...]] = ()
+
+    @model_serializer(mode="wrap")
+    def _without_defaults(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        written: dict[str, Any] = handler(self)
+        same = [n for n in self.LATER if getattr(self, n) == type(self).model_fields[n].default]
+        return {name: value for name, value in written.items() if name not in same}
+
+
+class ModelKey(Grown):
+    """The network a policy was fitted for.
+
+    `weights_sketch`: two numbers of every parameter (`runtime.models.weights`), the same in every precision.
+    `adapter_scales`: the strength of every LoRA. `dtype`, `quantization`, `attention`: what it was computed in.
+    """
+
+    LATER = ("weights_sketch", "dtype", "quantization", "attention", "adapter_scales")
 
     pipeline: Text
     transformer: Text
@@ -33,20 +57,66 @@ class ModelKey(Frozen):
     blocks: Annotated[int, Field(ge=1, le=10_000)]
     weights_hash: Sha256 | None = None
     adapters: tuple[Text, ...] = ()
+    weights_sketch: Annotated[tuple[tuple[float, float] | None, ...], Field(max_length=100_000)] | None = None
+    dtype: Text | None = None
+    quantization: Text | None = None
+    attention: Text | None = None
+    adapter_scales: dict[Text, float] | None = None
 
 
-class SamplerKey(Frozen):
-    """The sampler a policy was fitted for. `sigmas` has one noise level per step, in sampling order."""
+class Size(Grown):
+    """The size of a sample: its latents as the transformer is given them, without the batch; its height and width in
+    pixels, and its frames, where the pipeline was told them."""
+
+    LATER = ("height", "width", "num_frames")
+
+    latents: tuple[Extent, ...]
+    height: Extent | None = None
+    width: Extent | None = None
+    num_frames: Extent | None = None
+
+    def __str__(self) -> str:
+        shape = " x ".join(map(str, self.latents))
+        if self.height is None or self.width is None:
+            return f"latents of {shape}"
+        frames = "" if self.num_frames is None else f", {self.num_frames} frames"
+        return f"{self.height} x {self.width}{frames} (latents of {shape})"
+
+
+class SamplerKey(Grown):
+    """The sampler a policy was fitted for. `sigmas` has one noise level per step, in sampling order.
+
+    `settings`: the scheduler's configuration. `scales`: lowest and highest value of every pipeline argument that is a
+    scale of guidance. `sizes`: every size that was sampled.
+    """
+
+    LATER = ("settings", "scales", "sizes")
 
     scheduler: Text
     steps: Annotated[int, Field(ge=1, le=10_000)]
     sigmas: tuple[Sigma, ...]
     guidance: Literal["none", "batched", "sequential"] = "none"
     guidance_range: tuple[float, float] | None = None
+    settings: dict[Text, Scalar] | None = None
+    scales: dict[Text, Range] | None = None
+    sizes: Annotated[tuple[Size, ...], Field(max_length=1000)] | None = None
+
+    @property
+    def arguments(self) -> dict[str, float]:
+        """The pipeline arguments that were the same in all of the calibration: guidance scales and the size."""
+        scales = {name: low for name, (low, high) in (self.scales or {}).items() if low == high}
+        if self.scales is None and self.guidance_range is not None:
+            low, high = self.guidance_range
+            scales = {"guidance_scale": low} if low == high else {}
+        (size,) = self.sizes if self.sizes is not None and len(self.sizes) == 1 else (Size(latents=()),)
+        size_of = {"height": size.height, "width": size.width, "num_frames": size.num_frames}
+        return {**scales, **{name: value for name, value in size_of.items() if value is not None}}
 
 
-class Mismatch(Frozen):
+class Mismatch(Grown):
     """What to do when the pipeline at hand differs from the one the policy was fitted for."""
+
+    LATER = ("dtype", "quantization", "attention", "size")
 
     model: Action = "error"
     config: Action = "error"
@@ -57,6 +127,10 @@ class Mismatch(Frozen):
     steps: Action = "remap"
     few_steps: Action = "disable"
     guidance: Action = "warn"
+    dtype: Action = "warn"
+    quantization: Action = "warn"
+    attention: Action = "warn"
+    size: Action = "warn"
 
 
 class Summary(Frozen):

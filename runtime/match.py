@@ -1,8 +1,9 @@
-"""Does a policy fit the model and sampler at hand? Every difference has an action.
+"""Does a policy fit the model and sampler at hand? Every difference has an action, and is told once a session.
 
 The pipeline's class is not compared: an img2img pipeline may run the same model.
 """
 
+import re
 import warnings
 from collections.abc import Sequence
 from math import isclose
@@ -10,9 +11,11 @@ from typing import Any
 
 from torch import nn
 
-from cachesmith.policies import Action, Fixed, Mismatch, Policy, PolicyError, Profile, remap
+from cachesmith.policies import Action, Fixed, ModelKey, Policy, PolicyError, Profile, SamplerKey, Size, remap
 from cachesmith.runtime.engines.drop_weights import present_weights
-from cachesmith.runtime.models.fingerprint import config_hash, lora_names
+from cachesmith.runtime.models.fingerprint import config_hash, facts, lora_names, settings
+from cachesmith.runtime.models.weights import same_weights, weights_sketch
+from cachesmith.runtime.pipeline_call import PipelineCall
 from cachesmith.runtime.plan.plan import has_fitted
 
 FEW_STEPS = 8
@@ -21,33 +24,161 @@ FEW_STEPS = 8
 SLACK = 1e-6
 """Guidance scales are typed, not computed."""
 
+LEVELS = re.compile(r"beta|shift|sigmas$|sigma_|spacing|steps_offset|num_train_timesteps|^rho$")
+"""Settings of a scheduler that only shape its noise levels, which are compared themselves."""
 
-def check_model(policy: Policy, transformer: nn.Module) -> bool:
-    """Compare the model; return False when the policy is to be disabled. Raises `PolicyError`.
+SHOWN = 4
+"""Settings of a scheduler that one message names."""
 
-    Weights that are offloaded to where they cannot be read are not compared.
+
+class Match:
+    """One policy, held against what it is used on: `model` and `sampling` say whether it stays in use.
+
+    Raises `PolicyError` where the action for a difference is `error`.
     """
-    expected, actions = policy.document.model, policy.document.mismatch
-    if expected is None:
-        return True
-    keys: list[tuple[str, str, Any, Any]] = [
-        ("model", "the transformer class", expected.transformer, type(transformer).__name__),
-        ("config", "the transformer configuration", expected.config_hash, config_hash(transformer)),
-        ("adapters", "the LoRA adapters", expected.adapters, lora_names(transformer)),
-    ]
-    weights = None if expected.weights_hash is None else present_weights(transformer)
-    if weights is not None:
-        keys.append(("weights", "the weights", expected.weights_hash, weights))
-    kept = [_act(actions, key, what, was, now) for key, what, was, now in keys if was != now]
-    return all(kept)
 
+    def __init__(self, policy: Policy):
+        self.policy = policy
+        self._said: set[str] = set()
+        self._state: tuple[Any, ...] = ()
+        self._same_weights = True
 
-def check_scheduler(policy: Policy, scheduler: Any) -> bool:
-    """Compare the scheduler's class; return False when the policy is to be disabled. Raises `PolicyError`."""
-    expected, present = policy.document.sampler, type(scheduler).__name__
-    if expected is None or expected.scheduler == present:
-        return True
-    return _act(policy.document.mismatch, "scheduler", "the scheduler", expected.scheduler, present)
+    def model(self, transformer: nn.Module) -> bool:
+        """Compare the model as it is now.
+
+        Weights that are offloaded to where they cannot be read, or quantised in another way, are not compared.
+        """
+        expected = self.policy.document.model
+        if expected is None:
+            return True
+        present = facts(transformer)
+        compared = [
+            ("adapters", "the LoRA adapters", *_adapters(expected, transformer, present)),
+            ("dtype", "the dtype", expected.dtype, present["dtype"]),
+            ("quantization", "the quantization", expected.quantization, present["quantization"]),
+            ("attention", "the attention backend", expected.attention, present["attention"]),
+        ]
+        kept = [self.architecture(transformer)]
+        kept += [self._same(key, what, was, now) for key, what, was, now in compared]
+        if expected.quantization in (None, present["quantization"]) and not self._weights(
+            expected, transformer
+        ):
+            kept.append(self._act("weights", "the weights", _hash(expected), "a model with others"))
+        return all(kept)
+
+    def architecture(self, transformer: nn.Module) -> bool:
+        """Compare the class and the configuration: all that can be, of a model without weights."""
+        expected = self.policy.document.model
+        if expected is None:
+            return True
+        compared = [
+            ("model", "the transformer class", expected.transformer, type(transformer).__name__),
+            ("config", "the transformer configuration", expected.config_hash, config_hash(transformer)),
+        ]
+        kept = [self._same(key, what, was, now) for key, what, was, now in compared]
+        return all(kept)
+
+    def sampling(self, scheduler: Any, call: PipelineCall) -> bool:
+        """Compare the sampler, and what the pipeline was asked for."""
+        expected = self.policy.document.sampler
+        if expected is None:
+            return True
+        kept = [self._same("scheduler", "the scheduler", expected.scheduler, type(scheduler).__name__)]
+        if expected.scheduler == type(scheduler).__name__:
+            kept.append(self._settings(expected, settings(scheduler)))
+        kept += [self._scale(expected, name, scale) for name, scale in call.scales.items()]
+        kept.append(self._size(expected, call))
+        return all(kept)
+
+    def profile(self, profile: Profile, sigmas: Sequence[float]) -> Profile | None:
+        """Fit a profile to the run's noise levels: unchanged, remapped, or None for `compute everything`."""
+        actions, steps = self.policy.document.mismatch, len(sigmas)
+        if steps < FEW_STEPS and not self._act(
+            "few_steps", "a number of steps of", f"{FEW_STEPS} or more", steps
+        ):
+            return None
+        expected = self.policy.document.sampler
+        if expected is None or _same_levels(expected.sigmas, sigmas):
+            return profile
+        key = "sigmas" if steps == expected.steps else "steps"
+        if getattr(actions, key) == "remap":
+            return self._remapped(profile, expected.sigmas, sigmas)
+        return profile if self._act(key, "noise levels of", *_levels(expected.sigmas, sigmas)) else None
+
+    def _weights(self, expected: ModelKey, transformer: nn.Module) -> bool:
+        """Whether the weights are the policy's; read again only where they may have changed."""
+        state = tuple((id(p), 0 if p.is_inference() else p._version) for p in transformer.parameters())
+        if state != self._state:
+            self._state, self._same_weights = state, _same_weights(expected, transformer)
+        return self._same_weights
+
+    def _settings(self, expected: SamplerKey, present: dict[str, Any]) -> bool:
+        was = expected.settings
+        if was is None:
+            return True
+        both = [name for name in sorted(was.keys() & present.keys()) if not LEVELS.search(name)]
+        other = [name for name in both if not _alike(was[name], present[name])]
+        if not other:
+            return True
+        told = [", ".join(f"{n} {values[n]}" for n in other[:SHOWN]) for values in (was, present)]
+        return self._act("scheduler", f"the {expected.scheduler} with", *told)
+
+    def _scale(self, expected: SamplerKey, name: str, scale: float) -> bool:
+        ranges = expected.scales or {}
+        if expected.scales is None and expected.guidance_range is not None:
+            ranges = {"guidance_scale": expected.guidance_range}
+        # a strength inside an argument, as of a LoRA, is 1 where it is not given
+        low, high = ranges.get(name, (1.0, 1.0) if ranges and "." in name else (scale, scale))
+        if low - SLACK <= scale <= high + SLACK:
+            return True
+        was = " to ".join(f"{bound:g}" for bound in dict.fromkeys((low, high)))
+        return self._act("guidance", f"a {name.replace('_', ' ')} of", was, f"{scale:g}")
+
+    def _size(self, expected: SamplerKey, call: PipelineCall) -> bool:
+        if not expected.sizes or not call.latents or any(s.latents == call.latents for s in expected.sizes):
+            return True
+        sizes = " or ".join(str(size) for size in expected.sizes[:SHOWN])
+        return self._act("size", "a size of", sizes, str(Size(latents=call.latents, **call.size)))
+
+    def _remapped(self, profile: Profile, old: Sequence[float], new: Sequence[float]) -> Profile:
+        """Move a mask to the new noise levels; other gates fit any. Fitted weights stay with the steps they are for."""
+        if has_fitted(profile) and len(old) == len(new):
+            was, now = _levels(old, new)
+            self._say(
+                f"the weights were fitted for {was}, but this sampler takes {now}; expect a larger error, or "
+                "recalibrate with this sampler"
+            )
+        if not isinstance(profile.gate, Fixed) or has_fitted(profile):
+            return profile
+        groups = {name: remap(letters, old, new) for name, letters in profile.gate.groups.items()}
+        gate = Fixed(mask=remap(profile.gate.mask, old, new), groups=groups)
+        return profile.model_copy(update={"gate": gate})
+
+    def _same(self, key: str, what: str, expected: Any, present: Any) -> bool:
+        """Act on a difference; a policy that does not say is made for anything."""
+        return expected is None or expected == present or self._act(key, what, expected, present)
+
+    def _act(self, key: str, what: str, expected: Any, present: Any) -> bool:
+        """Carry out the action for a mismatch; return whether the policy stays in use."""
+        action: Action = getattr(self.policy.document.mismatch, key)
+        message = f"the policy was made for {what} {_short(expected)}, but this is {_short(present)}"
+        match action:
+            case "error" | "remap":
+                raise PolicyError(
+                    f"{message} (mismatch.{key}); calibrate for it, or allow it in a new file: "
+                    f"cachesmith edit POLICY --mismatch {key}=warn -o NEW"
+                )
+            case "disable":
+                self._say(f"{message}; caching is off (mismatch.{key})")
+                return False
+            case "warn":
+                self._say(f"{message} (mismatch.{key})")
+                return True
+
+    def _say(self, message: str) -> None:
+        if message not in self._said:
+            self._said.add(message)
+            warnings.warn(message, RuntimeWarning, stacklevel=4)
 
 
 def check_guidance(policy: Policy, branches: int) -> bool:
@@ -59,78 +190,52 @@ def check_guidance(policy: Policy, branches: int) -> bool:
     if expected is None or (expected.guidance == "sequential") == (branches > 1):
         return True
     present = "sequential" if branches > 1 else "batched or none"
-    return _act(policy.document.mismatch, "guidance", "guidance", expected.guidance, present)
+    return Match(policy)._act("guidance", "guidance", expected.guidance, present)
 
 
-def check_scale(policy: Policy, scale: float | None) -> bool:
-    """Compare the guidance scale, where the pipeline tells it; return False to disable the policy."""
-    fitted = None if policy.document.sampler is None else policy.document.sampler.guidance_range
-    if fitted is None or scale is None or fitted[0] - SLACK <= scale <= fitted[1] + SLACK:
-        return True
-    expected = " to ".join(f"{bound:g}" for bound in dict.fromkeys(fitted))
-    return _act(policy.document.mismatch, "guidance", "a guidance scale of", expected, f"{scale:g}")
+def _adapters(expected: ModelKey, transformer: nn.Module, present: dict[str, Any]) -> tuple[str, str]:
+    """The LoRAs a policy was made with and those that are loaded; with their strengths, where the policy has them."""
+    scales: dict[str, float] = present["adapter_scales"]
+    if expected.adapter_scales is None:
+        return ", ".join(expected.adapters) or "none", ", ".join(lora_names(transformer)) or "none"
+    both = (expected.adapter_scales, scales)
+    was, now = (", ".join(f"{n} at {s:g}" for n, s in sorted(each.items())) or "none" for each in both)
+    return was, now
 
 
-def fit_profile(policy: Policy, profile: Profile, sigmas: Sequence[float]) -> Profile | None:
-    """Fit a profile to the run's noise levels: unchanged, remapped by sigma, or None for `compute everything`.
-
-    Raises `PolicyError` when the action for the difference is `error`.
-    """
-    actions, steps = policy.document.mismatch, len(sigmas)
-    if steps < FEW_STEPS and not _act(
-        actions, "few_steps", "a number of steps of", f"{FEW_STEPS} or more", steps
-    ):
-        return None
-    expected = policy.document.sampler
-    if expected is None or _same(expected.sigmas, sigmas):
-        return profile
-    key = "sigmas" if steps == expected.steps else "steps"
-    if getattr(actions, key) == "remap":
-        return _remapped(profile, expected.sigmas, sigmas)
-    return profile if _act(actions, key, "noise levels of", *_told(expected.sigmas, sigmas)) else None
+def _same_weights(expected: ModelKey, transformer: nn.Module) -> bool:
+    sketch = None if expected.weights_sketch is None else weights_sketch(transformer)
+    if expected.weights_sketch is not None and sketch is not None:
+        return same_weights(expected.weights_sketch, sketch)
+    present = None if expected.weights_hash is None else present_weights(transformer)
+    return present is None or present == expected.weights_hash
 
 
-def _remapped(profile: Profile, old: Sequence[float], new: Sequence[float]) -> Profile:
-    """Move a mask to the new noise levels; other gates fit any. Fitted weights stay with the steps they are for."""
-    if has_fitted(profile) and len(old) == len(new):
-        was, now = _told(old, new)
-        warnings.warn(
-            f"the weights were fitted for {was}, but this sampler takes {now}; expect a larger error, or "
-            "recalibrate with this sampler",
-            RuntimeWarning,
-            stacklevel=2,
-        )
-    if not isinstance(profile.gate, Fixed) or has_fitted(profile):
-        return profile
-    groups = {name: remap(letters, old, new) for name, letters in profile.gate.groups.items()}
-    return profile.model_copy(update={"gate": Fixed(mask=remap(profile.gate.mask, old, new), groups=groups)})
+def _hash(key: ModelKey) -> str:
+    return "of its model" if key.weights_hash is None else f"{key.weights_hash[:12]}…"
 
 
-def _told(*schedules: Sequence[float]) -> list[str]:
-    return [f"{len(sigmas)} steps from {sigmas[0]:.4g} to {sigmas[-1]:.4g}" for sigmas in schedules]
+def _levels(old: Sequence[float], new: Sequence[float]) -> tuple[str, str]:
+    """Two lists of noise levels, told apart: by number and ends, or where they differ most."""
+    was, now = (f"{len(each)} steps from {each[0]:.4g} to {each[-1]:.4g}" for each in (old, new))
+    if was != now:
+        return was, now
+    step = max(range(len(old)), key=lambda i: abs(old[i] - new[i]))
+    return f"{was} ({old[step]:.4g} at step {step + 1})", f"{now} ({new[step]:.4g} at step {step + 1})"
 
 
-def _same(a: Sequence[float], b: Sequence[float]) -> bool:
+def _same_levels(a: Sequence[float], b: Sequence[float]) -> bool:
     return len(a) == len(b) and all(
         isclose(x, y, rel_tol=1e-3, abs_tol=1e-6) for x, y in zip(a, b, strict=True)
     )
 
 
-def _act(actions: Mismatch, key: str, what: str, expected: Any, present: Any) -> bool:
-    """Carry out the action for a mismatch; return whether the policy stays in use."""
-    action: Action = getattr(actions, key)
-    message = f"the policy was made for {what} {_short(expected)}, but this is {_short(present)}"
-    match action:
-        case "error" | "remap":
-            raise PolicyError(f"{message}; calibrate for it, or set mismatch.{key} in the policy")
-        case "disable":
-            warnings.warn(f"{message}; caching is off", RuntimeWarning, stacklevel=3)
-            return False
-        case "warn":
-            warnings.warn(message, RuntimeWarning, stacklevel=3)
-            return True
+def _alike(a: Any, b: Any) -> bool:
+    if isinstance(a, int | float) and isinstance(b, int | float):
+        return isclose(a, b, rel_tol=1e-6)
+    return bool(a == b)
 
 
 def _short(value: Any) -> str:
     text = str(value)
-    return f"{text[:12]}…" if len(text) == 64 else text
+    return f"{text[:12]}…" if len(text) == 64 and text.isalnum() else text

@@ -108,6 +108,7 @@ class Session:
 
     def _start_run(self, tick: Tick) -> None:
         self._end_run()
+        self.stats.start_run()
         self._run = None  # frees what the last run holds before anything new is made
         self._start = tick.step or 0
         self._seen = set()

@@ -15,6 +15,12 @@ NON_FINITE = "a forecast was not finite"
 NON_FINITE_OUTPUT = "a computed output was not finite, so nothing can be forecast from it"
 NON_FINITE_RUN = "values of a finished run were not finite"
 
+KEPT = 10_000
+"""Entries of a trace that are kept: whole runs, the last ones."""
+
+KEPT_RUNS = 32
+"""Runs whose computations are kept one by one."""
+
 
 class Trace(NamedTuple):
     """One transformer call: what the gate decided, and what a dynamic gate measured.
@@ -42,11 +48,33 @@ class Stats:
     trace: list[Trace] = field(default_factory=list)
     cache_bytes: int = 0
     _executed: dict[tuple[int, str], float] = field(default_factory=lambda: defaultdict(float))
+    _earlier: tuple[float, int] = (0.0, 0)
 
     @property
     def nfc(self) -> float:
         """Full computations per run and branch: block executions / blocks."""
-        return sum(self._executed.values()) / len(self._executed) if self._executed else 0.0
+        total, count = self._earlier
+        total, count = total + sum(self._executed.values()), count + len(self._executed)
+        return total / count if count else 0.0
+
+    @property
+    def runs(self) -> dict[int, dict[str, float]]:
+        """Full computations of each of the last runs, by guidance branch: what a server logs of a request."""
+        by_run: dict[int, dict[str, float]] = {}
+        for (run, branch), executed in self._executed.items():
+            by_run.setdefault(run, {})[branch] = executed
+        return by_run
+
+    def start_run(self) -> None:
+        """A run begins: of the oldest ones only the sums are kept, so that a server's session does not grow."""
+        runs = list(dict.fromkeys(run for run, _ in self._executed))
+        for run in runs[: max(0, len(runs) - KEPT_RUNS + 1)]:
+            for key in [key for key in self._executed if key[0] == run]:
+                total, count = self._earlier
+                self._earlier = total + self._executed.pop(key), count + 1
+        if len(self.trace) > KEPT:
+            oldest = self.trace[-KEPT].run
+            self.trace[:] = [entry for entry in self.trace[-KEPT:] if entry.run != oldest]
 
     def count_computed(self, unit: str, share: float, run: int, branch: str) -> None:
         """A unit that makes up `share` of all blocks was computed."""

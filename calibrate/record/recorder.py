@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from cachesmith.policies import Units
 from cachesmith.runtime import Tick, Unit, UnitResult, Watcher, resolve_units
+from cachesmith.runtime.pipeline_call import PipelineCall
 from cachesmith.runtime.tensors.norms import sample_norm
 
 DISTANCES = 6
@@ -37,15 +38,18 @@ class Recorder(Watcher):
         self.movements: dict[str, Movements] = {}
         self.sketches: dict[str, dict[tuple[int, str, int], Tensor]] = {}
         self.branches: set[str] = set()
+        self.calls: list[PipelineCall] = []
         self.channels: dict[str, int] = {}
         self._recent: dict[tuple[str, str], deque[tuple[Tensor, Tensor]]] = {}
         self._sketch, self._seed = sketch, seed
         self._elements: dict[int, Tensor] = {}
 
     def begin(self, tick: Tick) -> None:
-        """A transformer call, of which the guidance branch is noted."""
+        """A transformer call, of which the guidance branch is noted, and what the pipeline was asked for."""
         super().begin(tick)
         self.branches.add(tick.branch)
+        if not self.calls or self.calls[-1] is not tick.call:
+            self.calls.append(tick.call)
 
     def restart(self) -> None:
         """Forget the last steps of the run before."""

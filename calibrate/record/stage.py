@@ -25,6 +25,7 @@ from cachesmith.policies.base import Arrays
 from cachesmith.progress import stage
 from cachesmith.runtime import watch
 from cachesmith.runtime.models.units import block_lists
+from cachesmith.runtime.pipeline_call import PipelineCall
 from cachesmith.sampling.render import Renderer
 from cachesmith.sampling.requests import Request
 
@@ -45,7 +46,7 @@ class Recording:
     """What later stages read: the search space's data, goodness of fit, per-lane scales over time, guidance seen.
 
     stack: number of streams of the whole stack, and of their channels. grams: how the stack's channels move, by lane
-    and request (`calibrate.channels.record_grams`); empty for runs of few steps.
+    and request (`calibrate.channels.record_grams`); empty for runs of few steps. calls: the pipeline's, as asked for.
     """
 
     space: Recorded
@@ -53,6 +54,7 @@ class Recording:
     fits: tuple[UnitFit, ...]
     scales: dict[str, ScaleFit]
     guidance: Guidance
+    calls: tuple[PipelineCall, ...]
     grams: dict[str, Tensor]
 
 
@@ -84,7 +86,9 @@ def record(renderer: Renderer, requests: tuple[Request, ...], config: Calibratio
     )
     guidance = guidance_of(recorders[0].branches, _rows(recorders[0]), len(chosen))
     space = Recorded(schedules, arrays, blocks)
-    return Recording(space, _stack_shape(recorders[0]), fits, scales, guidance, grams[Stack()])
+    return Recording(
+        space, _stack_shape(recorders[0]), fits, scales, guidance, tuple(recorders[0].calls), grams[Stack()]
+    )
 
 
 def plan(recorder: Recorder, config: CalibrationConfig) -> dict[int, str]:

@@ -100,7 +100,7 @@ class BoundEngines:
     def _outside(self, reason: str) -> None:
         if self.engines.outside == "error":
             raise EngineError(
-                f"{reason}; export with a wider range, or let torch compute it: outside='torch'"
+                f"{reason}; export with a wider range, or let torch compute it: outside='torch' (--outside torch)"
             )
         told = f"torch computes what the engines cannot: {reason}"
         if not self.stats.fallbacks[told]:

@@ -23,9 +23,15 @@ def namer(module: nn.Module, names: tuple[str, ...]) -> Callable[..., dict[str, 
 
 
 def _parameters(module: nn.Module) -> list[str]:
-    forward = getattr(module, "_orig_mod", module).forward
-    function = getattr(forward, "__func__", None)
-    return list(inspect.signature(forward).parameters) if function is None else _named(function)[1:]
+    plain: Any = getattr(module, "_orig_mod", module)
+    function = getattr(plain.forward, "__func__", None)
+    if function is not None:
+        return _named(function)[1:]
+    parameters = inspect.signature(plain.forward).parameters
+    if any(p.kind is p.VAR_POSITIONAL for p in [*parameters.values()][:1]):
+        # somebody's wrapper that takes anything
+        return _named(type(plain).forward)[1:]
+    return list(parameters)
 
 
 @lru_cache(maxsize=1024)

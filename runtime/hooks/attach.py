@@ -6,24 +6,26 @@ there, and because most pipelines open no cache context. Everything is put back 
 parameters and state dicts are never touched.
 """
 
+import warnings
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from typing import Any
+from weakref import WeakSet
 
-import torch
 from torch import Tensor, nn
 
 from cachesmith.policies import PolicyError
 from cachesmith.runtime.hooks.arguments import reader
-from cachesmith.runtime.hooks.clock import Clock
-from cachesmith.runtime.hooks.patch import patched
+from cachesmith.runtime.hooks.clock import ANOTHER_THREAD, Clock
+from cachesmith.runtime.hooks.member_layers import MemberLayers
+from cachesmith.runtime.hooks.patch import Layer
 from cachesmith.runtime.hooks.runner import Runner, UnitBackend
-from cachesmith.runtime.hooks.unit_call import Forward, TransformerCall, UnitState
+from cachesmith.runtime.hooks.unit_call import Forward, TransformerCall
 from cachesmith.runtime.models.adapters import adapter_for
-from cachesmith.runtime.models.units import IMAGE, Unit, network_units
+from cachesmith.runtime.models.units import IMAGE, Unit
 
-_MARK = "_cachesmith_session"
+_ATTACHED: "WeakSet[nn.Module]" = WeakSet()
 
 
 @contextmanager
@@ -33,62 +35,90 @@ def attach(
     runner: Runner,
     clock: Clock,
     backend: UnitBackend | None = None,
-) -> Iterator[None]:
+) -> Iterator[MemberLayers]:
     """Route every unit call of `transformer` through `runner` until the context is left.
 
     backend: what computes the units that are to be computed; by default, their own modules.
 
-    Raises `PolicyError` if another session is attached to the same transformer.
+    Yields what can be bound to other units. Raises `PolicyError` if another session is attached to the transformer.
     """
-    if _MARK in vars(transformer):
+    if transformer in _ATTACHED:
         raise PolicyError("this transformer already runs under a policy; leave that context first")
     call = TransformerCall(runner, clock, backend)
+    layers = MemberLayers(transformer, call)
     with ExitStack() as stack:
-        stack.enter_context(patched(transformer, _MARK, runner))
-        stack.enter_context(_watch_calls(transformer, call))
-        for unit in network_units(units):
-            state = UnitState(unit, call)
-            for position, module in enumerate(unit.members):
-                stack.enter_context(_patch_call(module, state.member(position)))
-        yield
+        _ATTACHED.add(transformer)
+        stack.callback(_ATTACHED.discard, transformer)
+        stack.enter_context(_watch_calls(transformer, call, layers))
+        stack.callback(layers.remove)
+        layers.bind(units)
+        yield layers
 
 
 def clock_for(transformer: nn.Module) -> Clock:
-    """Return a clock that reads `transformer`'s timestep argument."""
-    adapter = adapter_for(transformer)
-    return Clock(adapter.timestep_scale, adapter.timestep_shift)
+    """Return a clock for calls of `transformer`; raise `PolicyError` when there is no adapter for it."""
+    adapter_for(transformer)
+    return Clock()
+
+
+class _Hook:
+    """A hook that stays behind when its module is copied or pickled."""
+
+    def __init__(self, then: Callable[..., Any]):
+        self._then = then
+
+    def __call__(self, *args: Any) -> Any:
+        return self._then(*args)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Callable[..., None]:
+        return _silent
+
+    def __reduce__(self) -> tuple[Callable[..., Any], tuple[()]]:
+        return _no_hook, ()
+
+
+def _silent(*_: Any) -> None:
+    """What copies of a hook do."""
+
+
+def _no_hook() -> Callable[..., None]:
+    return _silent
 
 
 @contextmanager
-def _watch_calls(transformer: Any, call: TransformerCall) -> Iterator[None]:
+def _watch_calls(transformer: Any, call: TransformerCall, layers: MemberLayers) -> Iterator[None]:
     """Tell the runner of every call. Hooks, since CPU offloading replaces `forward` after each pipeline call."""
     read = reader(transformer, (adapter_for(transformer).timestep, IMAGE))
 
     def before(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        if not call.enter(transformer, wait=not call.clock.stranger()):
+            warnings.warn(f"cachesmith left a call alone: {ANOTHER_THREAD}", RuntimeWarning, stacklevel=2)
+            return
         timestep, latents = read(args, kwargs)
-        tick = call.clock.tick(timestep)
-        call.begin(replace(tick, latents=latents if isinstance(latents, Tensor) else None))
+        latents = latents if isinstance(latents, Tensor) else None
+        call.begin(replace(call.clock.tick(timestep, latents), latents=latents))
+        layers.refresh()
 
     def after(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
         """`output` is None where the call failed."""
-        call.open = False
-        sample = _first_tensor(output)
-        if sample is None or not call.runner.end(sample):
+        if not call.open:  # it was left alone
             return None
-        call.open = True
         try:
+            sample = _first_tensor(output)
+            if sample is None or not call.runner.end(sample):
+                return None
             again = module.forward(*args, **kwargs)
+            call.runner.end(_first_tensor(again))
+            return again
         finally:
-            call.open = False
-        call.runner.end(_first_tensor(again))
-        return again
+            call.leave()
 
     with ExitStack() as stack:
-        stack.callback(transformer.register_forward_pre_hook(before, with_kwargs=True).remove)
-        stack.callback(transformer.register_forward_hook(after, with_kwargs=True, always_call=True).remove)
+        stack.callback(transformer.register_forward_pre_hook(_Hook(before), with_kwargs=True).remove)
+        hook = transformer.register_forward_hook(_Hook(after), with_kwargs=True, always_call=True)
+        stack.callback(hook.remove)
         if hasattr(transformer, "cache_context"):
-            named = _named(transformer.cache_context, call.clock)
-            stack.enter_context(patched(transformer, "cache_context", named))
+            stack.callback(Layer(transformer, "cache_context", _named(call.clock)).remove)
         yield
 
 
@@ -99,25 +129,19 @@ def _first_tensor(output: Any) -> Any:
     return output if isinstance(output, Tensor) else None
 
 
-def _named(original: Forward, clock: Clock) -> Forward:
+def _named(clock: Clock) -> Callable[[Forward], Forward]:
     """Let the pipeline's own `cache_context("cond")` name the guidance branch."""
 
-    @contextmanager
-    def cache_context(name: str, *args: Any, **kwargs: Any) -> Iterator[Any]:
-        with original(name, *args, **kwargs) as value:
-            before, clock.context = clock.context, name
-            try:
-                yield value
-            finally:
-                clock.context = before
+    def wrap(original: Forward) -> Forward:
+        @contextmanager
+        def cache_context(name: str, *args: Any, **kwargs: Any) -> Iterator[Any]:
+            with original(name, *args, **kwargs) as value:
+                before, clock.context = clock.context, name
+                try:
+                    yield value
+                finally:
+                    clock.context = before
 
-    return cache_context
+        return cache_context
 
-
-def _patch_call(module: nn.Module, wrap: Callable[[Forward], Forward]) -> AbstractContextManager[None]:
-    """Wrap the compiled call of a compiled module, else its forward."""
-    compiled = getattr(module, "_compiled_call_impl", None)
-    if compiled is None:
-        return patched(module, "forward", wrap(module.forward))
-    eager: Any = torch.compiler.disable
-    return patched(module, "_compiled_call_impl", eager(wrap(compiled), recursive=False))
+    return wrap

@@ -4,11 +4,13 @@ The runner is asked once, at the first member, and its answer decides what every
 or they are called on some tokens or rows.
 """
 
+import sys
+import threading
 from collections.abc import Callable
 from functools import partial, wraps
 from typing import Any, NamedTuple
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from cachesmith.policies import EngineError
 from cachesmith.runtime.features import Feature
@@ -31,21 +33,56 @@ from cachesmith.runtime.models.units import BlockRun, NetworkUnit
 
 Forward = Callable[..., Any]
 
+PATIENCE = 0.1
+"""Seconds after which it is asked again whether a call is still in progress."""
+
 
 class TransformerCall:
     """The transformer call in progress; units called outside of one are left alone."""
 
     def __init__(self, runner: Runner, clock: Clock, backend: UnitBackend | None):
         self.runner, self.clock, self.backend = runner, clock, backend
-        self.open = False
         self.unit: UnitState | None = None
+        self._thread: int | None = None
+        self._free = threading.Condition()
+
+    @property
+    def open(self) -> bool:
+        """Whether a transformer call is in progress on this thread."""
+        return self._thread == threading.get_ident()
+
+    def enter(self, transformer: nn.Module, wait: bool) -> bool:
+        """A transformer call begins on this thread; while another thread's is in progress, wait or return False."""
+        with self._free:
+            while self._thread is not None and not self.open and _calls(self._thread, transformer):
+                if not wait:
+                    return False
+                self._free.wait(PATIENCE)
+            self._thread = threading.get_ident()
+            return True
+
+    def leave(self) -> None:
+        """The transformer call is over."""
+        if self.open:
+            with self._free:
+                self._thread = None
+                self._free.notify_all()
 
     def begin(self, tick: Tick) -> None:
         """The transformer is called; what an interrupted call left behind is forgotten."""
         if self.unit is not None:
             self.unit.forget()
         self.runner.begin(tick)
-        self.open = True
+
+
+def _calls(thread: int, module: nn.Module) -> bool:
+    """Whether `thread` is in a call of `module`: a call that was stopped by the keyboard did not say so."""
+    frame = sys._current_frames().get(thread)
+    while frame is not None:
+        if frame.f_code.co_name == "_call_impl" and frame.f_locals.get("self") is module:
+            return True
+        frame = frame.f_back
+    return False
 
 
 class Member(NamedTuple):

@@ -2,16 +2,24 @@
 
 import hashlib
 import json
+import math
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
 from torch import nn
 
 from cachesmith.policies import ModelKey, SamplerKey
+from cachesmith.policies.document import Scalar
 from cachesmith.runtime.models.sampler import noise_levels
 from cachesmith.runtime.models.units import block_lists
+from cachesmith.runtime.models.weights import weights_hash, weights_sketch
+from cachesmith.runtime.pipeline_call import PipelineCall
 
-SAMPLES_PER_TENSOR = 64
+__all__ = ["config_hash", "facts", "lora_names", "model_key", "sampler_key", "weights_hash"]
+
+UNSETTLED = ("_use_default_values", "num_inference_steps")
+"""Entries of a scheduler's configuration that say nothing of how it samples."""
 
 
 def model_key(transformer: nn.Module, pipeline: Any = None) -> ModelKey:
@@ -22,22 +30,68 @@ def model_key(transformer: nn.Module, pipeline: Any = None) -> ModelKey:
         config_hash=config_hash(transformer),
         blocks=len(block_lists(transformer)),
         weights_hash=weights_hash(transformer),
+        weights_sketch=weights_sketch(transformer),
         adapters=lora_names(transformer),
+        **facts(transformer),
     )
 
 
-def sampler_key(scheduler: Any, guidance: str = "none", scale: float | None = None) -> SamplerKey:
-    """Describe a scheduler after `set_timesteps`, and the guidance it was used with: how it is computed, its scale."""
-    sigmas = noise_levels(scheduler)
+def facts(transformer: nn.Module) -> dict[str, Any]:
+    """What of a loaded transformer may change from request to request, as fields of a `ModelKey`: cheap to read."""
+    return {
+        "dtype": str(getattr(transformer, "dtype", "")).removeprefix("torch."),
+        "quantization": quantization(transformer),
+        "attention": attention_backends(transformer),
+        "adapter_scales": lora_scales(transformer),
+    }
+
+
+def sampler_key(
+    scheduler: Any,
+    guidance: str = "none",
+    calls: Iterable[PipelineCall] = (),
+    given: Iterable[Mapping[str, Any]] = (),
+) -> SamplerKey:
+    """Describe a scheduler after `set_timesteps`, and the runs it was used for.
+
+    guidance: how it is computed. calls: runs that were watched. given: arguments of runs that were not.
+    """
+    sigmas, seen = noise_levels(scheduler), list(calls)
+    scales = _ranges([call.scales for call in seen], given)
+    sizes = {call.latents: call.size for call in seen if call.latents}
     return SamplerKey.model_validate(
         {
             "scheduler": type(scheduler).__name__,
             "steps": len(sigmas),
             "sigmas": sigmas,
             "guidance": guidance,
-            "guidance_range": None if scale is None else (scale, scale),
+            "guidance_range": scales.get("guidance_scale"),
+            "settings": settings(scheduler),
+            "scales": scales or None,
+            "sizes": tuple({"latents": latents, **size} for latents, size in sizes.items()) or None,
         }
     )
+
+
+def settings(scheduler: Any) -> dict[str, Scalar]:
+    """A scheduler's configuration, as far as it is numbers and words."""
+    public = {n: v for n, v in scheduler.config.items() if not n.startswith("_") and n not in UNSETTLED}
+    plain = {n: v for n, v in public.items() if v is None or isinstance(v, bool | int | float | str)}
+    words = {n: str(v) for n, v in plain.items() if isinstance(v, float) and not math.isfinite(v)}
+    return dict(sorted((plain | words).items()))
+
+
+def _ranges(
+    scales: list[dict[str, float]], given: Iterable[Mapping[str, Any]]
+) -> dict[str, tuple[float, float]]:
+    """Lowest and highest value of every scale that all watched runs had."""
+    names = set.intersection(*map(set, scales)) if scales else set()
+    values = {name: [float(each[name]) for each in scales] for name in sorted(names)}
+    for arguments in given:
+        for name in names & set(arguments):
+            if isinstance(arguments[name], int | float):
+                values[name].append(float(arguments[name]))
+    return {name: (min(each), max(each)) for name, each in values.items()}
 
 
 def config_hash(transformer: Any) -> str:
@@ -46,24 +100,52 @@ def config_hash(transformer: Any) -> str:
     return hashlib.sha256(json.dumps(config, sort_keys=True, default=str).encode()).hexdigest()
 
 
-@torch.no_grad()
-def weights_hash(transformer: nn.Module) -> str | None:
-    """Sha256 over names, shapes and 64 evenly spaced values (as bfloat16) of every parameter: fast, dtype-tolerant.
-
-    None while parameters are offloaded to where they cannot be read.
-    """
-    digest = hashlib.sha256()
-    for name, value in sorted(transformer.named_parameters()):
-        if value.is_meta:
-            return None
-        flat = value.detach().reshape(-1)
-        picked = flat[:: max(1, flat.numel() // SAMPLES_PER_TENSOR)][:SAMPLES_PER_TENSOR].to(torch.bfloat16)
-        # compiled blocks carry a prefix
-        digest.update(f"{name.replace('_orig_mod.', '')}:{tuple(value.shape)}:".encode())
-        digest.update(picked.cpu().view(torch.int16).numpy().tobytes())
-    return digest.hexdigest()
-
-
 def lora_names(transformer: nn.Module) -> tuple[str, ...]:
     """Names of the LoRA adapters that are loaded."""
     return tuple(sorted(getattr(transformer, "peft_config", None) or ()))
+
+
+def lora_scales(transformer: nn.Module) -> dict[str, float]:
+    """How strongly every loaded LoRA acts: the mean over its layers of what its product is multiplied with."""
+    found: dict[str, list[float]] = {name: [] for name in lora_names(transformer)}
+    for module in transformer.modules() if found else ():
+        scaling = getattr(module, "scaling", None)
+        if isinstance(scaling, dict) and hasattr(module, "base_layer"):
+            off = bool(getattr(module, "disable_adapters", False))
+            active = () if off else getattr(module, "active_adapters", ())
+            for name in found.keys() & scaling.keys():
+                found[name].append(float(scaling[name]) if name in active else 0.0)
+    return {name: round(sum(each) / len(each), 6) if each else 0.0 for name, each in found.items()}
+
+
+def quantization(transformer: Any) -> str:
+    """The names of what its weights are quantised with, or `none`: the method, tensor classes, narrow dtypes."""
+    config = getattr(getattr(transformer, "hf_quantizer", None), "quantization_config", None)
+    method = getattr(config, "quant_method", None)
+    found = set() if method is None else {str(getattr(method, "value", method))}
+    for value in transformer.parameters():
+        if type(value) is not nn.Parameter and type(value) is not torch.Tensor:
+            found.add(type(value).__name__)
+        elif type(value.data) is not torch.Tensor:
+            found.add(type(value.data).__name__)
+        elif value.dtype.itemsize == 1:
+            found.add(str(value.dtype).removeprefix("torch."))
+    return " ".join(sorted(found)) or "none"
+
+
+def attention_backends(transformer: nn.Module) -> str:
+    """What computes attention: the backends set on the model's attention processors, or diffusers' active one."""
+    processors = [p for m in transformer.modules() if (p := getattr(m, "processor", None)) is not None]
+    chosen = {
+        str(getattr(own, "value", own)) for p in processors if (own := getattr(p, "_attention_backend", None))
+    }
+    return " ".join(sorted(chosen)) or _active_backend()
+
+
+def _active_backend() -> str:
+    try:
+        from diffusers.models.attention_dispatch import _AttentionBackendRegistry
+    except ImportError:
+        return "native"
+    active = _AttentionBackendRegistry._active_backend
+    return str(getattr(active, "value", active))

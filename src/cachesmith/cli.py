@@ -10,6 +10,7 @@ from cachesmith import __version__
 from cachesmith.commands.bench import bench
 from cachesmith.commands.calibrate import calibrate
 from cachesmith.commands.convert import convert
+from cachesmith.commands.edit import edit
 from cachesmith.commands.export import export
 from cachesmith.commands.fit import fit
 from cachesmith.commands.inspect import inspect
@@ -37,6 +38,7 @@ for command in (
     validate,
     bench,
     fit,
+    edit,
     convert,
 ):  # in the order of a first session
     add(app, command)

@@ -11,6 +11,7 @@ from typer.testing import Result
 
 from cachesmith.policies import Document, Fixed, Forecaster, Interval, Policy, Profile, SamplerKey, Stack
 from cachesmith.runtime.models.fingerprint import model_key, sampler_key
+from cachesmith.runtime.pipeline_call import PipelineCall
 
 STEPS = 10
 GOLDEN = Path(__file__).parents[1] / "policies" / "golden" / "v1.policy.safetensors"
@@ -29,7 +30,7 @@ class Shop:
 
 
 def tiny_policy(pipe: Any, **profile: Any) -> Policy:
-    sampler = sampler_key(pipe.scheduler, "batched", 1.5)
+    sampler = sampler_key(pipe.scheduler, "batched", [PipelineCall({"guidance_scale": 1.5})])
     return Policy(
         Document(
             name="tiny",

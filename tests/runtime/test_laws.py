@@ -192,12 +192,15 @@ def test_a_bare_transformer_needs_its_scheduler(dit: Pipeline) -> None:
         pass
 
 
-def test_a_replaced_scheduler_is_noticed(dit: Pipeline) -> None:
-    with apply(dit, preset("fora")):
+def test_a_replaced_scheduler_is_followed(dit: Pipeline) -> None:
+    before, after = dit.scheduler, DDIMScheduler(beta_end=0.04)
+    with apply(dit, preset("fora")) as session:
         sample_dit(dit)
-        dit.scheduler = DDIMScheduler()
-        with pytest.raises(PolicyError, match="scheduler was replaced"):
-            sample_dit(dit)
+        dit.scheduler = after
+        picture = sample_dit(dit)
+    assert session.stats.nfc == 3 and not {"step", "set_timesteps"} & {*vars(before), *vars(after)}
+    with apply(dit, preset("fora")):
+        assert np.array_equal(sample_dit(dit), picture)
 
 
 def test_offloading_may_replace_the_forward(dit: Pipeline) -> None:

@@ -95,23 +95,16 @@ def error(pipe: Pipeline, policy: Policy) -> float:
     """Summed distance of the first MLP's outputs under `policy` to what its weights make of the same inputs."""
     mlp, total = pipe.transformer.transformer_blocks[0].ff, 0.0
     weights = mlp.net
-    with apply(pipe, policy):
-        patched = mlp.forward
 
-        def watch(x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-            nonlocal total
-            result: Tensor = patched(x, *args, **kwargs)
-            true = x
-            for layer in weights:
-                true = layer(true)
-            total += float((result - true).norm())
-            return result
+    def watch(_: Any, args: tuple[Tensor, ...], result: Tensor) -> None:
+        nonlocal total
+        true = args[0]
+        for layer in weights:
+            true = layer(true)
+        total += float((result - true).norm())
 
-        mlp.forward = watch
-        try:
-            sample_dit(pipe)
-        finally:
-            mlp.forward = patched
+    with apply(pipe, policy), mlp.register_forward_hook(watch):
+        sample_dit(pipe)
     return total
 
 

@@ -12,6 +12,7 @@ from tests.tiny import Pipeline, policy, sample_dit, sample_flux, tiny_dit, tiny
 
 from cachesmith.policies import Fixed, Stack, preset
 from cachesmith.runtime import Clock, Tick, apply
+from cachesmith.runtime.hooks import clock as clock_module
 from cachesmith.runtime.models.sampler import noise_levels
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array_:DeprecationWarning")
@@ -134,7 +135,7 @@ def test_sequential_guidance_by_cache_context(flux: Pipeline) -> None:
 
 
 def test_two_calls_in_one_cache_context(flux: Pipeline) -> None:
-    clock = Clock(1000.0)
+    clock = Clock()
     with clock.follow(flux.scheduler):
         flux.scheduler.set_timesteps(10)
         clock.context = "cond"
@@ -205,7 +206,7 @@ def test_the_followed_scheduler_keeps_its_signature(flux: Pipeline) -> None:
         assert [inspect.signature(getattr(flux.scheduler, n)) for n in ("step", "set_timesteps")] == plain
 
 
-def test_a_sampler_that_never_steps_is_read_once_that_is_noticed(dit: Pipeline) -> None:
+def test_a_sampler_that_never_steps_is_read_at_every_call(dit: Pipeline) -> None:
     class There(torch.Tensor):
         """A value that says it is elsewhere."""
 
@@ -215,12 +216,11 @@ def test_a_sampler_that_never_steps_is_read_once_that_is_noticed(dit: Pipeline) 
     with clock.follow(dit.scheduler):
         dit.scheduler.set_timesteps(30)
         ticks = [clock.tick(t.as_subclass(There)) for t in dit.scheduler.timesteps]
-    assert [tick.step for tick in ticks[:8]] == [0] * 8
-    assert [tick.step for tick in ticks[8:]] == [*range(8, 30)]
-    assert {tick.branch for tick in ticks[8:]} == {"0"}
+    assert [tick.step for tick in ticks] == [*range(30)]
+    assert {tick.branch for tick in ticks} == {"0"}
 
 
-def test_on_an_accelerator_only_the_first_timestep_is_read(dit: Pipeline) -> None:
+def test_on_an_accelerator_only_the_first_step_is_read(dit: Pipeline) -> None:
     """A meta tensor has a device and no value, so reading it would fail."""
     clock, there = Clock(), torch.empty(1, device="meta")
     with clock.follow(dit.scheduler):
@@ -232,3 +232,93 @@ def test_on_an_accelerator_only_the_first_timestep_is_read(dit: Pipeline) -> Non
         assert [[tick.step for tick in ticks] for ticks in places] == [[i, i] for i in range(3, 10)]
         assert {tuple(tick.branch for tick in ticks) for ticks in places} == {("0", "1")}
         assert clock.tick(there).step is None
+
+
+FORMS: dict[str, Any] = {
+    "t": lambda scheduler, t, sigma: t,
+    "t / 1000": lambda scheduler, t, sigma: t / 1000,
+    "1 - t / 1000": lambda scheduler, t, sigma: (1000 - t) / 1000,
+    "sigma": lambda scheduler, t, sigma: sigma,
+    "sigma / (1 + sigma), as Cosmos 2": lambda scheduler, t, sigma: sigma / (1 + sigma),
+    "log(sigma) / 4": lambda scheduler, t, sigma: sigma.log() / 4,
+    "none of them": lambda scheduler, t, sigma: (t + 17) ** 0.5,
+}
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("afar", [False, True])
+def test_a_step_is_the_nth_timestep_in_whatever_form(
+    form: str, dtype: torch.dtype, afar: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two calls a step, and two `scheduler.step`, as Cosmos makes."""
+    monkeypatch.setattr(clock_module, "_afar", lambda _: afar)
+    scheduler, clock = diffusers.FlowMatchEulerDiscreteScheduler(shift=3.0), Clock()
+    with clock.follow(scheduler):
+        for run in range(2):
+            scheduler.set_timesteps(20 + run)
+            places = []
+            for t, sigma in zip(scheduler.timesteps, scheduler.sigmas, strict=False):
+                given = FORMS[form](scheduler, t, sigma).expand(2).to(dtype)
+                places.append([clock.tick(given) for _ in range(2)])
+                for _ in range(2):
+                    scheduler.step(torch.zeros(1), t, torch.zeros(1))
+                    scheduler._step_index -= 1
+                scheduler._step_index += 1
+            assert [[tick.step for tick in ticks] for ticks in places] == [[i, i] for i in range(20 + run)]
+            assert {tuple(tick.branch for tick in ticks) for ticks in places} == {("0", "1")}
+
+
+@pytest.mark.parametrize("form", ["t", "t / 1000", "1 - t / 1000", "sigma / (1 + sigma), as Cosmos 2"])
+@pytest.mark.parametrize("told", [True, False])
+def test_a_start_in_the_middle_in_whatever_form(form: str, told: bool) -> None:
+    """Pipelines tell the scheduler where they begin; where they do not, the value has to."""
+    scheduler, clock = diffusers.FlowMatchEulerDiscreteScheduler(shift=3.0), Clock()
+    with clock.follow(scheduler):
+        scheduler.set_timesteps(20)
+        if told:
+            scheduler.set_begin_index(7)
+        steps = []
+        for t, sigma in [*zip(scheduler.timesteps, scheduler.sigmas, strict=False)][7:]:
+            steps.append(clock.tick(FORMS[form](scheduler, t, sigma).expand(2)).step)
+            scheduler.step(torch.zeros(1), t, torch.zeros(1))
+    assert steps == [*range(7, 20)]
+
+
+def test_a_start_that_could_be_two_is_not_known_until_the_scheduler_tells() -> None:
+    """0.8 is t / 1000 of one step, and 1 - t / 1000 of another."""
+    scheduler, clock = diffusers.FlowMatchEulerDiscreteScheduler(), Clock()
+    with clock.follow(scheduler):
+        scheduler.set_timesteps(sigmas=np.array([1.0, 0.9, 0.8, 0.6, 0.4, 0.2, 0.1]))
+        steps = []
+        for t in scheduler.timesteps[2:]:
+            steps.append(clock.tick(t / 1000).step)
+            scheduler._step_index = None
+            scheduler.step(torch.zeros(1), t, torch.zeros(1))
+    assert steps == [None, 3, 4, 5, 6]
+
+
+@pytest.mark.parametrize("clean", [0.0, 0.1])
+def test_tokens_that_are_held_clean(clean: float) -> None:
+    scheduler, clock = diffusers.FlowMatchEulerDiscreteScheduler(), Clock()
+    with clock.follow(scheduler):
+        scheduler.set_timesteps(20)
+        steps = []
+        for t in scheduler.timesteps:
+            steps.append(clock.tick(torch.tensor([[clean, float(t) / 1000]])).step)
+            scheduler.step(torch.zeros(1), t, torch.zeros(1))
+    assert steps == [*range(20)]
+
+
+@pytest.mark.parametrize("name", ["HeunDiscreteScheduler", "KDPM2DiscreteScheduler"])
+def test_second_order_on_an_accelerator(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(clock_module, "_afar", lambda _: True)
+    scheduler, clock = getattr(diffusers, name)(), Clock()
+    with clock.follow(scheduler):
+        for _ in range(2):
+            scheduler.set_timesteps(10)
+            steps = []
+            for t in scheduler.timesteps:
+                steps += [clock.tick(t[None]).step for _ in range(2)]
+                scheduler.step(torch.zeros(1), t, torch.ones(1))
+            assert steps == [step for step in range(len(scheduler.timesteps)) for _ in range(2)]

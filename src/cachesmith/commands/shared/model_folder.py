@@ -31,11 +31,11 @@ def check_policy(model: str, loading: Loading, policy: Policy) -> None:
 
     The transformer is built without memory for its weights, so that every default of its class counts as it does later.
     """
-    from cachesmith.runtime.match import check_model
+    from cachesmith.runtime.match import Match
 
     transformer = _hollow_transformer(model, loading)
     if transformer is not None:
-        check_model(policy, transformer)
+        Match(policy).architecture(transformer)
 
 
 def pipeline_class(model: str, loading: Loading) -> Any:

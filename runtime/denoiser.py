@@ -1,0 +1,156 @@
+"""One denoiser of a pipeline under a policy: its units, and what is checked before each of its runs."""
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
+
+from torch import nn
+
+from cachesmith.policies import Policy, PolicyError, Profile, Stack
+from cachesmith.runtime.engines.bundle import BoundEngines
+from cachesmith.runtime.guidance import guided
+from cachesmith.runtime.hooks.attach import attach
+from cachesmith.runtime.hooks.clock import Clock
+from cachesmith.runtime.hooks.member_layers import MemberLayers
+from cachesmith.runtime.match import Match
+from cachesmith.runtime.models.sampler import axis_values, is_flow, noise_levels
+from cachesmith.runtime.models.units import Unit, network_units, resolve_units
+from cachesmith.runtime.other_caches import check_no_other_cache
+from cachesmith.runtime.plan.compile_plan import compile_plan
+from cachesmith.runtime.plan.plan import Plan, has_fitted
+from cachesmith.runtime.session import Session
+from cachesmith.runtime.stats import Stats
+
+MAIN = "transformer"
+
+
+class Denoiser:
+    """A transformer that runs under `profile` of a policy; `clock` is that of the whole pipeline.
+
+    Raises `PolicyError` where the policy does not fit, now or at the first step of a run.
+    """
+
+    def __init__(self, name: str, transformer: nn.Module, policy: Policy, profile: Profile, clock: Clock):
+        self.name, self.transformer, self.policy, self.profile = name, transformer, policy, profile
+        self.clock = clock
+        self.others: tuple[Denoiser, ...] = ()
+        self._match = Match(policy)
+        self._layers: MemberLayers | None = None
+        self._plans: dict[tuple[float, ...], Plan] = {}
+        check_no_other_cache(name, transformer)
+        self._fits = self._compare()
+        self.units = self._resolve()
+
+    def session(self, memory_budget: int | None, stats: Stats | None = None) -> Session:
+        """What decides about the units; `stats`: those of the pipeline's other denoisers."""
+        self._session = session = Session(self._plan, memory_budget)
+        session.stats = session.stats if stats is None else stats
+        return session
+
+    @contextmanager
+    def attached(self, engines: BoundEngines | None = None) -> Iterator[None]:
+        """Route the transformer's calls through the session until the context is left."""
+        session = self._session
+        runner = guided(session, self.units, session.computes)
+        with ExitStack() as stack:
+            stack.callback(session.free)
+            self._layers = stack.enter_context(
+                attach(self.transformer, self.units, runner, self.clock, engines)
+            )
+            yield
+            session.close()
+
+    def free(self) -> None:
+        """Another denoiser takes over: what this one remembers will not be forecast from any more."""
+        self._session.free()
+
+    def _compare(self) -> bool:
+        return self._match.model(self.transformer)
+
+    def _resolve(self) -> tuple[Unit, ...]:
+        """The profile's units; none where the policy is disabled for another model, which may not have them."""
+        try:
+            return self._named(resolve_units(self.transformer, self.profile.units))
+        except PolicyError:
+            if self._fits:
+                raise
+            return ()
+
+    def _named(self, units: tuple[Unit, ...]) -> tuple[Unit, ...]:
+        """The statistics of further denoisers have their name."""
+        if self.name == MAIN:
+            return units
+        return tuple(replace(unit, name=f"{self.name}/{unit.name}") for unit in units)
+
+    def _plan(self, start: int) -> Plan | None:
+        """The plan of a run that begins at step `start`; None where nothing of it is to be forecast."""
+        if self.clock.refused is not None:
+            self._session.stats.fall_back(self.clock.refused)
+            return None
+        self.begin()
+        check_no_other_cache(self.name, self.transformer)
+        self._rebind()
+        scheduler = self.clock.scheduler
+        fits = self._compare() and self._match.sampling(scheduler, self.clock.call)
+        sigmas = noise_levels(scheduler)
+        fitted = self._match.profile(self.profile, sigmas) if fits else None
+        if fitted is None:
+            return None
+        key = (*sigmas, start)
+        if key not in self._plans:  # a run like the last one follows the same plan
+            times = axis_values(fitted.axis, sigmas, is_flow(scheduler))
+            self._plans = {key: compile_plan(self.policy, fitted, times, self.units, start)}
+        return self._plans[key]
+
+    def begin(self) -> None:
+        """A run begins on this denoiser, or goes on with it: the others remember nothing from here on."""
+        for other in self.others:
+            other.free()
+
+    def _rebind(self) -> None:
+        """Follow modules that were replaced between two runs, as loading a LoRA does."""
+        units = self._resolve()
+        if self._layers is None or _members(units) == _members(self.units):
+            return
+        if len(network_units(units)) < len(units):
+            raise PolicyError(
+                "blocks were replaced under a policy in which one half of guidance follows the other; leave the "
+                "context and apply again"
+            )
+        self.units, self._plans = units, {}
+        self._layers.bind(units)
+
+
+class Counted(Denoiser):
+    """A further denoiser that the policy has nothing for: computed at every step, counted, and told."""
+
+    def _compare(self) -> bool:
+        return True
+
+    def _resolve(self) -> tuple[Unit, ...]:
+        return self._named(resolve_units(self.transformer, Stack()))
+
+    def _plan(self, start: int) -> Plan | None:
+        self.begin()
+        self._session.stats.fall_back(
+            f"the policy was made for `{MAIN}` and has nothing for `{self.name}`, which is computed at every step"
+        )
+        return None
+
+
+def _members(units: tuple[Unit, ...]) -> list[tuple[int, ...]]:
+    return [tuple(map(id, unit.members)) for unit in network_units(units)]
+
+
+def denoisers_of(
+    named: dict[str, nn.Module], policy: Policy, profile: Profile, clock: Clock
+) -> list[Denoiser]:
+    """One for each of a pipeline's denoisers. A policy that is bound to a model is for the main one only."""
+    (first, *others) = named.items()
+    bound = policy.document.model is not None or has_fitted(profile)
+    further = Counted if bound else Denoiser
+    parts = [Denoiser(*first, policy, profile, clock)]
+    parts += [further(name, transformer, policy, profile, clock) for name, transformer in others]
+    for part in parts:
+        part.others = tuple(other for other in parts if other is not part)
+    return parts

@@ -1,0 +1,88 @@
+"""The layers on the members of units: which modules are wrapped, and whether they still are."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import nn
+
+from cachesmith.policies import PolicyError
+from cachesmith.runtime.hooks.patch import Layer
+from cachesmith.runtime.hooks.unit_call import Forward, TransformerCall, UnitState
+from cachesmith.runtime.models.units import Unit, network_units
+
+Wrap = Callable[[Forward], Forward]
+
+COMPILED = "_compiled_call_impl"
+
+
+class MemberLayer:
+    """Wraps the calls of one module, in its place `holder[key]`."""
+
+    def __init__(self, module: nn.Module, wrap: Wrap, place: tuple[nn.Module, str]):
+        self.module, self._wrap, self._place = module, wrap, place
+        self._layer = self._new()
+
+    @property
+    def moved(self) -> bool:
+        """Whether another module took the place of this one, as loading a LoRA does."""
+        holder, key = self._place
+        return holder._modules.get(key) is not self.module
+
+    def refresh(self) -> None:
+        """Be on top of whatever was put over the layer, or in its place, since the last call."""
+        if self._layer.on_top and self._layer.name == self._name:
+            return
+        self._layer.remove()
+        self._layer = self._new()
+
+    def remove(self) -> None:
+        """Leave the module as it would be without us."""
+        self._layer.remove()
+
+    @property
+    def _name(self) -> str:
+        return "forward" if getattr(self.module, COMPILED, None) is None else COMPILED
+
+    def _new(self) -> Layer:
+        return Layer(self.module, self._name, self._wrap if self._name == "forward" else self._eager)
+
+    def _eager(self, compiled: Forward) -> Forward:
+        eager: Any = torch.compiler.disable
+        return eager(self._wrap(compiled), recursive=False)  # type: ignore[no-any-return]
+
+
+class MemberLayers:
+    """All layers of one attachment; `bind` moves them to other units."""
+
+    def __init__(self, transformer: nn.Module, call: TransformerCall):
+        self._transformer, self._call = transformer, call
+        self._layers: list[MemberLayer] = []
+
+    def bind(self, units: tuple[Unit, ...]) -> None:
+        """Route the calls of the members of `units`, and no others."""
+        self.remove()
+        places = {
+            id(child): (parent, key)
+            for parent in self._transformer.modules()
+            for key, child in parent._modules.items()
+        }
+        for unit in network_units(units):
+            state = UnitState(unit, self._call)
+            for position, module in enumerate(unit.members):
+                self._layers.append(MemberLayer(module, state.member(position), places[id(module)]))
+
+    def refresh(self) -> None:
+        """Before a transformer call. Raises `PolicyError` where modules were replaced in the middle of a run."""
+        if any(layer.moved for layer in self._layers):
+            raise PolicyError(
+                "modules of the transformer were replaced during a run under a policy, as loading a LoRA does; "
+                "load it between two requests"
+            )
+        for layer in self._layers:
+            layer.refresh()
+
+    def remove(self) -> None:
+        """Take all layers off, the last one first."""
+        while self._layers:
+            self._layers.pop().remove()

@@ -1,0 +1,31 @@
+"""The networks of a pipeline that a scheduler drives."""
+
+import re
+from typing import Any
+
+from torch import nn
+
+from cachesmith.policies import PolicyError
+
+NAMES = re.compile(r"transformer(_\d+)?")
+
+
+def denoisers(pipe: Any) -> dict[str, nn.Module]:
+    """Every denoiser of a pipeline by its name, the main one first: Wan 2.2 changes to `transformer_2` on the way.
+
+    A bare transformer is its own only denoiser. Raises `PolicyError` when there is none.
+    """
+    if isinstance(pipe, nn.Module):
+        return {"transformer": pipe}
+    named = {
+        n: m
+        for n, m in getattr(pipe, "__dict__", {}).items()
+        if NAMES.fullmatch(n) and isinstance(m, nn.Module)
+    }
+    if not named and isinstance(other := getattr(pipe, "transformer", None), nn.Module):
+        named = {"transformer": other}
+    if not named:
+        raise PolicyError(
+            f"{type(pipe).__name__} has no `transformer`; cachesmith caches diffusion transformers"
+        )
+    return dict(sorted(named.items()))

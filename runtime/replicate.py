@@ -1,0 +1,52 @@
+"""Workers that share one set of weights."""
+
+import copy
+from collections.abc import Iterator
+from typing import TypeVar
+
+from torch import Tensor, nn
+
+from cachesmith.policies import PolicyError
+from cachesmith.runtime.hooks.patch import strip
+
+Pipeline = TypeVar("Pipeline")
+
+
+def replicate(pipe: Pipeline) -> Pipeline:
+    """Return a worker: a pipeline of its own on the weights of `pipe`, which may sample at the same time as `pipe`.
+
+    All parameters and buffers are shared, everything else is a copy: modules, scheduler, tokenizers, the state of a
+    request. So a server with one set of weights and four threads is
+
+        workers = [cachesmith.replicate(pipe) for _ in range(4)]
+
+    with `with cachesmith.runtime.apply(worker, policy): ...` in each thread. A worker's pictures are to the bit those
+    that `pipe` makes, and it holds no more device memory than a request does. Compiled modules are eager in a worker:
+    compile them there. Changes of shared weights in place (`fuse_lora`) change them for all; LoRAs that are loaded into
+    a worker are its own.
+
+    Raises `PolicyError` where hooks move or cast weights (offloading, layerwise casting): they would do so for all
+    workers at once.
+    """
+    modules = [
+        module for part in vars(pipe).values() if isinstance(part, nn.Module) for module in part.modules()
+    ]
+    for module in modules:
+        if "_hf_hook" in vars(module) or getattr(vars(module).get("_diffusers_hook"), "hooks", None):
+            raise PolicyError(
+                f"{type(module).__name__} has hooks that move, cast or cache (offloading, enable_layerwise_casting, "
+                "enable_cache), which workers cannot share; replicate the pipeline first, without them"
+            )
+    worker = copy.deepcopy(pipe, {id(tensor): tensor for tensor in _tensors(modules)})
+    for part in vars(worker).values():
+        for owner in part.modules() if isinstance(part, nn.Module) else (part,):
+            if hasattr(owner, "__dict__"):
+                strip(owner)
+    return worker
+
+
+def _tensors(modules: list[nn.Module]) -> Iterator[Tensor]:
+    """What the modules compute with."""
+    for module in modules:
+        for held in (module._parameters, module._buffers):
+            yield from (tensor for tensor in held.values() if tensor is not None)

@@ -1,0 +1,113 @@
+"""Pipelines with several denoisers: one session, one clock, every call counted."""
+
+import warnings
+from typing import Any
+
+import diffusers
+import pytest
+import torch
+from tests.tiny import Pipeline, policy
+
+from cachesmith.policies import Interval, Policy, Stack, preset
+from cachesmith.runtime import apply
+from cachesmith.runtime.models.fingerprint import model_key
+
+STEPS = 12
+
+
+def expert() -> Any:
+    return diffusers.WanTransformer3DModel(
+        patch_size=(1, 2, 2),
+        num_attention_heads=2,
+        attention_head_dim=12,
+        in_channels=16,
+        out_channels=16,
+        text_dim=32,
+        freq_dim=256,
+        ffn_dim=32,
+        num_layers=2,
+        cross_attn_norm=True,
+        qk_norm="rms_norm_across_heads",
+        rope_max_seq_len=32,
+    ).eval()
+
+
+@pytest.fixture
+def wan() -> Pipeline:
+    torch.manual_seed(0)
+    vae = diffusers.AutoencoderKLWan(
+        base_dim=3, z_dim=16, dim_mult=[1, 1, 1, 1], num_res_blocks=1, temperal_downsample=[False, True, True]
+    ).eval()
+    scheduler = diffusers.UniPCMultistepScheduler(
+        prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=3.0
+    )
+    pipe = diffusers.WanPipeline(
+        tokenizer=None,
+        text_encoder=None,
+        vae=vae,
+        scheduler=scheduler,
+        transformer=expert(),
+        transformer_2=expert(),
+        boundary_ratio=0.8,
+    )
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+def sample(pipe: Pipeline, guidance: float = 4.0) -> torch.Tensor:
+    embeds = torch.randn(1, 8, 32, generator=torch.Generator().manual_seed(5))
+    generator = torch.Generator().manual_seed(0)
+    return pipe(  # type: ignore[no-any-return]
+        prompt_embeds=embeds,
+        negative_prompt_embeds=-embeds,
+        height=16,
+        width=16,
+        num_frames=5,
+        num_inference_steps=STEPS,
+        guidance_scale=guidance,
+        generator=generator,
+        output_type="latent",
+    ).frames
+
+
+def count(pipe: Pipeline) -> list[int]:
+    """Calls of each expert's blocks."""
+    calls = [0, 0]
+    for index, part in enumerate((pipe.transformer, pipe.transformer_2)):
+        for block in part.blocks:
+            block.attn1.to_q.register_forward_hook(lambda *_, i=index: calls.__setitem__(i, calls[i] + 1))
+    return calls
+
+
+@pytest.mark.parametrize(
+    "chosen", [preset("uncached"), policy(Stack(), Interval(interval=3)), preset("fora", interval=4)]
+)
+@pytest.mark.parametrize("guidance", [1.0, 4.0])
+def test_both_experts_are_counted(wan: Pipeline, chosen: Policy, guidance: float) -> None:
+    calls, branches = count(wan), 2 if guidance > 1 else 1
+    with apply(wan, chosen) as session:
+        for _ in range(2):
+            sample(wan, guidance)
+    assert min(calls) > 0 and session.stats.nfc == pytest.approx(sum(calls) / 2 / 2 / branches)
+    assert not session.stats.fallbacks
+    if chosen.document.name == "test":
+        assert session.stats.forecast["stack"] and session.stats.forecast["transformer_2/stack"]
+
+
+def test_a_policy_for_one_expert_says_that_the_other_is_computed(wan: Pipeline) -> None:
+    chosen = policy(Stack(), Interval(interval=3), model=model_key(wan.transformer, wan))
+    calls = count(wan)
+    with pytest.warns(RuntimeWarning, match="nothing for `transformer_2`"), apply(wan, chosen) as session:
+        sample(wan)
+    assert session.stats.forecast.keys() == {"stack"}
+    assert session.stats.nfc == pytest.approx(sum(calls) / 2 / 2)
+
+
+def test_nothing_to_forecast_from_across_the_boundary(wan: Pipeline) -> None:
+    """The second expert's first step is computed, and pictures do not depend on what was sampled before."""
+    with apply(wan, policy(Stack(), Interval(interval=5))) as session, warnings.catch_warnings():
+        warnings.simplefilter("error")
+        first = sample(wan)
+        assert torch.equal(sample(wan), first)
+    assert session.stats.cache_bytes > 0
+    assert sample(wan).isfinite().all()
