@@ -2,6 +2,7 @@
 
 from cachesmith.runtime.apply import apply
 from cachesmith.runtime.distill import distill
+from cachesmith.runtime.enable import disable, enable
 from cachesmith.runtime.engines.bundle import Engines, open_bundle
 from cachesmith.runtime.features import Feature
 from cachesmith.runtime.hooks.attach import attach
@@ -68,7 +69,9 @@ __all__ = [
     "attach",
     "block_lists",
     "compile_plan",
+    "disable",
     "distill",
+    "enable",
     "open_bundle",
     "patched",
     "replicate",

@@ -8,13 +8,13 @@ from typing import Any
 from torch import nn
 
 from cachesmith.policies import Policy, PolicyError
-from cachesmith.runtime.denoiser import denoisers_of
+from cachesmith.runtime.denoiser import Denoiser, denoisers_of
 from cachesmith.runtime.engines.bundle import BoundEngines, Engines, bind_engines
 from cachesmith.runtime.engines.drop_weights import check_droppable
 from cachesmith.runtime.hooks.clock import Clock
 from cachesmith.runtime.hooks.patch import heard
 from cachesmith.runtime.models.denoisers import denoisers
-from cachesmith.runtime.models.units import Unit, network_units
+from cachesmith.runtime.models.units import network_units
 from cachesmith.runtime.session import Session
 
 
@@ -43,41 +43,75 @@ def apply(
     fit the model, the sampler or the number of steps, and `EngineError` when the bundle does not fit the model.
     """
     named, followed = denoisers(pipe), _scheduler(pipe, scheduler)
-    main = next(iter(named.values()))
-    chosen = policy.profile(profile)
     clock = Clock(None if scheduler is not None else pipe)
-    parts = denoisers_of(named, policy, chosen, clock)
-    first, *others = parts
-    session = first.session(memory_budget)
-    for part in others:
-        part.session(memory_budget, session.stats)
-    if drop_torch_weights:
-        check_droppable(chosen, first.units, bundle)
-    engines = _engines(bundle, main, pipe, first.units, drop_torch_weights, session)
+    attachment = Attachment(pipe, policy, clock, memory_budget, bundle, drop_torch_weights)
 
     def check_parts(*_: Any, **__: Any) -> None:
         _check_replaced(pipe, named)
 
     with ExitStack() as stack:
+        session = attachment.prepare(profile)
         stack.enter_context(clock.follow(followed))
         stack.enter_context(heard(followed, "set_timesteps", check_parts))
-        for part in parts:
-            stack.enter_context(part.attached(engines if part is first else None))
+        stack.enter_context(attachment)
         yield session
         check_parts()
 
 
-def _engines(
-    bundle: Engines | str | os.PathLike[str] | None,
-    transformer: nn.Module,
-    pipe: Any,
-    units: tuple[Unit, ...],
-    drop: bool,
-    session: Session,
-) -> BoundEngines | None:
-    if bundle is None:
-        return None
-    return bind_engines(bundle, transformer, pipe, network_units(units), drop, session.stats)
+class Attachment:
+    """A policy on a pipeline: one of its profiles at a time, all under one session."""
+
+    def __init__(
+        self,
+        pipe: Any,
+        policy: Policy,
+        clock: Clock,
+        memory_budget: int | None,
+        bundle: Engines | str | os.PathLike[str] | None,
+        drop_torch_weights: bool,
+    ):
+        self.pipe, self.policy, self.clock = pipe, policy, clock
+        self._budget, self._bundle, self._drop = memory_budget, bundle, drop_torch_weights
+        self._sessions: list[Session] = []
+        self._attached = ExitStack()
+        self._parts: list[Denoiser] = []
+        self._engines: BoundEngines | None = None
+
+    def prepare(self, profile: str | None) -> Session:
+        """Resolve and check a profile; what is attached stays as it is until `__enter__`."""
+        chosen = self.policy.profile(profile)
+        parts = denoisers_of(denoisers(self.pipe), self.policy, chosen, self.clock)
+        if self._drop:
+            check_droppable(chosen, parts[0].units, self._bundle)
+        if not self._sessions:
+            first = Session(self._budget, self.use)
+            self._sessions = [first, *(Session(self._budget, self.use, first.stats) for _ in parts[1:])]
+        self._engines = self._bound(parts[0])
+        self._parts = parts
+        return self._sessions[0]
+
+    def use(self, profile: str) -> None:
+        """Put another profile in the place of the attached one, for the runs to come."""
+        self.prepare(profile)
+        self._attached.close()
+        self.__enter__()
+
+    def __enter__(self) -> None:
+        for part, session in zip(self._parts, self._sessions, strict=True):
+            engines = self._engines if part is self._parts[0] else None
+            self._attached.enter_context(part.attached(session, engines))
+
+    def __exit__(self, *error: object) -> None:
+        self._attached.__exit__(None, None, None)
+
+    def _bound(self, part: Denoiser) -> BoundEngines | None:
+        if self._bundle is None:
+            return None
+        stats = self._sessions[0].stats
+        units = network_units(part.units)
+        engines = bind_engines(self._bundle, part.transformer, self.pipe, units, self._drop, stats)
+        self._bundle = engines.engines
+        return engines
 
 
 def _check_replaced(pipe: Any, named: dict[str, nn.Module]) -> None:

@@ -19,7 +19,6 @@ from cachesmith.runtime.other_caches import check_no_other_cache
 from cachesmith.runtime.plan.compile_plan import compile_plan
 from cachesmith.runtime.plan.plan import Plan, has_fitted
 from cachesmith.runtime.session import Session
-from cachesmith.runtime.stats import Stats
 
 MAIN = "transformer"
 
@@ -41,16 +40,11 @@ class Denoiser:
         self._fits = self._compare()
         self.units = self._resolve()
 
-    def session(self, memory_budget: int | None, stats: Stats | None = None) -> Session:
-        """What decides about the units; `stats`: those of the pipeline's other denoisers."""
-        self._session = session = Session(self._plan, memory_budget)
-        session.stats = session.stats if stats is None else stats
-        return session
-
     @contextmanager
-    def attached(self, engines: BoundEngines | None = None) -> Iterator[None]:
-        """Route the transformer's calls through the session until the context is left."""
-        session = self._session
+    def attached(self, session: Session, engines: BoundEngines | None = None) -> Iterator[None]:
+        """Route the transformer's calls through `session` until the context is left."""
+        self._session = session
+        session.follow(self._plan)
         runner = guided(session, self.units, session.computes)
         with ExitStack() as stack:
             stack.callback(session.free)

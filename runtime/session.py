@@ -5,6 +5,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from cachesmith.policies import PolicyError
 from cachesmith.runtime.features import Feature, total
 from cachesmith.runtime.forecast.device_constants import DeviceConstants
 from cachesmith.runtime.hooks.clock import Tick
@@ -15,14 +16,22 @@ from cachesmith.runtime.plan.plan import Plan
 from cachesmith.runtime.sampling_run import SamplingRun
 from cachesmith.runtime.stats import UNKNOWN_STEP, Stats
 
+Planner = Callable[[int], Plan | None]
+"""Gives the plan for a run that begins at a step, or None when the policy is not to be used for this run."""
+
 
 class Session:
-    """A runner that follows a policy. `planner(start)` gives the plan for a run that begins at step `start`, or
-    None when the policy is not to be used for this run."""
+    """A runner that follows a policy: the plans of its planner, see `follow`."""
 
-    def __init__(self, planner: Callable[[int], Plan | None], memory_budget: int | None = None):
-        self.stats = Stats()
-        self._planner = planner
+    def __init__(
+        self,
+        memory_budget: int | None = None,
+        switch: Callable[[str], None] | None = None,
+        stats: Stats | None = None,
+    ):
+        self.stats = stats or Stats()
+        self._planner: Planner = lambda _: None
+        self._switch = switch
         self._budget = memory_budget
         self._run: SamplingRun | None = None
         self._plan: Plan | None = None
@@ -32,6 +41,21 @@ class Session:
         self._seen: set[str] | None = None
         # outputs on an accelerator, added up: they are looked at once the run is over
         self._totals: dict[torch.device, Tensor] = {}
+
+    def use(self, profile: str) -> None:
+        """Follow another profile of the policy from the next run on. Call it between requests.
+
+        Raises `PolicyError` where the policy has no such profile, or it does not fit; the present one then stays.
+        """
+        if self._switch is None:
+            raise PolicyError("this session has one plan only; make it with `apply` or `enable`")
+        self._switch(profile)
+
+    def follow(self, planner: Planner) -> None:
+        """From the next run on, follow the plans of `planner`."""
+        self._end_run()
+        self.free()
+        self._planner, self._tick = planner, None
 
     @property
     def plan(self) -> Plan | None:

@@ -1,20 +1,26 @@
 """cachesmith: calibrated feature caching for Diffusion Transformers."""
 
+from importlib import import_module
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from cachesmith.runtime import replicate
+    from cachesmith.policies import Policy, load, save
+    from cachesmith.runtime import apply, disable, enable, replicate
 
-__all__ = ["__version__", "replicate"]
+__all__ = ["Policy", "__version__", "apply", "disable", "enable", "load", "replicate", "save"]
 
 __version__ = version("cachesmith")
+
+_FROM = {
+    "cachesmith.policies": ("Policy", "load", "save"),
+    "cachesmith.runtime": ("apply", "disable", "enable", "replicate"),
+}
 
 
 def __getattr__(name: str) -> Any:
     """What needs torch is imported when it is asked for: the command line answers without."""
-    if name == "replicate":
-        from cachesmith.runtime import replicate
-
-        return replicate
+    for module, names in _FROM.items():
+        if name in names:
+            return getattr(import_module(module), name)
     raise AttributeError(f"module 'cachesmith' has no attribute {name!r}")

@@ -4,7 +4,18 @@ from collections.abc import Callable
 
 from torch import Tensor
 
-from cachesmith.runtime import BlockRun, Feature, ModuleUnit, Runner, Unit, UnitCall, UnitResult, UseOutput
+from cachesmith.runtime import (
+    BlockRun,
+    Feature,
+    ModuleUnit,
+    Runner,
+    Session,
+    Unit,
+    UnitCall,
+    UnitResult,
+    UseOutput,
+)
+from cachesmith.runtime.session import Planner
 
 
 def block_run(
@@ -17,6 +28,13 @@ def module_unit(
     name: str = "attn.0", *, lane: int = 0, streams: tuple[str, ...] = ("hidden_states",)
 ) -> ModuleUnit:
     return ModuleUnit(name, name.partition(".")[0], (), (), streams, share=1.0, lane=lane)
+
+
+def following(planner: Planner) -> Session:
+    """A session that follows the plans of `planner`."""
+    session = Session()
+    session.follow(planner)
+    return session
 
 
 def visit(

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 from tests.runtime.operations import WAITING, Operations
-from tests.runtime.units import block_run, visit
+from tests.runtime.units import block_run, following, visit
 from tests.tiny import policy
 
 from cachesmith.policies import Distance, DynamicGate, Probe, Relational, Segments, Taylor
@@ -44,7 +44,7 @@ def path(batch: int = 1, steps: int = STEPS) -> torch.Tensor:
 def session(gate: DynamicGate, steps: int = STEPS) -> Session:
     chosen = policy(Segments(starts=(0, 1)), gate, Taylor(order=1))
     times = tuple(map(float, range(steps)))
-    return Session(lambda start: compile_plan(chosen, chosen.profile(), times, UNITS, start))
+    return following(lambda start: compile_plan(chosen, chosen.profile(), times, UNITS, start))
 
 
 def step(under: Session, number: int, x: torch.Tensor, branch: str = "0", run: int = 1) -> None:

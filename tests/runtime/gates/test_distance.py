@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.runtime.gates.test_relational import UNIT, trajectory
-from tests.runtime.units import module_unit, visit
+from tests.runtime.units import following, module_unit, visit
 from tests.tiny import Pipeline, policy, sample_dit, sample_flux
 from torch import Tensor
 
@@ -28,7 +28,7 @@ def run(gate: Distance, signal: Tensor, start: int = 0, offer: bool = False) -> 
     chosen = policy(Stack(), gate, Reuse())
     times = tuple(map(float, range(len(signal))))
     unit = module_unit() if offer else UNIT
-    session = Session(lambda first: compile_plan(chosen, chosen.profile(), times, (unit,), first))
+    session = following(lambda first: compile_plan(chosen, chosen.profile(), times, (unit,), first))
     for step in range(start, len(signal)):
         session.begin(Tick(1, step, "0"))
         inputs = signal[0] if offer else signal[step]
@@ -124,7 +124,7 @@ def test_a_value_that_is_not_finite_is_computed() -> None:
 def test_another_shape_is_computed() -> None:
     gate = Distance(signal="input", per="output", threshold=1e6, warmup=2)
     chosen = policy(Stack(), gate, Reuse())
-    session = Session(
+    session = following(
         lambda s: compile_plan(chosen, chosen.profile(), tuple(map(float, range(8))), (UNIT,), s)
     )
     with pytest.warns(RuntimeWarning):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from tests.runtime.gates.test_relational import STEPS, trajectory
-from tests.runtime.units import block_run, visit
+from tests.runtime.units import block_run, following, visit
 from tests.tiny import Pipeline, policy, sample_dit, sample_flux, tiny_dit, tiny_flux
 from torch import Tensor
 
@@ -37,7 +37,7 @@ def run(gate: Probe, residuals: Tensor, order: int = 0) -> Session:
     chosen = policy(Segments(starts=(0, 1)), gate, Taylor(order=order) if order else Reuse())
     times = tuple(map(float, range(len(residuals))))
     units = (FIRST, REST)
-    session = Session(lambda start: compile_plan(chosen, chosen.profile(), times, units, start))
+    session = following(lambda start: compile_plan(chosen, chosen.profile(), times, units, start))
     for step, residual in enumerate(residuals):
         x = torch.ones_like(residual)
         session.begin(Tick(1, step, "0"))
@@ -127,7 +127,7 @@ def test_a_value_that_is_not_finite_is_computed() -> None:
 
 def test_another_shape_is_computed() -> None:
     chosen = policy(Segments(starts=(0, 1)), Probe(threshold=1e6), Reuse())
-    session = Session(
+    session = following(
         lambda s: compile_plan(chosen, chosen.profile(), tuple(map(float, range(5))), (FIRST, REST), s)
     )
     with pytest.warns(RuntimeWarning, match="changed"):

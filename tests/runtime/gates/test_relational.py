@@ -7,12 +7,12 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.runtime.units import block_run, visit
+from tests.runtime.units import block_run, following, visit
 from tests.tiny import Pipeline, policy, sample_dit
 from torch import Tensor
 
 from cachesmith.policies import Relational, Reuse, Stack
-from cachesmith.runtime import Session, Tick, apply, compile_plan
+from cachesmith.runtime import Tick, apply, compile_plan
 
 STEPS = 24
 UNIT = block_run()
@@ -32,7 +32,7 @@ def decisions(gate: Relational, inputs: Tensor, start: int = 0) -> str:
     """Let a session run over the inputs."""
     chosen = policy(Stack(), gate, Reuse())
     times = tuple(map(float, range(STEPS)))
-    session = Session(lambda first: compile_plan(chosen, chosen.profile(), times, (UNIT,), first))
+    session = following(lambda first: compile_plan(chosen, chosen.profile(), times, (UNIT,), first))
     for step in range(start, STEPS):
         session.begin(Tick(1, step, "0"))
         feature = (inputs[step],)

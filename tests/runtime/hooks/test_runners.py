@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from tests.runtime.units import following
 from tests.tiny import Pipeline, policy, sample_dit
 from torch import Tensor
 
@@ -15,7 +16,6 @@ from cachesmith.runtime import (
     COMPUTE_ALL,
     Answer,
     Runner,
-    Session,
     Tick,
     UnitCall,
     UnitResult,
@@ -40,7 +40,7 @@ def session(pipe: Pipeline, stack: Stack, mask: str) -> Runner:
     chosen = policy(stack, Fixed(mask=mask), Lagrange(order=1))
     units = resolve_units(pipe.transformer, stack)
     times = tuple(map(float, range(len(mask))))
-    runner = Session(lambda start: compile_plan(chosen, chosen.profile(), times, units, start))
+    runner = following(lambda start: compile_plan(chosen, chosen.profile(), times, units, start))
     return guided(runner, units, runner.computes)
 
 
