@@ -45,6 +45,12 @@ class Chart:
 
 
 def front(measurements: Sequence[Measurement], uncached_seconds: float) -> Chart:
+    """Quality over measured seconds a sample."""
+    figure = front_figure(measurements, uncached_seconds)
+    return Chart(svg(figure), "Quality over measured seconds; the table below holds the same values.")
+
+
+def front_figure(measurements: Sequence[Measurement], uncached_seconds: float) -> Figure:
     """Quality over measured seconds a sample, profiles joined by a line, the uncached run as a border."""
     figure, axes = _axes("seconds a sample", "PSNR to uncached, dB")
     for family, (colour, marker) in STYLES.items():
@@ -65,7 +71,7 @@ def front(measurements: Sequence[Measurement], uncached_seconds: float) -> Chart
     axes.set_xlim(0, 1.05 * max(uncached_seconds, *(m.seconds for m in measurements)))
     axes.margins(y=0.12)
     axes.legend(fontsize=8, frameon=False)
-    return Chart(svg(figure), "Quality over measured seconds; the table below holds the same values.")
+    return figure
 
 
 def histogram(psnr: Sequence[float], low: float, high: float) -> Chart:

@@ -80,13 +80,22 @@ def command(config: CalibrationConfig) -> str:
     """Return the command that was run or, where it was called in code, the call."""
     program, *arguments = sys.argv
     if Path(program).name == "cachesmith":
-        return shlex.join(["cachesmith", *arguments])
+        return shlex.join(["cachesmith", *_without_secrets(arguments)])
     given = [
         f"{f.name}={getattr(config, f.name)!r}"
         for f in fields(config)
         if f.name != "earlier" and getattr(config, f.name) is not None
     ]
     return f"calibrate(pipe, prompts, CalibrationConfig({', '.join(given)}))"
+
+
+def _without_secrets(arguments: Sequence[str]) -> list[str]:
+    """Leave the value of --token out: reports are handed on."""
+    joined = ["--token=..." if argument.startswith("--token=") else argument for argument in arguments]
+    return [
+        "..." if before == "--token" else argument
+        for before, argument in zip(["", *joined], joined, strict=False)
+    ]
 
 
 def _profile(

@@ -1,4 +1,4 @@
-"""`report.html`: one file that shows everything and loads nothing."""
+"""`report.html`: one file that shows everything and loads nothing; `report.json` and the front for the Hub's card."""
 
 from importlib import resources
 from pathlib import Path
@@ -11,8 +11,7 @@ from cachesmith.calibrate.report import charts
 from cachesmith.calibrate.report.charts import Chart
 from cachesmith.calibrate.report.data import ProfileReport, ReportData
 from cachesmith.files import replacing
-
-PAGE = "report.html"
+from cachesmith.hub.facts import FRONT, NAME, PAGE, Facts, ProfileFacts
 
 
 class ProfileCharts(NamedTuple):
@@ -24,12 +23,33 @@ class ProfileCharts(NamedTuple):
 
 
 def write_html(folder: Path, data: ReportData) -> Path:
-    """Write `report.html` into `folder`, whole or not at all, and return its path."""
+    """Write `report.html`, and what `cachesmith push` reads, into `folder`; return the page's path.
+
+    Every file is written whole or not at all.
+    """
+    page, front = render(data), charts.front_figure(data.measurements, data.uncached_seconds)
     folder.mkdir(parents=True, exist_ok=True)
-    path = folder / PAGE
-    with replacing(path) as part:
-        part.write_text(render(data), encoding="utf-8")
-    return path
+    with replacing(folder / FRONT) as part:
+        front.savefig(part, dpi=200)
+    with replacing(folder / NAME) as part:
+        part.write_text(facts(data).model_dump_json(indent=1) + "\n", encoding="utf-8")
+    with replacing(folder / PAGE) as part:
+        part.write_text(page, encoding="utf-8")
+    return folder / PAGE
+
+
+def facts(data: ReportData) -> Facts:
+    """Return what of the report is no picture."""
+    return Facts(
+        policy=data.policy_id,
+        facts=dict(data.facts),
+        calibration_seconds=data.calibration_seconds,
+        accelerators=data.accelerators,
+        command=data.command,
+        uncached_seconds=data.uncached_seconds,
+        measured_on=data.measured_on,
+        profiles={p.name: ProfileFacts(seconds=p.seconds, psnr=p.psnr) for p in data.profiles},
+    )
 
 
 def render(data: ReportData) -> str:

@@ -13,6 +13,7 @@ from cachesmith.commands.convert import convert
 from cachesmith.commands.export import export
 from cachesmith.commands.fit import fit
 from cachesmith.commands.inspect import inspect
+from cachesmith.commands.push import push
 from cachesmith.commands.run import run
 from cachesmith.commands.shared.register import add
 from cachesmith.commands.validate import validate
@@ -38,6 +39,7 @@ for command in (
     bench,
     fit,
     convert,
+    push,
 ):  # in the order of a first session
     add(app, command)
 

@@ -76,6 +76,10 @@ def test_the_command_line_is_repeated_as_it_was(monkeypatch: pytest.MonkeyPatch)
 
     monkeypatch.setattr("sys.argv", ["/usr/bin/cachesmith", "calibrate", "my model", "--out", "x"])
     assert command(CalibrationConfig()) == "cachesmith calibrate 'my model' --out x"
+    for token in (["--token", "hf_secret"], ["--token=hf_secret"]):
+        monkeypatch.setattr("sys.argv", ["cachesmith", "calibrate", "m", *token, "--out", "x"])
+        told = command(CalibrationConfig())
+        assert "secret" not in told and told.endswith("--out x")
 
 
 def test_a_resumed_calibration_counts_what_it_took_before(tmp_path: Path) -> None:
