@@ -96,6 +96,8 @@ def test_a_hub_that_is_not_there(server: Hub, monkeypatch: pytest.MonkeyPatch) -
     from huggingface_hub import constants
 
     nowhere = "http://127.0.0.1:9"
+    # huggingface_hub tries five times
+    monkeypatch.setattr("time.sleep", lambda _: None)
     monkeypatch.setattr(constants, "ENDPOINT", nowhere)
     template = nowhere + "/{repo_id}/resolve/{revision}/{filename}"
     monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
@@ -181,8 +183,8 @@ def test_the_card_says_what_a_team_needs(folder: Path) -> None:
     assert found == {("psnr", 41.5), ("psnr", 30.25), ("ssim", 0.9), ("lpips", 0.02)}
     for said in (
         'revision="0a1b2c"', f'load("{REPO}")', "41.50 (40.50 to 42.50)", "35.00",
-        "FlowMatchEulerDiscreteScheduler, 10 steps", "NVIDIA H100", "1024 × 1024", "2.00 hours, 2.00 GPU-hours", "b" * 16, 
-        "cachesmith calibrate model --out x",
+        "FlowMatchEulerDiscreteScheduler, 10 steps", "NVIDIA H100", "1024 × 1024", "2.00 hours, 2.00 GPU-hours",
+        "b" * 16, "cachesmith calibrate model --out x",
         "front_seconds.png", "report.html", calibrated().id, "| 0.4 | 2.50 |",
     ):  # fmt: skip
         assert said in text, said
