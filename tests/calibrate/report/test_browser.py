@@ -149,6 +149,14 @@ def test_the_page_is_no_wider_than_the_screen(
     assert browser.execute_script("return document.documentElement.scrollWidth") <= width
 
 
+def test_the_fronts_table_fits_a_telephone(browser: Any, pages: dict[str, Path]) -> None:
+    opened(browser, pages["picture"], 390)
+    wide, shown = browser.execute_script(
+        "const part = document.querySelector('#front .scroll'); return [part.scrollWidth, part.clientWidth]"
+    )
+    assert wide <= shown
+
+
 @pytest.mark.parametrize("width", [1280, 390])
 def test_letters_can_be_read(browser: Any, pages: dict[str, Path], width: int) -> None:
     """Of charts too, which shrink with the page."""
