@@ -17,8 +17,8 @@ from cachesmith.policies.convert.sglang_schedule import (
 )
 from cachesmith.policies.document import Document, Profile, SamplerKey
 from cachesmith.policies.errors import PolicyError
-from cachesmith.policies.forecaster import Lagrange, Taylor
 from cachesmith.policies.policy import Policy
+from cachesmith.policies.rows import Lagrange, Taylor
 from cachesmith.policies.units import Stack
 
 TOOL = "SGLang's DPCache"
