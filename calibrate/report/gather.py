@@ -76,6 +76,10 @@ def gather(
     )
 
 
+PLACES = ("work", "report", "earlier")
+"""Settings that say where files are on one machine."""
+
+
 def command(config: CalibrationConfig) -> str:
     """Return the command that was run or, where it was called in code, the call."""
     program, *arguments = sys.argv
@@ -84,7 +88,7 @@ def command(config: CalibrationConfig) -> str:
     given = [
         f"{f.name}={getattr(config, f.name)!r}"
         for f in fields(config)
-        if f.name != "earlier" and getattr(config, f.name) is not None
+        if f.name not in PLACES and getattr(config, f.name) is not None
     ]
     return f"calibrate(pipe, prompts, CalibrationConfig({', '.join(given)}))"
 
