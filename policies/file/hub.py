@@ -29,9 +29,9 @@ def download(repo_id: str, revision: str | None, token: str | bool | None) -> Pa
     with speaking_of(repo_id, revision):
         from huggingface_hub import hf_hub_download
 
-        return Path(
-            hf_hub_download(repo_id, FILENAME, revision=revision, token=token, library_name="cachesmith")
-        )
+        found = hf_hub_download(repo_id, FILENAME, revision=revision, token=token, library_name="cachesmith")
+        # an entry of the cache is a link
+        return Path(found).resolve()
 
 
 @contextmanager

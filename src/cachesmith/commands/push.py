@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from cachesmith.commands.output import results
+from cachesmith.commands.output import say
 from cachesmith.policies import CachesmithError, load
 
 
@@ -56,6 +56,11 @@ def push(
     The card says what the policy is for and what it costs: base model, sampler, profiles with their held-out quality
     and, with --report, measured seconds, hardware, the calibration's cost and its command. Policy, card and pictures
     are one commit. `load("USER/NAME")` and `--policy USER/NAME` read it from there.
+
+    Cost: none but the upload; no model is needed.
+
+    Example: cachesmith push fashion.policy.safetensors user/fashion-policy --report out/report --base-model
+    user/fashion
     """
     from cachesmith.hub import files_of
     from cachesmith.hub import push as upload
@@ -67,7 +72,7 @@ def push(
             policy, repository, base_model=base_model, base_revision=base_revision, report=report,
             private=private, revision=revision, token=token, message=message,
         )  # fmt: skip
-        results().print(f"pushed {file} to {address}", markup=False, soft_wrap=True)
+        say(f"pushed {file} to {address}")
         return
     if dry_run.exists() and any(dry_run.iterdir()):
         raise CachesmithError(f"{dry_run} is not empty; give --dry-run a new folder")
@@ -75,4 +80,4 @@ def push(
     dry_run.mkdir(parents=True, exist_ok=True)
     for name, content in files.items():
         (dry_run / name).write_bytes(content)
-    results().print(f"wrote {', '.join(files)} to {dry_run}", markup=False, soft_wrap=True)
+    say(f"wrote {', '.join(files)} to {dry_run}")
