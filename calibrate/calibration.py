@@ -7,20 +7,24 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from cachesmith import __version__
 from cachesmith.calibrate.candidates import Makers, fastest, merge, warn_if_short
 from cachesmith.calibrate.config import CalibrationConfig, CalibrationResult
 from cachesmith.calibrate.cost import CostModel, measure_costs
+from cachesmith.calibrate.elapsed import Elapsed
 from cachesmith.calibrate.record.stage import Recording, record
+from cachesmith.calibrate.report.gather import Outcomes
 from cachesmith.calibrate.report.report import write_report
 from cachesmith.calibrate.score_cache import Memo, digest_of
 from cachesmith.calibrate.search.space import segments
-from cachesmith.calibrate.search.study import Candidate, front, open_study, search
+from cachesmith.calibrate.search.study import Candidate, front, open_study, search, study_path
 from cachesmith.calibrate.warm_start import check_earlier, origin
 from cachesmith.policies import (
     Calibration,
     Document,
+    Fixed,
     ModelKey,
     Modules,
     Policy,
@@ -65,6 +69,7 @@ class _Calibration:
     def __init__(self, pipe: Any, prompts: Sequence[Prompt], config: CalibrationConfig):
         self.pipe, self.config = pipe, config
         self.perceptual = None if config.lpips is None else load_lpips(config.lpips)
+        self.heldout_psnr: dict[str, Tensor] = {}
         self.parts: Split = split(prompts, config.fitting, config.validation, config.heldout, config.seed)
         if config.earlier is not None:
             check_earlier(config.earlier, prompts, self.parts)
@@ -78,6 +83,10 @@ class _Calibration:
 
     def run(self) -> CalibrationResult:
         """Do everything."""
+        with Elapsed(self.config.work / f"seconds-{self.key}.txt") as self.elapsed:
+            return self._run()
+
+    def _run(self) -> CalibrationResult:
         fitting = self._evaluator("uncached, fitting", self.parts.fitting)
         self._check_steps()
         validation = self._evaluator("uncached, validation", self.parts.validation)
@@ -100,8 +109,21 @@ class _Calibration:
             warn_if_short(policy.profile("min-psnr"), self.config.min_psnr)
         report = None
         if self.config.report is not None:
-            report = write_report(self.config.report, policy, study, recording, heldout, self.config)
+            outcomes = self._outcomes(chosen, makers)
+            report = write_report(
+                self.config.report, policy, study, recording, heldout, self.config, outcomes
+            )
         return CalibrationResult(policy, study, report)
+
+    def _outcomes(self, chosen: dict[str, Candidate], makers: Makers) -> Outcomes:
+        tuned = {name: c.profile.gate for name, c in chosen.items() if c.source == "tuned weights"}
+        return Outcomes(
+            psnr=self.heldout_psnr,
+            losses={n: makers.losses.get(g.mask, ()) for n, g in tuned.items() if isinstance(g, Fixed)},
+            sources={name: candidate.source for name, candidate in chosen.items()},
+            seconds=self.elapsed.seconds,
+            study=study_path(self.config, self.key),
+        )
 
     def _evaluator(self, title: str, requests: Sequence[Any]) -> Evaluator:
         with stage(title, len(requests)) as advance:
@@ -139,6 +161,7 @@ class _Calibration:
             for name, candidate in chosen.items():
                 outcome = heldout(candidate.policy)
                 scores = compare(heldout.reference, outcome.pictures, self.perceptual)
+                self.heldout_psnr[name] = scores.psnr
                 quality = summarise(scores, self.config.seed, parts=parts_of(heldout.requests))
                 profiles[name] = candidate.profile.model_copy(
                     update={

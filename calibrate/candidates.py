@@ -12,7 +12,7 @@ from cachesmith.calibrate.guidance import Guidance
 from cachesmith.calibrate.record.stage import Recording
 from cachesmith.calibrate.score_cache import Memo, digest_of
 from cachesmith.calibrate.search.study import Candidate
-from cachesmith.calibrate.tune.improve import MOVED, TUNING, Plan, refined, tuned
+from cachesmith.calibrate.tune.improve import MOVED, TUNING, Plan, fitting_losses, refined, tuned
 from cachesmith.calibrate.tune.move_steps import by_halves, resize, spaced
 from cachesmith.calibrate.tune.rows import RIDGES, Rows, fitted_rows, line, starting_rows
 from cachesmith.calibrate.tune.successive_halving import POWERS, length, race
@@ -46,6 +46,8 @@ class Makers:
         self.found, self.costs, self.config, self.key = found, costs, config, key
         self._memo = Memo(config.work / f"scores-{key}.jsonl")
         self._chosen: dict[float, Candidate] = {}
+        self.losses: dict[str, list[float]] = {}
+        """Mask -> PSNR in dB of the fitted pictures, one value an iteration."""
 
     def choose(self, budget: float) -> Candidate:
         """Return the candidate within `budget` full computations that is best on the validation requests."""
@@ -66,6 +68,7 @@ class Makers:
         with stage(f"NFC {budget:g}: weights", config.iterations) as advance:
             saved = self._saved("tuned", mask, plan.start)
             rows = tuned(self.fitting, mask, start, saved, config, advance)
+        self.losses[mask] = fitting_losses(saved)
         made = {
             "tuned weights": rows.policy(mask, f"nfc-{budget:g}"),
             "refined schedule": untuned.policy(plan.mask, f"nfc-{budget:g}"),

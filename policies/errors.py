@@ -48,9 +48,10 @@ def _innermost(faults: list[ErrorDetails]) -> list[ErrorDetails]:
 
 def _fault(loc: tuple[int | str, ...], value: object, message: str) -> str:
     field = ".".join(str(part) for part in loc)
-    return one_line(
-        f"{field[:120] or 'document'} = {short(value)}: {message[:1].lower()}{message[1:300]}", 1000
-    )
+    # a fault of several fields together names them itself
+    whole = not field and isinstance(value, dict)
+    named = "" if whole else f"{field[:120] or 'document'} = {short(value)}: "
+    return one_line(f"{named}{message[:1].lower()}{message[1:300]}", 1000)
 
 
 def one_line(said: object, longest: int = 300) -> str:

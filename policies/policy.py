@@ -1,6 +1,8 @@
 """The policy: one value that says how a model is sampled with caching."""
 
 import hashlib
+from importlib import import_module
+from typing import Any
 
 import numpy as np
 
@@ -42,6 +44,16 @@ class Policy:
                 f"policy {self.document.name!r} has no profile {name!r}; choose from {', '.join(profiles)}"
             )
         return profiles[name]
+
+    def push_to_hub(self, repo_id: str, **options: Any) -> str:
+        """Upload the policy with a generated card to the Hugging Face Hub; return the commit's address.
+
+        options: those of `cachesmith.hub.push`, such as `base_model`, `report`, `private`, `revision` and `token`.
+        Raises `PolicyError` where the Hub refuses or cannot be reached.
+        """
+        # by name: what reads a policy must not import what draws a card
+        address: str = import_module("cachesmith.hub").push(self, repo_id, **options)
+        return address
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Policy) and self.id == other.id

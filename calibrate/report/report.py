@@ -4,25 +4,32 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from cachesmith.calibrate.config import CalibrationConfig
 from cachesmith.calibrate.fit.clusters import analyse
 from cachesmith.calibrate.record.stage import Recording
+from cachesmith.calibrate.report.gather import Outcomes, gather
+from cachesmith.calibrate.report.runs import distinct, trajectory
 from cachesmith.files import replacing
 from cachesmith.policies import Fixed, Policy
 from cachesmith.progress import stage
 from cachesmith.runtime import apply, distill
-from cachesmith.runtime.hooks.patch import patched
 from cachesmith.sampling.evaluate import Evaluator
 from cachesmith.sampling.metrics import cells, headings, shown
-from cachesmith.sampling.render import Renderer
 from cachesmith.sampling.requests import Request
 from cachesmith.sampling.sheet import sheet
 
 SHOWN = 8
 """Held-out samples on the sheet and in the error curves."""
+
+APPENDIX = {
+    "All trials of the search, over full computations": "front.png",
+    "Input-to-output scales": "scales.png",
+    "Clusters of channels": "clusters.png",
+    "Sheet of held-out samples": "sheet.png",
+}
+"""The Markdown report's figures that the page shows as well."""
 
 
 def write_report(
@@ -32,9 +39,11 @@ def write_report(
     recording: Recording,
     heldout: Evaluator,
     config: CalibrationConfig,
+    outcomes: Outcomes,
 ) -> Path:
-    """Write `report.md` and its pictures into `folder` and return it."""
+    """Write `report.md` with its pictures, and `report.html`, into `folder` and return it."""
     from cachesmith.calibrate.report import figures
+    from cachesmith.calibrate.report.html import write_html
 
     folder.mkdir(parents=True, exist_ok=True)
     profiles = policy.document.profiles
@@ -56,6 +65,8 @@ def write_report(
     text = summary(policy, config) + _clusters(folder, recording, config)
     with replacing(folder / "report.md") as part:
         part.write_text(text, encoding="utf-8")
+    appendix = {title: folder / name for title, name in APPENDIX.items() if (folder / name).exists()}
+    write_html(folder, gather(policy, heldout, config, outcomes, appendix))
     return folder
 
 
@@ -119,30 +130,6 @@ def step_errors(
         masks[name] = gate.mask
         advance()
     return errors, pictures, masks
-
-
-def distinct(policy: Policy) -> list[str]:
-    """Names of the profiles, without those that only repeat another one under a different name."""
-    seen: dict[str, str] = {}
-    for name, profile in policy.document.profiles.items():
-        key = repr((profile.units, profile.axis, profile.gate, profile.forecaster, profile.overrides))
-        seen.setdefault(key, name)
-    return list(seen.values())
-
-
-def trajectory(renderer: Renderer, requests: Sequence[Request]) -> tuple[list[Tensor], Tensor]:
-    """Sample one batch and return the scheduler's state after every step, and the images."""
-    scheduler = renderer.pipe.scheduler
-    step, states = scheduler.step, list[Tensor]()
-
-    def spy(*args: Any, **kwargs: Any) -> Any:
-        result = step(*args, **kwargs)
-        states.append(result[0].detach().double().cpu())
-        return result
-
-    with patched(scheduler, "step", spy), torch.no_grad():
-        images = renderer(requests).images
-    return states, images
 
 
 def _trials(study: Any) -> dict[str, list[tuple[float, float]]]:

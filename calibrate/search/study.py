@@ -4,6 +4,7 @@ import logging
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 import optuna
 from optuna.trial import TrialState
@@ -35,7 +36,7 @@ def open_study(config: CalibrationConfig, key: str) -> optuna.Study:
     """Open or resume the study of this calibration: a journal file in the work folder."""
     optuna.logging.set_verbosity(logging.ERROR)  # an interrupted trial is not worth a traceback
     config.work.mkdir(parents=True, exist_ok=True)
-    journal = config.work / f"study-{key}.journal"
+    journal = study_path(config, key)
     if torn := drop_torn_lines(journal):
         warnings.warn(
             f"{journal} broke off, as a full disk or a power cut leaves it; its last {torn} bytes were dropped and the "
@@ -50,6 +51,11 @@ def open_study(config: CalibrationConfig, key: str) -> optuna.Study:
         load_if_exists=True,
         directions=["maximize", "minimize"],
     )
+
+
+def study_path(config: CalibrationConfig, key: str) -> Path:
+    """Return the journal file of this calibration's study."""
+    return config.work / f"study-{key}.journal"
 
 
 def search(

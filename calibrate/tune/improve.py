@@ -1,5 +1,7 @@
 """Improve one schedule and its weights in closed loop: first the steps, then the weights."""
 
+import json
+import math
 import random
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
@@ -100,16 +102,33 @@ def tuned(
     error = 10 ** (-evaluator(start.policy(mask, "start"), MOVED).psnr / 20)
     unfinished = saved.with_suffix(".unfinished")
     transformer = evaluator.renderer.pipe.transformer
+    losses: list[float] = []
+
+    def note(loss: float) -> None:
+        losses.append(-10 / math.log(10) * loss)
+        advance(1, note=f"{losses[-1]:.2f} dB")
+
     with recomputed(transformer) if config.gradient_checkpointing else nullcontext():
         rows = tune(
             evaluator.renderer, _batches(evaluator, config), mask, start, min(FASTEST, config.learning_rate * error),
-            lambda loss: advance(1, note=f"{-10 / 2.302585 * loss:.2f} dB"), unfinished,
+            note, unfinished,
         )  # fmt: skip
+    write_atomically(_losses(saved), json.dumps(losses).encode())
     held = BytesIO()
     torch.save(tuple(rows), held)
     write_atomically(saved, held.getbuffer())
     unfinished.unlink(missing_ok=True)
     return rows
+
+
+def fitting_losses(saved: Path) -> list[float]:
+    """PSNR in dB on the fitting samples after every iteration of `tuned`; empty where nothing was kept of it."""
+    path = _losses(saved)
+    return list(json.loads(path.read_text(encoding="utf-8"))) if path.exists() else []
+
+
+def _losses(saved: Path) -> Path:
+    return saved.with_suffix(".losses.json")
 
 
 def _batches(evaluator: Evaluator, config: CalibrationConfig) -> list[Batch]:

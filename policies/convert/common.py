@@ -1,6 +1,7 @@
 """What the converters share: reading foreign settings strictly, and wrapping one profile as a policy."""
 
 import json
+from collections.abc import Mapping
 from typing import Any, NamedTuple, TypeVar
 
 from cachesmith.policies.base import Frozen
@@ -22,9 +23,14 @@ class Converted(NamedTuple):
     notes: tuple[str, ...] = ()
 
 
-def parse(kind: type[Settings], raw: object, subject: str) -> Settings:
-    """Validate foreign settings; an unknown field, a wrong type or value is refused with its name."""
-    known = kind.model_fields
+def parse(
+    kind: type[Settings], raw: object, subject: str, aliases: Mapping[str, str] | None = None
+) -> Settings:
+    """Validate foreign settings; an unknown field, a wrong type or value is refused with its name.
+
+    aliases: what fields are called in the file, where a class may not have such a field.
+    """
+    known = [(aliases or {}).get(name, name) for name in kind.model_fields]
     if not isinstance(raw, dict):
         raise PolicyError(
             f"{subject} must be a mapping of its fields, got {type(raw).__name__}; give {', '.join(known)} by name"
@@ -49,11 +55,11 @@ def wrap(name: str, profile: Profile, *notes: str) -> Converted:
     return Converted(unbound(profile, name=name), notes)
 
 
-def letters(computed: list[bool], subject: str) -> str:
+def letters(computed: list[bool], subject: str, remedy: str = "begin with a 1") -> str:
     """Return the mask of one flag a step. Raises `PolicyError` where the first step is not computed."""
     if not computed or not computed[0]:
         raise PolicyError(
-            f"{subject} does not compute the first step, which has nothing to be forecast from; begin with a 1"
+            f"{subject} does not compute the first step, which has nothing to be forecast from; {remedy}"
         )
     return "".join("C" if flag else "F" for flag in computed)
 

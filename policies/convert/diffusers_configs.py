@@ -19,7 +19,6 @@ from cachesmith.policies.document import Profile
 from cachesmith.policies.errors import PolicyError
 from cachesmith.policies.forecaster import Forecaster
 from cachesmith.policies.gate import Fixed
-from cachesmith.policies.magcache import resample_ratios
 from cachesmith.policies.presets.presets import preset
 from cachesmith.policies.units import Modules, Segments, Stack
 
@@ -57,17 +56,6 @@ class TaylorSeerFields(Frozen):
         return step < before or on_interval or (after is not None and step >= after)
 
 
-class MagCacheFields(Frozen):
-    """`MagCacheConfig`."""
-
-    threshold: float = Field(default=0.06, ge=0)
-    max_skip_steps: int = Field(default=3, ge=0)
-    retention_ratio: float = Field(default=0.2, ge=0, le=1)
-    num_inference_steps: int = Field(default=28, ge=1, le=10_000)
-    mag_ratios: list[float] = Field(min_length=1, max_length=10_000)
-    calibrate: bool = False
-
-
 class FirstBlockFields(Frozen):
     """`FirstBlockCacheConfig`."""
 
@@ -103,29 +91,6 @@ def from_taylorseer(raw: object, steps: int | None) -> Converted:
         forecaster=Forecaster(rows=row(fields.max_order)),
     )
     return wrap("taylorseer", profile, *notes)
-
-
-def from_magcache(raw: object, steps: int | None) -> Converted:
-    """Read a `MagCacheConfig` with ratios: its decisions read no tensor, so they become a fixed schedule.
-
-    A bare list is its `mag_ratios`.
-    """
-    fields = parse(
-        MagCacheFields, {"mag_ratios": raw} if isinstance(raw, list) else raw, "diffusers' MagCacheConfig"
-    )
-    if fields.calibrate:
-        raise PolicyError("the MagCacheConfig asks for calibration; run it, and give the ratios it prints")
-    count = steps or fields.num_inference_steps
-    ratios = resample_ratios(fields.mag_ratios, count)
-    return Converted(
-        preset(
-            "magcache",
-            ratios=ratios,
-            threshold=fields.threshold,
-            max_skips=fields.max_skip_steps,
-            retention=fields.retention_ratio,
-        )
-    )
 
 
 def from_first_block(raw: object, steps: int | None) -> Converted:

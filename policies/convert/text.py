@@ -17,6 +17,10 @@ def read_settings(text: str) -> Any:
         raise PolicyError(
             f"the settings have {len(text):,} characters, the limit is {MAX_CHARACTERS:,}; shorten them"
         )
+    bare = text.strip()
+    if bare and set(bare) <= {"0", "1"}:
+        # a mask: YAML would read 0101 as an octal number
+        return bare
     try:
         return json.loads(text)
     except ValueError:
@@ -34,7 +38,9 @@ def read_settings(text: str) -> Any:
 
 
 def write_settings(values: Any, form: str, notes: tuple[str, ...] = ()) -> str:
-    """Return plain data as `json`, or as `yaml` with the notes as comments."""
+    """Return plain data as `json`, as `yaml` with the notes as comments, or a `text` as it is."""
+    if form == "text":
+        return f"{values}\n"
     if form == "json":
         return json.dumps(values, indent=2) + "\n"
     comments = "".join(f"# {note}\n" for note in notes)

@@ -11,6 +11,7 @@ from cachesmith.policies.document import FORMAT, Document, canonical
 from cachesmith.policies.errors import PolicyError, refusing
 from cachesmith.policies.file.container import MAX_HEADER, Contents, header_size, pack, read_header, unpack
 from cachesmith.policies.file.foreign import LONGEST
+from cachesmith.policies.file.hub import download, repository
 from cachesmith.policies.file.migrations import format_of, upgrade
 from cachesmith.policies.file.strict_json import parse_object
 from cachesmith.policies.policy import Policy, content_id
@@ -28,9 +29,19 @@ def save(policy: Policy, path: str | os.PathLike[str]) -> None:
         write_atomically(target, data)
 
 
-def load(path: str | os.PathLike[str]) -> Policy:
-    """Read a policy file; anything wrong with it is a `PolicyError`."""
-    source = Path(path)
+def load(
+    path: str | os.PathLike[str], *, revision: str | None = None, token: str | bool | None = None
+) -> Policy:
+    """Read a policy file; anything wrong with it is a `PolicyError`.
+
+    path: a file or, where there is none of that name, a repository of the Hugging Face Hub as `user/name`, whose file
+    is kept in huggingface_hub's cache and read from there without a network. revision: a branch, tag or commit of it;
+    token: for private ones, by default that of `hf auth login`.
+    """
+    repo_id = repository(path, SUFFIX)
+    if repo_id is None and revision is not None:
+        raise PolicyError(f"{path} is a file, which has no revisions; leave revision={revision!r} out")
+    source = Path(path) if repo_id is None else download(repo_id, revision, token)
     with _named(source, "read"):
         return _decode(_read(source))
 

@@ -14,6 +14,7 @@ from cachesmith.commands.edit import edit
 from cachesmith.commands.export import export
 from cachesmith.commands.fit import fit
 from cachesmith.commands.inspect import inspect
+from cachesmith.commands.push import push
 from cachesmith.commands.run import run
 from cachesmith.commands.shared.register import add
 from cachesmith.commands.validate import validate
@@ -40,6 +41,7 @@ for command in (
     fit,
     edit,
     convert,
+    push,
 ):  # in the order of a first session
     add(app, command)
 

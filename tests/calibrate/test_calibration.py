@@ -51,3 +51,6 @@ def test_report_has_its_parts(calibrated: tuple[Policy, Path]) -> None:
     text = (folder / "report.md").read_text()
     for name in ("front.png", "timeline.png", "scales.png", "errors.png", "sheet.png", "clusters.png"):
         assert (folder / name).stat().st_size > 1000 and name in text
+    page = (folder / "report.html").read_text()
+    assert calibrated[0].id in page and "TaylorSeer" in page
+    assert not set(folder.glob(".*"))

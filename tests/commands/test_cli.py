@@ -5,7 +5,9 @@ import cachesmith
 from cachesmith.commands.options import size
 
 
-@pytest.mark.parametrize("command", ["calibrate", "run", "inspect", "validate", "bench", "fit", "convert"])
+@pytest.mark.parametrize(
+    "command", ["calibrate", "run", "inspect", "validate", "bench", "fit", "convert", "push"]
+)
 def test_help_has_an_example(cli: Cli, command: str) -> None:
     assert f"cachesmith {command}" in succeeds(cli(command, "--help")).split("Example")[1]
 

@@ -64,3 +64,36 @@ def test_what_is_refused(
     monkeypatch.chdir(tmp_path)
     fails(cli("convert", shop.policy, *arguments), *said)
     assert not list(tmp_path.iterdir())
+
+
+PUBLISHED = Path(__file__).parents[1] / "policies" / "convert" / "published"
+
+
+def test_sglangs_schedule_becomes_a_policy_and_a_schedule_again(cli: Cli, tmp_path: Path) -> None:
+    source, policy, out = (
+        PUBLISHED / "sglang-K20.json",
+        tmp_path / "k.policy.safetensors",
+        tmp_path / "k.json",
+    )
+    result = cli("convert", source, "--from", "sglang-dpcache", "--out", policy)
+    assert "saved" in succeeds(result) and "note: a policy keeps the scheduler's class" in result.stderr
+    succeeds(cli("convert", policy, "--to", "sglang-dpcache", "--like", source, "--out", out))
+    assert json.loads(out.read_text())["full_steps"] == json.loads(source.read_text())["full_steps"]
+    out.unlink()
+    fails(cli("convert", policy, "--to", "sglang-dpcache", "--out", out), "--like FILE")
+    assert not out.exists()
+
+
+def test_a_bitstring_of_cached_steps(cli: Cli, tmp_path: Path) -> None:
+    source, policy = PUBLISHED / "flux_k37_budcache.txt", tmp_path / "k.policy.safetensors"
+    fails(cli("convert", source, "--from", "mask", "--out", policy), "--from cached-mask")
+    succeeds(cli("convert", source, "--from", "cached-mask", "--out", policy))
+    succeeds(cli("convert", policy, "--to", "cached-mask", "--out", tmp_path / "again.txt"))
+    assert (tmp_path / "again.txt").read_bytes() == source.read_bytes()
+
+
+def test_l2ps_matrix_with_a_mask(cli: Cli, tmp_path: Path) -> None:
+    matrix, policy = tmp_path / "weight.txt", tmp_path / "l2p.policy.safetensors"
+    matrix.write_text("[[0.7, 0.0, 0.0], [0.05, 0.9, 0.0], [0.06, -0.2, 1.1]]")
+    succeeds(cli("convert", matrix, "--from", "l2p", "--mask", "CCFF", "--out", policy))
+    assert load(policy).arrays["final/weights"].shape == (1, 4, 2)

@@ -1,7 +1,7 @@
 """`cachesmith convert`: policies from, and for, other caching tools."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -55,18 +55,33 @@ def convert(
             help="Export the schedule only, with this Taylor order (0: reuse) as forecaster.",
         ),
     ] = None,
+    mask: Annotated[
+        str | None,
+        typer.Option(
+            "--mask", metavar="CCFF...", help="With --from l2p: C for each computed step, F for each other."
+        ),
+    ] = None,
+    like: Annotated[
+        Path | None,
+        typer.Option(
+            "--like",
+            metavar="FILE",
+            help="With --to sglang-dpcache: a schedule of SGLang's for the same request.",
+        ),
+    ] = None,
     force: Force = False,
     json: Json = False,
 ) -> None:
     """Read other tools' settings as a policy, or write a policy's schedule for them.
 
     With --from, FILE holds the fields of a diffusers cache config, cache-dit's YAML, SmoothCache's schedule, TeaCache's
-    {"coefficients": [...], "threshold": 0.25} or a mask such as 110010, as JSON or YAML, and X is the policy file to
-    write.
+    {"coefficients": [...], "threshold": 0.25}, SGLang's DPCache schedule, L2P's matrix or a mask such as 110010 (in
+    which 1 means computed; cached with --from cached-mask), as JSON or YAML, and X is the policy file to write.
 
-    With --to, FILE is a policy file and X the other tool's: `cache_dit.load_configs(X)`, or the fields of
-    `diffusers.TaylorSeerCacheConfig`. Only schedules that are settled before sampling, with reuse or Taylor forecasts,
-    exist there; anything else is refused by name, never approximated in silence.
+    With --to, FILE is a policy file and X the other tool's: `cache_dit.load_configs(X)`, the fields of
+    `diffusers.TaylorSeerCacheConfig` or `MagCacheConfig`, SGLang's schedule or a mask. Only schedules that are settled
+    before sampling, with reuse or Taylor forecasts, exist there; anything else is refused by name, never approximated
+    in silence.
 
     Cost: none; no model is needed.
 
@@ -78,24 +93,30 @@ def convert(
             "say what FILE is: --from FORMAT to read another tool's settings, --to FORMAT to write them"
         )
     if source is not None:
-        notes = _import(file, source, out, steps, force)
+        notes = _import(file, source, out, steps, mask, force)
     else:
-        notes = _export(file, target or "", out, profile, steps, order, force)
+        request = None if like is None else _settings(like)
+        notes = _export(file, target or "", out, profile, steps, order, request, force)
     for each in notes:
         note(each)
     print_json({"file": str(out), "notes": list(notes)}) if json else say(f"saved {out}")
 
 
-def _import(file: Path, source: str, out: Path, steps: int | None, force: bool) -> tuple[str, ...]:
+def _import(
+    file: Path, source: str, out: Path, steps: int | None, mask: str | None, force: bool
+) -> tuple[str, ...]:
     check_policy_file(out, force)
-    try:
-        text = file.read_text(encoding="utf-8")
-    except UnicodeDecodeError:
-        raise CachesmithError(f"{file} is no text file; give the settings as JSON or YAML") from None
-    converted = import_settings(read_settings(text), source, steps)
+    converted = import_settings(_settings(file), source, steps, mask)
     out.parent.mkdir(parents=True, exist_ok=True)
     save(converted.policy, out)
     return converted.notes
+
+
+def _settings(file: Path) -> Any:
+    try:
+        return read_settings(file.read_text(encoding="utf-8"))
+    except UnicodeDecodeError:
+        raise CachesmithError(f"{file} is no text file; give the settings as JSON or YAML") from None
 
 
 def _export(
@@ -105,9 +126,10 @@ def _export(
     profile: str | None,
     steps: int | None,
     order: int | None,
+    request: object,
     force: bool,
 ) -> tuple[str, ...]:
     check_file(out, "--out", force)
-    values, notes = export_profile(load(file), target, profile, steps, order)
+    values, notes = export_profile(load(file), target, profile, steps, order, request)
     write_text(out, write_settings(values, TARGETS[target][1], notes))
     return notes

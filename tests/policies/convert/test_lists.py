@@ -1,6 +1,7 @@
 """Masks, SmoothCache, TeaCache, and reading text."""
 
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -127,7 +128,59 @@ def test_text_that_is_refused(text: str, said: str) -> None:
         read_settings(text)
 
 
-@pytest.mark.parametrize("form", sorted({form for _, form in TARGETS.values()}))
+@pytest.mark.parametrize("form", sorted({form for _, form in TARGETS.values()} - {"text"}))
 def test_text_there_and_back_again(form: str) -> None:
     values = {"a": [1, 0], "b": {"c": 1e-5, "d": None}}
     assert json.dumps(read_settings(write_settings(values, form, ("a note",)))) == json.dumps(values)
+
+
+PUBLISHED = Path(__file__).parent / "published"
+
+
+@pytest.mark.parametrize(
+    ("name", "cached"),
+    [("flux_k37_budcache.txt", 37), ("flux_k41_gpf_reuse_e10_1.txt", 41), ("wan21_shared_K29.json", 29)],
+)
+def test_published_masks_in_which_one_means_cached(name: str, cached: int) -> None:
+    settings = read_settings((PUBLISHED / name).read_text())
+    gate = import_settings(settings, "cached-mask").policy.profile().gate
+    assert isinstance(gate, Fixed) and len(gate.mask) == 50 and gate.mask.count("F") == cached
+
+
+def test_the_wrong_polarity_leads_to_the_right_one() -> None:
+    bits = (PUBLISHED / "flux_k37_budcache.txt").read_text()
+    with pytest.raises(PolicyError, match="--from cached-mask"):
+        import_settings(read_settings(bits), "mask")
+    with pytest.raises(PolicyError, match="--from mask"):
+        import_settings(read_settings("110010"), "cached-mask")
+
+
+@pytest.mark.parametrize("target", ["mask", "cached-mask"])
+def test_masks_there_and_back_again(target: str) -> None:
+    policy = import_settings("110010", "mask").policy
+    values, _ = export_profile(policy, target)
+    text = write_settings(values, TARGETS[target][1])
+    assert text == {"mask": "110010\n", "cached-mask": "001101\n"}[target]
+    assert import_settings(read_settings(text), target).policy == policy
+
+
+def test_masks_that_would_be_numbers_elsewhere() -> None:
+    assert read_settings("0101") == "0101" and read_settings(" 1011\n") == "1011"
+
+
+@pytest.mark.parametrize(
+    "raw", [{"bits": "01"}, {"schema": "video_spx.schedule.v1"},
+            {"schema": "video_spx.schedule.v1", "bits": "0101", "cache_steps": [1]}]
+)  # fmt: skip
+def test_what_is_no_cached_mask(raw: Any) -> None:
+    with pytest.raises(PolicyError):
+        import_settings(raw, "cached-mask")
+
+
+def test_a_mask_loses_no_forecaster_in_silence() -> None:
+    policy = preset("taylorseer-lite", interval=3, order=2)
+    with pytest.raises(PolicyError, match="--order 0"):
+        export_profile(policy, "mask", steps=9)
+    assert export_profile(policy, "mask", steps=9, order=0)[0].startswith("11")
+    with pytest.raises(PolicyError, match="stack"):
+        export_profile(preset("fora"), "mask", steps=9)
