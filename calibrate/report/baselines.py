@@ -15,8 +15,9 @@ from cachesmith.policies.gate import Interval
 from cachesmith.progress import Advance
 from cachesmith.runtime import apply
 from cachesmith.sampling.evaluate import Evaluator
+from cachesmith.sampling.metrics import psnr
 from cachesmith.sampling.render import Renderer
-from cachesmith.sampling.scores import bootstrap, psnr
+from cachesmith.sampling.scores import bootstrap
 from cachesmith.sampling.timing import elapsed, interleaved, medians
 
 SAMPLES = 16
