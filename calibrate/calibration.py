@@ -103,7 +103,8 @@ class _Calibration:
             phase.forwards += len(self.parts.heldout) * config.steps
             profiles = {name: self._measured(each, heldout) for name, each in found.items()}
             phase.forwards += len(self.parts.heldout) * sum(p.nfc or 0.0 for p in profiles.values())
-        sampler = sampler_key(self.pipe.scheduler, shape.guidance, config.guidance_scale)
+        given = [request.arguments for request in (*self.fitting, *self.parts.heldout)]
+        sampler = sampler_key(self.pipe.scheduler, shape.guidance, [shape.call], given)
         document = Document(
             name=config.name, profiles=profiles, model=self.model, sampler=sampler,
             calibration=self._provenance(found, ledger),
@@ -120,7 +121,9 @@ class _Calibration:
             advance(samples)
 
         with ledger.phase("references") as phase:
-            groups = [[self.fitting[i] for i in places] for places in batches(self.fitting, self.config.batch)]
+            groups = [
+                [self.fitting[i] for i in places] for places in batches(self.fitting, self.config.batch)
+            ]
             samples = references(self.renderer, groups, self.config.work / f"references-{self.key}", sampled)
         visited = samples[0].path.shape[1] - 1
         if visited != self.config.steps:

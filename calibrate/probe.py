@@ -9,7 +9,8 @@ from torch import Tensor
 from cachesmith.calibrate.closed_loop.batch import Uncached
 from cachesmith.calibrate.closed_loop.replay import replayed
 from cachesmith.policies import Follower, PolicyError, Stack
-from cachesmith.runtime import Answer, UnitCall, UnitResult, UseOutput, Watcher, watch
+from cachesmith.runtime import Answer, Tick, UnitCall, UnitResult, UseOutput, Watcher, watch
+from cachesmith.runtime.pipeline_call import PipelineCall
 from cachesmith.sampling.render import Renderer
 
 Guidance = Literal["none", "batched", "sequential"]
@@ -19,7 +20,7 @@ Guidance = Literal["none", "batched", "sequential"]
 class Shape:
     """guidance: none, in one batch, or by calls of its own; follower: the half that is forecast from the other.
 
-    channels and tokens are those of the image stream between blocks, latents those of one sample.
+    channels and tokens are those of the image stream between blocks, latents those of one sample. call: as asked for.
     """
 
     guidance: Guidance
@@ -27,6 +28,7 @@ class Shape:
     channels: int
     tokens: int
     latents: int
+    call: PipelineCall
 
 
 class _Bypass(Watcher):
@@ -35,6 +37,12 @@ class _Bypass(Watcher):
     def __init__(self) -> None:
         super().__init__()
         self.inputs: list[Tensor] = []
+        self.call = PipelineCall({})
+
+    def begin(self, tick: Tick) -> None:
+        """A transformer call."""
+        super().begin(tick)
+        self.call = tick.call
 
     def answer(self, call: UnitCall) -> Answer:
         """Return the inputs."""
@@ -68,7 +76,12 @@ def probe(renderer: Renderer, uncached: Uncached) -> Shape:
     first = bypass.inputs[0]
     guidance: Guidance = "sequential" if len(reach) > 1 else "batched" if len(first) > samples else "none"
     return Shape(
-        guidance, _follower(guidance, reach, samples), first.shape[-1], first.shape[1], latents[0].numel()
+        guidance,
+        _follower(guidance, reach, samples),
+        first.shape[-1],
+        first.shape[1],
+        latents[0].numel(),
+        bypass.call,
     )
 
 

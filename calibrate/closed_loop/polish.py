@@ -28,6 +28,9 @@ RATE = 0.2
 
 MOMENTUM = 0.7
 
+TRUST = 0.3
+"""Of the error at its end, a segment's weights move its latents by no more in one iteration."""
+
 LAST = 0.6
 """The last latents' part of the loss; the ends of the other segments share the rest."""
 
@@ -60,22 +63,29 @@ class Polisher:
             for name in ("phi", "momentum", "average")
         }
         self.iteration = 0
+        self.losses: list[float] = []
 
     def __call__(self, iterations: int, advance: Callable[[float], None] | None = None) -> Rows:
         """Go on to `iterations` in all, and return the weights: the mean of those of the second half."""
         for iteration in range(self.iteration, iterations):
-            grads, errors = self._gradients(self._drawn(iteration, iterations), advance)
+            grads, errors, loss = self._gradients(self._drawn(iteration, iterations), advance)
+            self.losses.append(loss)
             self._step(grads, errors, iteration, iterations)
             self.iteration = iteration + 1
-        return self._weights(self.state["average"])
+        return self.fit.rows if self._worse() else self._weights(self.state["average"])
+
+    def _worse(self) -> bool:
+        """Whether the loss rose: least squares are kept where gradients led astray."""
+        part = max(1, len(self.losses) // 3)
+        return sum(self.losses[-part:]) > sum(self.losses[:part])
 
     def saved(self) -> dict[str, Any]:
         """All that an interrupted one needs to go on."""
-        return {"iteration": self.iteration, "state": self.state}
+        return {"iteration": self.iteration, "state": self.state, "losses": self.losses}
 
     def load(self, saved: dict[str, Any]) -> None:
         """Go on where `saved` was made."""
-        self.iteration, state = saved["iteration"], saved["state"]
+        self.iteration, self.losses, state = saved["iteration"], [*saved["losses"]], saved["state"]
         self.state = {
             name: [each.to(self.renderer.pipe.transformer.device) for each in state[name]] for name in state
         }
@@ -100,7 +110,9 @@ class Polisher:
         for index, (grad, error) in enumerate(zip(grads, errors, strict=True)):
             phi, momentum, average = (self.state[name][index] for name in ("phi", "momentum", "average"))
             momentum.mul_(MOMENTUM).add_(grad, alpha=error * self.fit.width / 2)
-            phi.sub_(momentum, alpha=rate * (1 - MOMENTUM))
+            longest = TRUST * (error * self.fit.width) ** 0.5
+            length = rate * (1 - MOMENTUM) * float(momentum.norm())
+            phi.sub_(momentum, alpha=rate * (1 - MOMENTUM) * min(1.0, longest / max(length, FLOOR)))
             if iteration >= iterations // 2:
                 average.add_(phi, alpha=1 / averaged)
 
@@ -114,21 +126,23 @@ class Polisher:
 
     def _gradients(
         self, batches: list[Uncached], advance: Callable[[float], None] | None
-    ) -> tuple[list[Tensor], list[float]]:
-        """Of the mean log error; and the geometric mean of each segment's squared error."""
+    ) -> tuple[list[Tensor], list[float], float]:
+        """Of the mean log error; the geometric mean of each segment's squared error; and the loss."""
         phis = [phi.clone().requires_grad_() for phi in self.state["phi"]]
         count = sum(len(batch.requests) for batch in batches)
         grads = [torch.zeros_like(phi) for phi in phis]
-        logs = [0.0] * len(phis)
+        logs, loss = [0.0] * len(phis), 0.0
         for batch in batches:
             ends = self._ends(batch, self._weights(phis)) / count
-            found = torch.autograd.grad(self._loss(ends), phis)
+            value = self._loss(ends)
+            loss += float(value.detach())
+            found = torch.autograd.grad(value, phis)
             for index, grad in enumerate(found):
                 grads[index] += grad
                 logs[index] += float(ends[index].detach())
             if advance is not None:
                 advance(len(batch.requests))
-        return grads, [torch.tensor(each).exp().item() for each in logs]
+        return grads, [torch.tensor(each).exp().item() for each in logs], loss
 
     def _loss(self, ends: Tensor) -> Tensor:
         if len(ends) == 1:

@@ -35,7 +35,7 @@ def test_policy_survives_its_file_and_runs(calibrated: tuple[Policy, Path], tmp_
     assert loaded == policy
     pipe = pipeline()
     with apply(pipe, loaded, "4x") as session:
-        sample_dit(pipe, steps=12)
+        sample_dit(pipe, steps=12, guidance_scale=1.5)
     assert session.stats.nfc == pytest.approx(loaded.profile("4x").nfc or 0)
     assert not session.stats.fallbacks
 

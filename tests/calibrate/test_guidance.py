@@ -37,4 +37,4 @@ def test_the_half_that_moves_the_latents_less_follows(make: Any, guidance: str, 
     renderer = make()
     shape = probe(renderer, uncached(renderer, 1, 3)[0])
     tokens, latents = (64, 1024) if isinstance(renderer, Flux) else (16, 256)
-    assert shape == Shape(guidance, follower, 32, tokens, latents)  # type: ignore[arg-type]
+    assert shape == Shape(guidance, follower, 32, tokens, latents, shape.call)  # type: ignore[arg-type]

@@ -8,7 +8,8 @@ from tests.tiny import sample_flux, tiny_dit, tiny_flux
 from torch import Tensor
 
 from cachesmith.calibrate.closed_loop.batch import Uncached, sample
-from cachesmith.sampling.render import Pictures, Renderer
+from cachesmith.sampling.pictures import Pictures
+from cachesmith.sampling.render import Renderer
 from cachesmith.sampling.requests import Request, requests
 
 STEPS = 10
