@@ -79,7 +79,7 @@ def first_points(follower: Follower | None, budget: float) -> list[dict[str, Any
 
 def schedule_of(trial: Any, budget: float, steps: int, follower: Follower | None) -> Schedule:
     """The schedule of a trial's parameters."""
-    power = trial.suggest_float("power", 1.0, 1.8)
+    power = trial.suggest_float("power", 1.0, 1.6)
     if follower is None or budget < 3:
         return Schedule(spaced(int(budget), steps, power))
     mask = by_halves(budget, steps, power, trial.suggest_float("lead", 1.0, 1.7))

@@ -71,7 +71,7 @@ def test_a_fit_and_a_policy_survive_their_files() -> None:
     fit = SegmentFitter(renderer, uncached(renderer, 1, 2), HALVES, CHANNELS)()
     again = Fit.load(fit.saved())
     assert again.schedule == HALVES and torch.equal(again.samples, fit.samples)
-    known = of_policy(as_policy(HALVES, fit.rows, "x"), "profile")
+    known = of_policy(as_policy(HALVES, fit.rows, "x"), "default")
     assert known is not None and known[0] == HALVES
     for step, rows in fit.rows.items():
         used = [lane for lane, letters in enumerate(HALVES.lanes) if letters[step] == "F"]
@@ -84,7 +84,8 @@ def test_gradients_come_closer_and_an_interrupted_descent_goes_on() -> None:
     fit = SegmentFitter(renderer, samples, MASK, CHANNELS)()
     whole = Polisher(renderer, samples, fit, size=4)
     rows = whole(6)
-    assert psnr_under(renderer, MASK, rows) > psnr_under(renderer, MASK, fit.rows)
+    assert sum(whole.losses[-2:]) < sum(whole.losses[:2])  # of the same samples
+    assert any(not torch.equal(rows[step], fit.rows[step]) for step in rows)
     parts = Polisher(renderer, samples, fit, size=4)
 
     def interrupt(_: float) -> None:
