@@ -6,8 +6,8 @@ MODEL := examples/fashion_dit/model
 OUT ?= out
 PROMPTS := --prompts examples/fashion_dit/prompts.jsonl
 FLUX := examples/fashion_flux/model --prompts examples/fashion_flux/prompts.jsonl
-EFFORT ?= --trials 24 --fitting 24 --validation 16 --heldout 32 --moves 24 --iterations 48
-FULL := --fitting 640 --moves 40 --iterations 240
+EFFORT ?= --budget 100 --heldout 32
+FULL := --budget 1000 --heldout 64
 RACE := --samples 32 --screen 8 --batch 8 --repeats 5
 MEASURE ?= --samples 32 --repeats 1
 
@@ -50,11 +50,11 @@ gpu: install                       ## needs an NVIDIA GPU: tables of forecasts, 
 	$(BIN)/python benchmarks/gpu_engines.py --out benchmarks/gpu_engines.md
 
 bench: install                     ## carry on the committed policies, and front.py (about two hours on 2 cores)
-	$(BIN)/cachesmith calibrate $(MODEL) $(PROMPTS) --guidance-scale 1.5 --trials 16 $(FULL) \
-	  --speedup 8.33 --speedup 6.25 --speedup 5.55 --speedup 3.84 --speedup 3.7 \
+	$(BIN)/cachesmith calibrate $(MODEL) $(PROMPTS) --guidance-scale 1.5 $(FULL) \
+	  --speedup 3.5 --speedup 5 --speedup 7 --speedup 8.33 --speedup 6.25 --speedup 5.55 --speedup 3.84 --speedup 3.7 \
 	  --from examples/fashion_dit/fashion.policy.safetensors \
 	  --out examples/fashion_dit/fashion.policy.safetensors --report benchmarks/fashion_dit/report --force
-	$(BIN)/cachesmith calibrate $(FLUX) --trials 16 $(FULL) --speedup 10 --speedup 8.33 --speedup 6.25 \
+	$(BIN)/cachesmith calibrate $(FLUX) $(FULL) --speedup 3.5 --speedup 5 --speedup 7 --speedup 10 --speedup 8.33 --speedup 6.25 \
 	  --from examples/fashion_flux/fashion-flux.policy.safetensors \
 	  --out examples/fashion_flux/fashion-flux.policy.safetensors --report benchmarks/fashion_flux/report --force
 	$(BIN)/python benchmarks/front.py --policy examples/fashion_dit/fashion.policy.safetensors \

@@ -1,8 +1,11 @@
-"""Calibrate: record, fit, search, refine and tune, measure on held-out prompts, save."""
+"""Calibrate: sample uncached, make every profile from that, measure on held-out prompts, save."""
 
+import math
 import platform
 from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import replace
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
@@ -10,37 +13,34 @@ import torch
 from torch import Tensor
 
 from cachesmith import __version__
-from cachesmith.calibrate.candidates import Makers, fastest, merge, warn_if_short
-from cachesmith.calibrate.config import CalibrationConfig, CalibrationResult
-from cachesmith.calibrate.cost import CostModel, measure_costs
-from cachesmith.calibrate.elapsed import Elapsed
-from cachesmith.calibrate.record.stage import Recording, record
+from cachesmith.calibrate.closed_loop.batch import Uncached
+from cachesmith.calibrate.config import LEAST, CalibrationConfig, CalibrationResult
+from cachesmith.calibrate.ledger import Ledger
+from cachesmith.calibrate.plan import plan_of
+from cachesmith.calibrate.prepared import Prepared
+from cachesmith.calibrate.probe import probe
+from cachesmith.calibrate.progress import overall
+from cachesmith.calibrate.references import references
 from cachesmith.calibrate.report.gather import Outcomes
 from cachesmith.calibrate.report.report import write_report
 from cachesmith.calibrate.score_cache import Memo, digest_of
-from cachesmith.calibrate.search.space import segments
-from cachesmith.calibrate.search.study import Candidate, front, open_study, search, study_path
+from cachesmith.calibrate.spaces import Found, search_rfc, search_stack
 from cachesmith.calibrate.warm_start import check_earlier, origin
-from cachesmith.policies import (
-    Calibration,
-    Document,
-    Fixed,
-    ModelKey,
-    Modules,
-    Policy,
-    PolicyError,
-    Profile,
-    SamplerKey,
-    Stack,
-    TrialRecord,
-)
-from cachesmith.progress import stage
+from cachesmith.policies import Calibration, Document, ModelKey, Policy, PolicyError, Profile
+from cachesmith.policies.base import Arrays
 from cachesmith.runtime.models.fingerprint import model_key, sampler_key
 from cachesmith.sampling.evaluate import Evaluator
 from cachesmith.sampling.lpips import load_lpips
 from cachesmith.sampling.render import Renderer
-from cachesmith.sampling.requests import Prompt, Split, digest, parts_of, split
+from cachesmith.sampling.requests import Prompt, Split, batches, digest, parts_of, requests, split
 from cachesmith.sampling.scores import compare, summarise
+from cachesmith.sampling.timing import elapsed
+
+PRODUCTIVE = 0.6
+"""Share of a limit of time that is spent in forwards and backwards; the rest goes into equations and replays."""
+
+DECIBEL = 10 / math.log(10)
+"""Of a natural logarithm of a squared error."""
 
 
 def calibrate(
@@ -49,18 +49,29 @@ def calibrate(
     """Find the policy of `pipe` that stays closest to the uncached pictures at every asked speed.
 
     prompts: text prompts, or dicts of pipeline arguments. The pipeline runs as it is (device, dtype, scheduler).
-    Interrupting loses nothing: the same call with the same `config.work` resumes. The same seed gives the same policy,
-    unless forecast times, measured anew in another work folder, rule out another candidate. Raises `PolicyError` when
-    there is no adapter for the transformer, when its sampler takes another number of steps than it is asked for, or
-    when the earlier policy may have been fitted on what is held out.
+    Interrupting loses nothing that took long: the same call with the same `config.work` resumes. The same seed gives
+    the same policy. Raises `PolicyError` when there is no adapter for the transformer, when its sampler takes another
+    number of steps than it is asked for, or when the earlier policy may have been fitted on what is held out.
     """
     config = config or CalibrationConfig()
     shown = getattr(pipe, "_progress_bar_config", {})
     pipe.set_progress_bar_config(**{**shown, "disable": True})
+    trainable = _freeze(pipe)
     try:
-        return _Calibration(pipe, prompts, config).run()
+        return _Calibration(pipe, prompts, within_time(pipe, prompts, config)).run()
     finally:
         pipe.set_progress_bar_config(**shown)
+        for parameter in trainable:
+            parameter.requires_grad_(True)
+
+
+def _freeze(pipe: Any) -> list[torch.nn.Parameter]:
+    """Compute no gradients of any component's parameters; return those that had them."""
+    modules = [part for part in pipe.components.values() if isinstance(part, torch.nn.Module)]
+    trainable = [p for module in modules for p in module.parameters() if p.requires_grad]
+    for parameter in trainable:
+        parameter.requires_grad_(False)
+    return trainable
 
 
 class _Calibration:
@@ -69,8 +80,9 @@ class _Calibration:
     def __init__(self, pipe: Any, prompts: Sequence[Prompt], config: CalibrationConfig):
         self.pipe, self.config = pipe, config
         self.perceptual = None if config.lpips is None else load_lpips(config.lpips)
-        self.heldout_psnr: dict[str, Tensor] = {}
-        self.parts: Split = split(prompts, config.fitting, config.validation, config.heldout, config.seed)
+        self.plan = plan_of(config)
+        self.parts = divided(prompts, self.plan.samples, config.heldout, config.seed)
+        self.fitting = (*self.parts.fitting, *self.parts.validation)
         if config.earlier is not None:
             check_earlier(config.earlier, prompts, self.parts)
         common = {} if config.guidance_scale is None else {"guidance_scale": config.guidance_scale}
@@ -78,134 +90,119 @@ class _Calibration:
         self.model: ModelKey = model_key(pipe.transformer, pipe)
         self.key = digest_of(
             self.model, type(pipe.scheduler).__name__, _settings(pipe.scheduler), self.parts, common,
-            config.steps, config.seed, str(pipe.transformer.dtype), config.taps, __version__,
+            config.steps, config.seed, str(pipe.transformer.dtype), __version__,
         )  # fmt: skip
 
     def run(self) -> CalibrationResult:
         """Do everything."""
-        with Elapsed(self.config.work / f"seconds-{self.key}.txt") as self.elapsed:
-            return self._run()
-
-    def _run(self) -> CalibrationResult:
-        fitting = self._evaluator("uncached, fitting", self.parts.fitting)
-        self._check_steps()
-        validation = self._evaluator("uncached, validation", self.parts.validation)
-        recording = record(self.renderer, self.parts.fitting, self.config)
-        parts = (self.parts.fitting, self.parts.validation, self.parts.heldout)
-        given = [request.arguments for part in parts for request in part]
-        sampler = sampler_key(self.pipe.scheduler, recording.guidance, recording.calls, given)
-        costs = self._costs()
-        study = open_study(self.config, self.key)
-        with stage("search", self.config.trials) as advance:
-            search(study, fitting, recording.space, self.config, advance)
-        found = front(study, recording.space)
-        makers = Makers(fitting, validation, recording, found, costs, self.config, self.key)
-        chosen = {name: makers.choose(budget) for name, budget in self.config.budgets.items()}
-        if self.config.min_psnr is not None:
-            chosen["min-psnr"] = fastest(makers, self.config.min_psnr, self.config.steps)
-        heldout = self._evaluator("uncached, held out", self.parts.heldout)
-        policy = self._policy(chosen, found, heldout, study, recording, sampler)
-        if self.config.min_psnr is not None:
-            warn_if_short(policy.profile("min-psnr"), self.config.min_psnr)
+        config = self.config
+        config.work.mkdir(parents=True, exist_ok=True)
+        ledger = Ledger(config.steps, config.work / f"ledger-{self.key}.json", self.pipe.transformer.device)
+        with overall(self.plan.runs) as advance:
+            samples = self._references(ledger, advance)
+            shape = probe(self.renderer, samples[0])
+            prepared = Prepared(self.renderer, samples, shape, self.plan, ledger, self.key)
+            search = search_rfc if config.space == "rfc" else search_stack
+            found = search(prepared, config, advance)
+        with ledger.phase("measuring") as phase:
+            heldout = Evaluator(self.renderer, self.parts.heldout)
+            phase.forwards += len(self.parts.heldout) * config.steps
+            psnr: dict[str, Tensor] = {}
+            profiles = {name: self._measured(name, each, heldout, psnr) for name, each in found.items()}
+            phase.forwards += len(self.parts.heldout) * sum(p.nfc or 0.0 for p in profiles.values())
+        given = [request.arguments for request in (*self.fitting, *self.parts.heldout)]
+        sampler = sampler_key(self.pipe.scheduler, shape.guidance, [shape.call], given)
+        document = Document(
+            name=config.name, profiles=profiles, model=self.model, sampler=sampler,
+            calibration=self._provenance(found, ledger),
+        )  # fmt: skip
+        policy = Policy(document, _merged([each.policy.arrays for each in found.values()]))
         report = None
-        if self.config.report is not None:
-            outcomes = self._outcomes(chosen, makers)
-            report = write_report(
-                self.config.report, policy, study, recording, heldout, self.config, outcomes
+        if config.report is not None:
+            outcomes = Outcomes(
+                psnr=psnr,
+                losses={name: [-DECIBEL * loss for loss in each.losses] for name, each in found.items()},
+                sources={name: each.source for name, each in found.items()},
+                seconds=ledger.seconds,
+                study=next(iter(sorted(config.work.glob("*.journal"))), config.work),
             )
-        return CalibrationResult(policy, study, report)
+            report = write_report(config.report, policy, ledger, heldout, config, outcomes)
+        return CalibrationResult(policy, ledger, report)
 
-    def _outcomes(self, chosen: dict[str, Candidate], makers: Makers) -> Outcomes:
-        tuned = {name: c.profile.gate for name, c in chosen.items() if c.source == "tuned weights"}
-        return Outcomes(
-            psnr=self.heldout_psnr,
-            losses={n: makers.losses.get(g.mask, ()) for n, g in tuned.items() if isinstance(g, Fixed)},
-            sources={name: candidate.source for name, candidate in chosen.items()},
-            seconds=self.elapsed.seconds,
-            study=study_path(self.config, self.key),
-        )
+    def _references(self, ledger: Ledger, advance: Any) -> list[Uncached]:
+        def sampled(samples: float) -> None:
+            phase.forwards += samples * self.config.steps
+            advance(samples)
 
-    def _evaluator(self, title: str, requests: Sequence[Any]) -> Evaluator:
-        with stage(title, len(requests)) as advance:
-            return Evaluator(self.renderer, requests, advance)
-
-    def _check_steps(self) -> None:
-        visited = len(self.pipe.scheduler.timesteps)
+        with ledger.phase("references") as phase:
+            groups = [
+                [self.fitting[i] for i in places] for places in batches(self.fitting, self.config.batch)
+            ]
+            samples = references(self.renderer, groups, self.config.work / f"references-{self.key}", sampled)
+        visited = samples[0].path.shape[1] - 1
         if visited != self.config.steps:
             raise PolicyError(
-                f"{type(self.pipe.scheduler).__name__} visits {visited} timesteps in {self.config.steps} steps; "
+                f"{type(self.pipe.scheduler).__name__} took {visited} steps of {self.config.steps}; "
                 "calibrate with a sampler that calls the model once a step"
             )
+        return samples
 
-    def _costs(self) -> CostModel:
-        granularities = (Stack(), Modules(), segments(self.model.blocks, 2))
-        memo = Memo(self.config.work / f"costs-{self.key}.jsonl")
-        with stage("forecast times", 1) as advance:
-            some = self.parts.fitting[: self.config.batch]
-            costs = measure_costs(self.renderer, some, granularities, memo)
-            advance()
-        return costs
+    def _measured(self, name: str, found: Found, heldout: Evaluator, psnr: dict[str, Tensor]) -> Profile:
+        """The profile with its held-out quality; the dB of every sample go into `psnr`."""
+        outcome = heldout(found.policy)
+        scores = compare(heldout.reference, outcome.pictures, self.perceptual)
+        psnr[name] = scores.psnr
+        quality = summarise(scores, self.config.seed, parts=parts_of(heldout.requests))
+        update = {"nfc": outcome.nfc, "speedup": self.config.steps / outcome.nfc, "quality": quality}
+        return found.policy.profile().model_copy(update=update)
 
-    def _policy(
-        self,
-        chosen: dict[str, Candidate],
-        found: list[Candidate],
-        heldout: Evaluator,
-        study: Any,
-        recording: Recording,
-        sampler: SamplerKey,
-    ) -> Policy:
-        """Measure every profile on held-out requests, and put the policy together."""
-        profiles: dict[str, Profile] = {}
-        with stage("held-out profiles", len(chosen)) as advance:
-            for name, candidate in chosen.items():
-                outcome = heldout(candidate.policy)
-                scores = compare(heldout.reference, outcome.pictures, self.perceptual)
-                self.heldout_psnr[name] = scores.psnr
-                quality = summarise(scores, self.config.seed, parts=parts_of(heldout.requests))
-                profiles[name] = candidate.profile.model_copy(
-                    update={
-                        "nfc": outcome.nfc,
-                        "speedup": self.config.steps / outcome.nfc,
-                        "quality": quality,
-                    }
-                )
-                advance()
-        document = Document(
-            name=self.config.name,
-            profiles=profiles,
-            model=self.model,
-            sampler=sampler,
-            calibration=self._provenance(chosen, found, study, recording),
-        )
-        return Policy(document, merge([candidate.policy.arrays for candidate in chosen.values()]))
-
-    def _provenance(
-        self, chosen: dict[str, Candidate], found: list[Candidate], study: Any, recording: Recording
-    ) -> Calibration:
-        parts = self.parts
-        records = [
-            TrialRecord(number=c.trial, psnr=c.psnr, nfc=c.nfc, source=c.source)
-            for c in found
-            if c.trial is not None
-        ]
+    def _provenance(self, found: dict[str, Found], ledger: Ledger) -> Calibration:
+        heldout = self.parts.heldout
         return Calibration(
-            fitting_prompts=digest([*parts.fitting, *parts.validation]),
-            heldout_prompts=digest(parts.heldout),
-            fitting_size=len(parts.fitting) + len(parts.validation),
-            heldout_size=len(parts.heldout),
-            fitting_seeds=tuple(r.seed for r in (*parts.fitting, *parts.validation)),
-            heldout_seeds=tuple(r.seed for r in parts.heldout),
+            fitting_prompts=digest(self.fitting),
+            heldout_prompts=digest(heldout),
+            fitting_size=len(self.fitting),
+            heldout_size=len(heldout),
+            fitting_seeds=tuple(r.seed for r in self.fitting),
+            heldout_seeds=tuple(r.seed for r in heldout),
             dtype=str(self.pipe.transformer.dtype).removeprefix("torch."),
             versions=_versions(),
-            study=study.study_name,
+            study=f"cachesmith-{self.key}",
             fitted=(
-                *(f"profiles/{name}: {c.source}" for name, c in chosen.items()),
+                *(f"profiles/{name}: {each.source}" for name, each in found.items()),
                 *origin(self.config.earlier),
+                *ledger.lines(),
             ),
-            fits=recording.fits,
-            front=tuple(records),
         )
+
+
+def within_time(pipe: Any, prompts: Sequence[Prompt], config: CalibrationConfig) -> CalibrationConfig:
+    """Turn a limit of seconds into a budget: times one uncached batch, once for a work folder."""
+    if config.seconds is None:
+        return config
+    memo = Memo(config.work / "budgets.jsonl")
+    known = memo.get(f"{config.seconds:g} s")
+    if known is None:
+        common = {} if config.guidance_scale is None else {"guidance_scale": config.guidance_scale}
+        renderer, some = (
+            Renderer(pipe, config.steps, config.batch, **common),
+            requests(prompts, config.batch, 0),
+        )
+        renderer(some[:1])  # warm-up
+        known = [PRODUCTIVE * config.seconds * len(some) / elapsed(partial(renderer, some), pipe.device)]
+        memo.put(f"{config.seconds:g} s", known)
+    return replace(config, budget=max(LEAST["budget"], known[0] - config.heldout * 1.5), seconds=None)
+
+
+def divided(prompts: Sequence[Prompt], fitting: int, heldout: int, seed: int) -> Split:
+    """The split; its part for validation is fitted on too: folds of the fitting samples judge one another."""
+    validation = fitting // 4
+    return split(prompts, fitting - validation, validation, heldout, seed)
+
+
+def _merged(parts: Sequence[Arrays]) -> Arrays:
+    """All arrays of several profiles; equal names hold equal arrays."""
+    return {name: array for part in parts for name, array in part.items()}
 
 
 def _settings(scheduler: Any) -> dict[str, Any]:

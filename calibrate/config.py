@@ -3,50 +3,47 @@
 import math
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from cachesmith.policies import Fixed, Policy, PolicyError, Stack
+from cachesmith.policies import Policy, PolicyError
 
 PROFILE_SPEEDUPS = {"quality": 3.5, "balanced": 5.0, "fast": 7.0}
-"""Steps divided by full computations of the profiles every policy has."""
+"""Steps divided by full computations of the profiles a policy has unless others are asked for."""
 
-LEAST = {
-    "steps": 8, "trials": 1, "fitting": 1, "validation": 1, "heldout": 1, "batch": 1, "tune_batch": 1, "taps": 1,
-    "moves": 0, "iterations": 0, "learning_rate": 0.0,
-}  # fmt: skip
+LEAST = {"steps": 4, "budget": 10.0, "heldout": 1, "batch": 1, "trials": 1}
+
+Space = Literal["stack", "rfc"]
 
 
 @dataclass(frozen=True)
 class CalibrationConfig:
     """Settings of a calibration. Raises `PolicyError` for values that make no sense.
 
-    steps: sampler steps; trials: Optuna trials; speedups: a profile each, with NFC <= steps / speed-up; min_psnr: adds
-    the fastest profile that holds it on the validation samples. fitting, validation, heldout: samples in the three
-    disjoint parts. moves: moves of a computed step tried on each schedule; iterations: gradient steps spent on each
-    profile's weights (and about as many on the choice of its schedule), of `tune_batch` samples, whose size (along an
-    axis, see `axes`) is `learning_rate` times the root mean squared error of the untuned pictures;
-    gradient_checkpointing: blocks are computed twice for their gradients, and memory holds only their inputs; the
-    weights are the same. work: folder for study and scores (a second run resumes there); report: folder for figures;
-    earlier: a policy whose schedules and weights are tried as starting points: of a shorter calibration, or of a former
-    version of the model. lpips: weights from `benchmarks/fetch_lpips.py`, to measure held-out LPIPS as well.
+    steps: sampler steps. budget: run equivalents (uncached runs of one sample) that may be spent before held-out ones
+    are measured; seconds: a limit of time instead, from which the budget follows once a batch is timed.
+    speedups: a profile each, with NFC <= steps / speed-up, in place of `PROFILE_SPEEDUPS`; min_psnr: adds the fastest
+    profile that holds it out of fold. fitting: samples, by default what the budget has; heldout: samples measured last.
+    space: `stack` fits weights of the whole stack, `rfc` scales and thresholds of single modules (arXiv 2602.19506) in
+    at most `trials` Optuna trials; storage: an Optuna URL for its studies. gradient_checkpointing: blocks are computed
+    twice for their gradients, and memory holds only their inputs. work: folder of references, studies and weights (a
+    second run resumes there); report: folder for figures; earlier: a policy whose profiles are gone on from. lpips:
+    weights from `benchmarks/fetch_lpips.py`, to measure held-out LPIPS as well.
     """
 
     steps: int = 50
-    trials: int = 60
-    seed: int = 0
+    budget: float = 100.0
+    seconds: float | None = None
     speedups: tuple[float, ...] = ()
     min_psnr: float | None = None
-    fitting: int = 64
-    validation: int = 32
-    heldout: int = 64
-    batch: int = 32
+    fitting: int | None = None
+    heldout: int = 32
+    batch: int = 8
+    seed: int = 0
     guidance_scale: float | None = None
-    moves: int = 150
-    iterations: int = 200
-    tune_batch: int = 6
-    learning_rate: float = 3.0
+    space: Space = "stack"
+    trials: int = 60
+    storage: str | None = None
     gradient_checkpointing: bool = False
-    taps: int = 3
     name: str = "policy"
     work: Path = field(default_factory=lambda: Path("cachesmith-work"))
     report: Path | None = None
@@ -56,29 +53,23 @@ class CalibrationConfig:
     def __post_init__(self) -> None:
         for name, least in LEAST.items():
             if not getattr(self, name) >= least:
-                raise PolicyError(f"{name} is {getattr(self, name)}; it must be at least {least}")
+                raise PolicyError(f"{name} is {getattr(self, name)}; it must be at least {least:g}")
+        for name in ("seconds", "fitting"):
+            if getattr(self, name) is not None and not getattr(self, name) > 0:
+                raise PolicyError(f"{name} is {getattr(self, name)}; it must be above 0")
+        if self.space not in ("stack", "rfc"):
+            raise PolicyError(f"there is no space {self.space!r}; choose stack or rfc")
         for speedup in self.speedups:
             if not 2 <= speedup <= self.steps / 2:
                 raise PolicyError(
-                    f"speed-up {speedup} is out of reach; with {self.steps} steps use 2 <= S <= {self.steps / 2:g}"
+                    f"speed-up {speedup:g} is out of reach; with {self.steps} steps use 2 <= S <= {self.steps / 2:g}"
                 )
-
-        if self.earlier is not None and not self.earlier_masks:
-            raise PolicyError(
-                f"the earlier policy has no fixed schedule of the whole stack for {self.steps} steps; leave it out"
-            )
-
-    @property
-    def earlier_masks(self) -> list[str]:
-        """The earlier policy's schedules of the whole stack."""
-        profiles = self.earlier.document.profiles.values() if self.earlier else ()
-        masks = [p.gate.mask for p in profiles if isinstance(p.units, Stack) and isinstance(p.gate, Fixed)]
-        return [mask for mask in masks if len(mask) == self.steps]
 
     @property
     def budgets(self) -> dict[str, float]:
         """Profile name -> most full computations, a multiple of a half: steps may be computed by half."""
-        wanted = PROFILE_SPEEDUPS | {f"{s:g}x": s for s in self.speedups}
+        names = {speedup: name for name, speedup in PROFILE_SPEEDUPS.items()}
+        wanted = {names.get(s, f"{s:g}x"): s for s in self.speedups} or PROFILE_SPEEDUPS
         return {
             name: max(2, math.floor(2 * self.steps / speedup + 1e-9) / 2) for name, speedup in wanted.items()
         }
@@ -86,8 +77,8 @@ class CalibrationConfig:
 
 @dataclass(frozen=True)
 class CalibrationResult:
-    """The policy, the Optuna study behind it, and the folder of the report if one was asked for."""
+    """The policy, the ledger of what it cost, and the folder of the report if one was asked for."""
 
     policy: Policy
-    study: Any
+    ledger: Any
     report: Path | None

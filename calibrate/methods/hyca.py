@@ -11,8 +11,8 @@ from typing import Literal
 
 from cachesmith.calibrate.fit.clusters import HycaFit, analyse, closed_loop
 from cachesmith.calibrate.methods import schedule_recorder
+from cachesmith.calibrate.methods.granularity import granularity
 from cachesmith.calibrate.record.channels import record_grams
-from cachesmith.calibrate.search.space import granularity
 from cachesmith.policies import Fixed, Forecaster, Policy, PolicyError, Profile, mask, unbound
 from cachesmith.policies.errors import refusing
 from cachesmith.progress import stage

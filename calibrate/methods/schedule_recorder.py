@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 from torch import Tensor
 
-from cachesmith.calibrate.tune.move_steps import spaced
+from cachesmith.calibrate.schedules import spaced
 from cachesmith.policies import Fixed, Interval, PolicyError, mask
 from cachesmith.runtime import Unit, UnitResult, Watcher
 

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from cachesmith.calibrate.fit.solvers import named_row
 from cachesmith.calibrate.fit.subspace import bases, record_moments
 from cachesmith.calibrate.methods import schedule_recorder
-from cachesmith.calibrate.search.space import granularity
+from cachesmith.calibrate.methods.granularity import granularity
 from cachesmith.policies import Ema, Forecaster, Policy, Profile, Subspace, unbound
 from cachesmith.policies.errors import refusing
 from cachesmith.runtime.models.units import block_lists

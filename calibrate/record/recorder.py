@@ -1,11 +1,11 @@
 """Record full trajectories: streaming statistics per lane, never the raw features of a whole run.
 
-A lane is one stream of one unit. For every lane, step and distance k the recorder keeps how far input and output moved
-since k steps ago (two numbers a sample), and, where asked, a fixed random subset of the output's elements, from which
-schedules are planned.
+A lane is one stream of one unit. For every lane and step the recorder keeps how far input and output moved since the
+lane's anchor (two numbers a sample), and, where asked, a fixed random subset of the output's elements, from which
+schedules are planned. A new step becomes the anchor every `DISTANCES` steps, as if it were computed: of no lane is more
+than one step remembered, and norms stay on the device until they are asked for.
 """
 
-from collections import deque
 from dataclasses import dataclass, field
 
 import torch
@@ -16,8 +16,8 @@ from cachesmith.runtime import Tick, Unit, UnitResult, Watcher, resolve_units
 from cachesmith.runtime.pipeline_call import PipelineCall
 from cachesmith.runtime.tensors.norms import sample_norm
 
-DISTANCES = 6
-"""Longest distance, in steps, over which movements are recorded."""
+DISTANCES = 5
+"""Longest distance, in steps, over which movements are recorded; then the anchor is moved."""
 
 SKETCH = 2048
 """Elements of a sample's output that are kept for planning schedules."""
@@ -28,6 +28,10 @@ class Movements:
     """|I_t - I_(t-k)| and |O_t - O_(t-k)| of one lane: entries (step, distance, [B], [B]) in recording order."""
 
     entries: list[tuple[int, int, Tensor, Tensor]] = field(default_factory=list)
+
+    def on_host(self) -> "Movements":
+        """The same on the host."""
+        return Movements([(step, k, moved.cpu(), made.cpu()) for step, k, moved, made in self.entries])
 
 
 class Recorder(Watcher):
@@ -40,7 +44,7 @@ class Recorder(Watcher):
         self.branches: set[str] = set()
         self.calls: list[PipelineCall] = []
         self.channels: dict[str, int] = {}
-        self._recent: dict[tuple[str, str], deque[tuple[Tensor, Tensor]]] = {}
+        self._anchors: dict[tuple[str, str], tuple[int, Tensor, Tensor]] = {}
         self._sketch, self._seed = sketch, seed
         self._elements: dict[int, Tensor] = {}
 
@@ -52,8 +56,8 @@ class Recorder(Watcher):
             self.calls.append(tick.call)
 
     def restart(self) -> None:
-        """Forget the last steps of the run before."""
-        self._recent.clear()
+        """Forget the anchors of the run before."""
+        self._anchors.clear()
 
     def observe(self, result: UnitResult) -> None:
         """Note the movements of a computed unit."""
@@ -69,12 +73,14 @@ class Recorder(Watcher):
 
     def _note(self, lane: str, moved: Tensor, output: Tensor) -> None:
         assert self._tick.step is not None
-        recent = self._recent.setdefault((lane, self._tick.branch), deque(maxlen=DISTANCES))
-        entries = self.movements.setdefault(lane, Movements()).entries
-        for distance, (old_input, old_output) in enumerate(recent, start=1):
-            pair = sample_norm(moved - old_input).cpu(), sample_norm(output - old_output).cpu()
-            entries.append((self._tick.step, distance, *pair))
-        recent.appendleft((moved, output))
+        key = lane, self._tick.branch
+        anchor = self._anchors.get(key)
+        if anchor is not None:
+            pair = sample_norm(moved - anchor[1]), sample_norm(output - anchor[2])
+            entries = self.movements.setdefault(lane, Movements()).entries
+            entries.append((self._tick.step, self._tick.step - anchor[0], *pair))
+        if anchor is None or self._tick.step - anchor[0] >= DISTANCES:
+            self._anchors[key] = self._tick.step, moved.clone(), output
 
     def _pick(self, output: Tensor) -> Tensor:
         flat = output.flatten(1)

@@ -7,7 +7,6 @@ import numpy as np
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 
-from cachesmith.calibrate.fit.scales import ScaleFit
 from cachesmith.files import replacing
 from cachesmith.policies import computations
 
@@ -15,13 +14,9 @@ Point = tuple[float, float]
 """Full computations, PSNR in dB."""
 
 
-def front_figure(trials: Mapping[str, Sequence[Point]], profiles: Mapping[str, Point]) -> Figure:
-    """PSNR over full computations: every trial by origin, and the policy's profiles."""
+def front_figure(profiles: Mapping[str, Point]) -> Figure:
+    """PSNR over full computations of the policy's profiles."""
     figure, axes = plt.subplots(figsize=(7, 4.5), layout="constrained")
-    for label, points in trials.items():
-        if points:
-            computed, decibel = zip(*points, strict=True)
-            axes.scatter(computed, decibel, s=14, alpha=0.6, label=label)
     axes.plot(
         *zip(*sorted(profiles.values()), strict=True), "k*-", markersize=11, label="profiles (held out)"
     )
@@ -48,18 +43,6 @@ def timeline_figure(masks: Mapping[str, str]) -> Figure:
         fontsize=8,
     )
     axes.set_xlabel("step (dark: computed; grey: one half of guidance)")
-    return figure
-
-
-def scale_figure(scales: Mapping[str, ScaleFit]) -> Figure:
-    """RFE's input-to-output scale of every lane over the trajectory, and how far single ratios spread around it."""
-    figure, (left, right) = plt.subplots(1, 2, figsize=(10, 4), layout="constrained", width_ratios=(2, 1))
-    for name, fit in scales.items():
-        left.plot(np.linspace(0, 1, len(fit.scales)), fit.scales.numpy(), label=name, linewidth=1)
-    left.set(xlabel="part of the trajectory", ylabel="scale  |dO| / |dI|", yscale="log")
-    right.barh(range(len(scales)), [100 * fit.spread for fit in scales.values()])
-    right.set_yticks(range(len(scales)), [f"{n} (R2 {f.r2:.2f})" for n, f in scales.items()], fontsize=6)
-    right.set_xlabel("spread, % of the scale")
     return figure
 
 

@@ -167,10 +167,8 @@ def _facts(policy: Policy, heldout: Evaluator, config: CalibrationConfig) -> dic
         facts["sampler"] = f"{document.sampler.scheduler}, {document.sampler.steps} steps"
     size = " × ".join(str(n) for n in heldout.reference.images.shape[2:])
     facts |= {"size": f"{size} pixels", "guidance": _guidance(policy), "seed": str(config.seed)}
-    facts["samples"] = (
-        f"{config.fitting} to fit, {config.validation} to choose by, {config.heldout} held out and measured last"
-    )
     if record is not None:
+        facts["samples"] = f"{record.fitting_size} to fit, {config.heldout} held out and measured last"
         facts["held-out prompts"] = f"sha256 {record.heldout_prompts[:16]}…"
         facts["versions"] = ", ".join(f"{name} {version}" for name, version in record.versions.items())
         facts["precision"] = record.dtype

@@ -7,8 +7,7 @@ from typing import Any
 from torch import Tensor
 
 from cachesmith.calibrate.config import CalibrationConfig
-from cachesmith.calibrate.fit.clusters import analyse
-from cachesmith.calibrate.record.stage import Recording
+from cachesmith.calibrate.ledger import Ledger
 from cachesmith.calibrate.report.gather import Outcomes, gather
 from cachesmith.calibrate.report.runs import distinct, trajectory
 from cachesmith.files import replacing
@@ -35,8 +34,7 @@ APPENDIX = {
 def write_report(
     folder: Path,
     policy: Policy,
-    study: Any,
-    recording: Recording,
+    ledger: Ledger,
     heldout: Evaluator,
     config: CalibrationConfig,
     outcomes: Outcomes,
@@ -52,9 +50,8 @@ def write_report(
     with stage("report", 2 + len(distinct(policy))) as advance:
         errors, pictures, masks = step_errors(heldout, policy, shown, advance)
         drawn = {
-            "front.png": figures.front_figure(_trials(study), points),
+            "front.png": figures.front_figure(points),
             "timeline.png": figures.timeline_figure(masks),
-            "scales.png": figures.scale_figure(recording.scales),
             "errors.png": figures.error_figure(errors),
         }
         for name, figure in drawn.items():
@@ -62,22 +59,12 @@ def write_report(
         with replacing(folder / "sheet.png") as part:
             sheet({"uncached": heldout.reference[:SHOWN].image_samples} | pictures, columns=SHOWN).save(part)
         advance()
-    text = summary(policy, config) + _clusters(folder, recording, config)
+    text = summary(policy, config) + f"\n## Cost\n\n{ledger.table()}"
     with replacing(folder / "report.md") as part:
         part.write_text(text, encoding="utf-8")
     appendix = {title: folder / name for title, name in APPENDIX.items() if (folder / name).exists()}
     write_html(folder, gather(policy, heldout, config, outcomes, appendix))
     return folder
-
-
-def _clusters(folder: Path, recording: Recording, config: CalibrationConfig) -> str:
-    """The section on clusters of channels, on the planned schedule of the balanced profile; none for short runs."""
-    from cachesmith.calibrate.report.cluster_report import cluster_report
-
-    if not recording.grams:
-        return ""
-    schedule = recording.space.schedules[int(config.budgets["balanced"])]
-    return "\n" + cluster_report(folder, analyse(recording.grams, schedule, seed=config.seed))
 
 
 def summary(policy: Policy, config: CalibrationConfig) -> str:
@@ -87,13 +74,14 @@ def summary(policy: Policy, config: CalibrationConfig) -> str:
     lines = [
         f"# Calibration of {document.name}",
         "",
-        f"Policy `{policy.id}`. {config.steps} steps; {config.fitting} fitting, {config.validation} validation and "
-        f"{config.heldout} held-out samples; seed {config.seed}. PSNR: against the uncached picture of the same seed.",
+        f"Policy `{policy.id}`. {config.steps} steps; {_fitting(policy)} fitting and {config.heldout} held-out "
+        f"samples; seed {config.seed}. PSNR: against the uncached picture of the same seed.",
         "",
         f"| profile | NFC | steps / NFC | {' | '.join(headings(metrics))} | found by |",
         f"| --- | ---: | ---: | {'---: | ' * len(headings(metrics))}--- |",
     ]
-    sources = dict(entry.removeprefix("profiles/").split(": ", 1) for entry in _fitted(policy))
+    entries = (entry.removeprefix("profiles/") for entry in _fitted(policy) if entry.startswith("profiles/"))
+    sources = dict(entry.split(": ", 1) for entry in entries)
     for name, profile in document.profiles.items():
         q = profile.quality
         if q is not None:
@@ -104,7 +92,6 @@ def summary(policy: Policy, config: CalibrationConfig) -> str:
     for title, name in (
         ("Speed and quality", "front.png"),
         ("Computed steps", "timeline.png"),
-        ("Input-to-output scales", "scales.png"),
         ("Error per step", "errors.png"),
         ("Held-out pictures", "sheet.png"),
     ):
@@ -132,13 +119,9 @@ def step_errors(
     return errors, pictures, masks
 
 
-def _trials(study: Any) -> dict[str, list[tuple[float, float]]]:
-    groups: dict[str, list[tuple[float, float]]] = {"presets and planned schedules": [], "search": []}
-    for trial in study.trials:
-        if trial.values:
-            origin = "presets and planned schedules" if "fixed_params" in trial.system_attrs else "search"
-            groups[origin].append((trial.values[1], trial.values[0]))
-    return groups
+def _fitting(policy: Policy) -> int:
+    record = policy.document.calibration
+    return 0 if record is None else record.fitting_size
 
 
 def _fitted(policy: Policy) -> tuple[str, ...]:

@@ -16,14 +16,12 @@ LABELS: list[Any] = [{"class_labels": i} for i in range(10)]
 
 def settings(work: Path, **changes: Any) -> CalibrationConfig:
     quick: dict[str, Any] = {
-        "steps": 16,
-        "trials": 3,
-        "fitting": 2,
-        "validation": 2,
+        "steps": 12,
+        "budget": 16.0,
+        "speedups": (4.0,),
+        "fitting": 4,
         "heldout": 2,
-        "moves": 2,
-        "iterations": 2,
-        "tune_batch": 2,
+        "batch": 4,
         "guidance_scale": 1.5,
     }
     return CalibrationConfig(work=work, **(quick | changes))

@@ -13,12 +13,13 @@ from cachesmith.runtime import apply
 @pytest.fixture(scope="module")
 def calibrated(tmp_path_factory: pytest.TempPathFactory) -> tuple[Policy, Path]:
     work = tmp_path_factory.mktemp("work")
-    return run(work, report=work / "report", speedups=(2.5,)), work
+    return run(work, report=work / "report"), work
 
 
 def test_profiles_hold_their_budgets(calibrated: tuple[Policy, Path]) -> None:
     policy, _ = calibrated
-    budgets = settings(Path(), speedups=(2.5,)).budgets
+    budgets = settings(Path()).budgets
+    assert {*policy.document.profiles} == {*budgets} == {"4x"}
     for name, profile in policy.document.profiles.items():
         assert profile.nfc is not None and profile.nfc <= budgets[name] + 1e-9
         assert (
@@ -33,9 +34,9 @@ def test_policy_survives_its_file_and_runs(calibrated: tuple[Policy, Path], tmp_
     loaded = load(tmp_path / "x.policy.safetensors")
     assert loaded == policy
     pipe = pipeline()
-    with apply(pipe, loaded, "fast") as session:
-        sample_dit(pipe, steps=16)
-    assert session.stats.nfc == pytest.approx(loaded.profile("fast").nfc or 0)
+    with apply(pipe, loaded, "4x") as session:
+        sample_dit(pipe, steps=12, guidance_scale=1.5)
+    assert session.stats.nfc == pytest.approx(loaded.profile("4x").nfc or 0)
     assert not session.stats.fallbacks
 
 
@@ -49,8 +50,15 @@ def test_fitting_and_heldout_seeds_are_disjoint(calibrated: tuple[Policy, Path])
 def test_report_has_its_parts(calibrated: tuple[Policy, Path]) -> None:
     folder = calibrated[1] / "report"
     text = (folder / "report.md").read_text()
-    for name in ("front.png", "timeline.png", "scales.png", "errors.png", "sheet.png", "clusters.png"):
+    for name in ("front.png", "timeline.png", "errors.png", "sheet.png"):
         assert (folder / name).stat().st_size > 1000 and name in text
     page = (folder / "report.html").read_text()
     assert calibrated[0].id in page and "TaylorSeer" in page
     assert not set(folder.glob(".*"))
+    assert "| least squares |" in text
+
+
+@pytest.mark.parametrize("batch", [1])
+def test_guidance_is_told_from_batches_of_any_size(tmp_path: Path, batch: int) -> None:
+    sampler = run(tmp_path, batch=batch).document.sampler
+    assert sampler is not None and sampler.guidance == "batched"

@@ -1,48 +1,44 @@
-"""The fastest profile that holds a quality: chosen on the validation requests, and honest about the held-out ones."""
+"""A floor of quality: the fewest computations that hold it, or a refusal that says what to change."""
 
-import warnings
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+from tests.calibrate.small import settings
 
-from cachesmith.calibrate.candidates import fastest, warn_if_short
-from cachesmith.policies import Fixed, PolicyError, Profile, Quality
-
-
-class Makers:
-    """The policy of a budget is the budget, and its validation PSNR a constant plus ten times it."""
-
-    config = SimpleNamespace(seed=0)
-
-    def choose(self, budget: float) -> Any:
-        return SimpleNamespace(policy=budget)
-
-    def validation(self, policy: float) -> Any:
-        return SimpleNamespace(samples=torch.tensor([10.0 * policy] * 4))
+from cachesmith.calibrate import spaces
+from cachesmith.calibrate.spaces import Found, none_worse_than_cheaper
+from cachesmith.policies import PolicyError, preset
 
 
-@pytest.mark.parametrize(("psnr", "budget"), [(5.0, 2), (41.0, 4.5), (50.0, 5), (51.0, 5.5), (100.0, 10)])
-def test_the_smallest_budget_is_found_on_the_validation_requests(psnr: float, budget: float) -> None:
-    makers: Any = Makers()
-    assert fastest(makers, psnr, 20).policy == budget
+class Maker:
+    """Holds 3 dB a computation, in every sample."""
+
+    def screened(self, budget: int) -> torch.Tensor:
+        return torch.full((8,), 3.0 * budget)
 
 
-def test_what_no_budget_holds_is_refused() -> None:
-    makers: Any = Makers()
+@pytest.mark.parametrize(("wanted", "expected"), [(9.0, 3), (9.1, 4), (17.9, 6), (3.0, 1 + 1)])
+def test_the_fewest_computations_that_hold_it(tmp_path: Any, wanted: float, expected: int) -> None:
+    maker: Any = Maker()
+    assert spaces._fastest(maker, settings(tmp_path, min_psnr=wanted)) == expected
+
+
+def test_what_no_policy_holds_is_refused(tmp_path: Any) -> None:
+    maker: Any = Maker()
     with pytest.raises(PolicyError, match="ask for less with --min-psnr"):
-        fastest(makers, 101.0, 20)
+        spaces._fastest(maker, settings(tmp_path, min_psnr=18.1))
 
 
-def profile(low: float) -> Profile:
-    quality = Quality(samples=2, psnr=low + 1, psnr_low=low, psnr_high=low + 2, ssim=1.0, latent_error=0.0)
-    return Profile(gate=Fixed(mask="CF"), quality=quality)
-
-
-def test_held_out_samples_that_miss_the_quality_are_told() -> None:
-    with pytest.warns(RuntimeWarning, match=r"--min-psnr 30 has 29.00 to 31.00 dB on held-out samples"):
-        warn_if_short(profile(29.0), 30.0)
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        warn_if_short(profile(30.0), 30.0)
+def test_a_dearer_profile_is_never_worse_than_a_cheaper_one() -> None:
+    policies = [preset(name) for name in ("fora", "taylorseer", "hicache")]
+    found = {
+        name: Found(policy, f"source {name}", nfc, psnr)
+        for (name, nfc, psnr), policy in zip(
+            [("quality", 14, 49.0), ("fast", 7, 50.0), ("balanced", 10, 52.0)], policies, strict=True
+        )
+    }
+    kept = none_worse_than_cheaper(found)
+    assert kept["fast"] is found["fast"] and kept["balanced"] is found["balanced"]
+    assert kept["quality"].policy is found["balanced"].policy
+    assert kept["quality"].source == "source balanced; as balanced, since 14 computations did no better"

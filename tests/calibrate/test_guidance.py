@@ -1,15 +1,12 @@
-"""Guidance is told from the rows of a call, whatever number of samples shares it."""
+"""Guidance is told from the rows of a call, and which half leads from what reaches the latents."""
 
-from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.calibrate.small import pipeline, settings
+from tests.calibrate.closed_loop.world import Flux, dit, uncached
 
 from cachesmith.calibrate.guidance import guidance_of
-from cachesmith.calibrate.record.stage import record
-from cachesmith.sampling.render import Renderer
-from cachesmith.sampling.requests import requests
+from cachesmith.calibrate.probe import Shape, probe
 
 
 @pytest.mark.parametrize(
@@ -26,11 +23,18 @@ def test_rows_beyond_the_samples_are_guidance(
     assert guidance_of(branches, rows, samples) == expected
 
 
-@pytest.mark.parametrize(("scales", "expected"), [((1.5, 2.0), "batched"), ((1.0, 0.5), "none")])
-def test_requests_that_cannot_share_a_call(
-    tmp_path: Path, scales: tuple[float, float], expected: str
-) -> None:
-    """Every second one has other arguments, so that all are sampled alone."""
-    prompts: list[Any] = [{"class_labels": 1, "guidance_scale": scale} for scale in scales]
-    recording = record(Renderer(pipeline(), 16, batch=8), requests(prompts, 4, 0), settings(tmp_path))
-    assert recording.guidance == expected
+@pytest.mark.parametrize(
+    ("make", "guidance", "follower"),
+    [
+        (dit, "batched", "second"),
+        (lambda: dit(1.0), "none", None),
+        (lambda: dit(0.2), "none", None),
+        (Flux, "none", None),
+        (lambda: Flux(2.0), "sequential", "later"),
+    ],
+)
+def test_the_half_that_moves_the_latents_less_follows(make: Any, guidance: str, follower: str | None) -> None:
+    renderer = make()
+    shape = probe(renderer, uncached(renderer, 1, 3)[0])
+    tokens, latents = (64, 1024) if isinstance(renderer, Flux) else (16, 256)
+    assert shape == Shape(guidance, follower, 32, tokens, latents, shape.call)  # type: ignore[arg-type]

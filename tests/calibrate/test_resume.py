@@ -8,20 +8,10 @@ import numpy as np
 import pytest
 from tests.calibrate.small import LABELS, pipeline, recorded, run, settings
 
-from cachesmith.calibrate import CalibrationConfig, calibrate, calibration
-from cachesmith.calibrate.cost import CostModel
-from cachesmith.calibrate.tune import tune
-from cachesmith.calibrate.tune.rows import fitted_rows, fixed_profile
-from cachesmith.policies import Fitted, Forecaster, PolicyError, unbound
-from cachesmith.sampling import evaluate
+from cachesmith.calibrate import CalibrationConfig, calibrate, calibration, references
+from cachesmith.calibrate.closed_loop import fit, polish
+from cachesmith.policies import Policy, PolicyError
 from cachesmith.sampling.requests import split
-
-
-@pytest.fixture(autouse=True)
-def steady(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Times differ from run to run, and may rule out a candidate."""
-    free = CostModel({(k, m): 0.0 for k in ("stack", "segment", "module") for m in (False, True)})
-    monkeypatch.setattr(calibration, "measure_costs", lambda *_: free)
 
 
 def interrupt(monkeypatch: pytest.MonkeyPatch, owner: Any, name: str, call: int) -> None:
@@ -37,20 +27,32 @@ def interrupt(monkeypatch: pytest.MonkeyPatch, owner: Any, name: str, call: int)
     monkeypatch.setattr(owner, name, interrupting)
 
 
-@pytest.mark.parametrize(("owner", "name", "call"), [(tune, "_loss", 8), (evaluate.Evaluator, "__call__", 2)])
+def same_weights(one: Policy, other: Policy) -> bool:
+    same = all(np.allclose(one.arrays[name], other.arrays[name], atol=1e-6) for name in one.arrays)
+    gates = [{n: p.gate for n, p in policy.document.profiles.items()} for policy in (one, other)]
+    return same and {*one.arrays} == {*other.arrays} and gates[0] == gates[1]
+
+
 def test_an_interrupted_calibration_ends_as_an_uninterrupted_one(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, owner: Any, name: str, call: int
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """In the middle of tuning the second profile's weights, and in the second trial of the search."""
-    whole = calibrate(pipeline(), LABELS, settings(tmp_path / "whole"))
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        interrupt(patch, owner, name, call)
-        run(tmp_path / "parts")
-    resumed = calibrate(pipeline(), LABELS, settings(tmp_path / "parts"))
-    assert resumed.policy.id == whole.policy.id
-    tried = [[t.params for t in r.study.trials if t.values] for r in (whole, resumed)]
-    assert tried[0] == tried[1] and len(tried[0]) == 3
-    assert not list(tmp_path.glob("**/*.unfinished"))
+    """While references are sampled, while a schedule is tried, while it is fitted, and among its gradients."""
+    changes: dict[str, Any] = {"budget": 24.0, "batch": 2}
+    whole = calibrate(pipeline(), LABELS, settings(tmp_path / "whole", **changes))
+    for owner, name, call in (
+        (references, "sample", 2),
+        (fit.SegmentFitter, "_segment", 4),
+        (fit.SegmentFitter, "_segment", 9),
+        (polish.Polisher, "_gradients", 2),
+    ):
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            interrupt(patch, owner, name, call)
+            run(tmp_path / "parts", **changes)
+    monkeypatch.setattr(references, "sample", None)  # nothing of the references is sampled again
+    resumed = calibrate(pipeline(), LABELS, settings(tmp_path / "parts", **changes))
+    assert same_weights(whole.policy, resumed.policy)
+    sampled = [result.ledger.phases["references"].forwards for result in (whole, resumed)]
+    assert sampled[0] == sampled[1]
 
 
 def test_another_process_finds_the_work(tmp_path: Path) -> None:
@@ -64,31 +66,14 @@ def test_another_process_finds_the_work(tmp_path: Path) -> None:
     assert keys[0] == keys[1]
 
 
-def test_the_fastest_profile_that_holds_a_quality(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    compared: list[Any] = []
-    monkeypatch.setattr(calibration, "warn_if_short", lambda *those: compared.append(those))
-    policy = run(tmp_path, min_psnr=5.0)
-    profile = policy.profile("min-psnr")
-    assert compared == [(profile, 5.0)] and profile.quality is not None
-    assert profile.nfc is not None and profile.nfc <= (policy.profile("fast").nfc or 0)
-    with pytest.raises(PolicyError, match="ask for less with --min-psnr"):
-        run(tmp_path, min_psnr=99.5)
-
-
-def test_an_earlier_policy_is_taken_up(tmp_path: Path) -> None:
-    """Its weights are where tuning starts; with no iterations they come out as they went in."""
-    first = run(tmp_path / "first", iterations=6)
-    again = calibrate(
-        pipeline(), LABELS, settings(tmp_path / "again", earlier=first, moves=0, iterations=0)
-    ).policy
-    for name, profile in first.document.profiles.items():
-        quality, before = again.profile(name).quality, profile.quality
-        assert quality is not None and before is not None and quality.psnr >= before.psnr - 1e-3
-    assert again.document.calibration is not None
-    assert f"earlier policy: {first.id}" in again.document.calibration.fitted
-    assert settings(Path(), earlier=first).earlier_masks
-    with pytest.raises(PolicyError, match="no fixed schedule of the whole stack for 20 steps"):
-        settings(tmp_path / "other", earlier=first, steps=20)
+def test_an_earlier_policy_is_gone_on_from(tmp_path: Path) -> None:
+    """Without a budget for gradients, its weights come out as they went in."""
+    first = run(tmp_path / "first")
+    again = run(tmp_path / "again", earlier=first, budget=12.0, fitting=8)
+    assert same_weights(first, again)
+    record = again.document.calibration
+    assert record is not None and f"earlier policy: {first.id}" in record.fitted
+    assert any(line.endswith("from the earlier policy") for line in record.fitted)
 
 
 def test_an_earlier_policy_that_saw_the_held_out_prompts_is_refused_before_any_work(tmp_path: Path) -> None:
@@ -99,25 +84,17 @@ def test_an_earlier_policy_that_saw_the_held_out_prompts_is_refused_before_any_w
     assert not list(tmp_path.iterdir())
 
 
-def test_weights_by_group_are_spread_over_channels() -> None:
-    ids = np.array([[0, 1, 0]], np.int32)
-    weights = np.arange(1 * 4 * 2 * 2, dtype=np.float32).reshape(1, 4, 2, 2)
-    row = Fitted(weights="w", ids="i")
-    made = unbound(fixed_profile("CCFC", Forecaster(rows=row)), {"w": weights, "i": ids})
-    rows = fitted_rows(made, "CCFC")
-    assert rows is not None and np.array_equal(rows.outputs.numpy(), weights[..., ids[0]])
-    assert rows.inputs.shape == (1, 4, 3, 3) and not rows.inputs.any()
-    assert fitted_rows(made, "CFFC") is None
-
-
 @pytest.mark.parametrize(
     ("values", "said"),
     [
         ({"speedups": (1.5,)}, "use 2 <= S <= 25"),
-        ({"steps": 6}, "steps is 6; it must be at least 8"),
+        ({"steps": 3}, "steps is 3; it must be at least 4"),
         ({"trials": 0}, "trials is 0"),
-        ({"moves": -1}, "moves is -1"),
-        ({"learning_rate": float("nan")}, "learning_rate is nan"),
+        ({"budget": 5}, "budget is 5; it must be at least 10"),
+        ({"budget": float("nan")}, "budget is nan"),
+        ({"fitting": 0}, "fitting is 0"),
+        ({"seconds": -1.0}, "seconds is -1.0"),
+        ({"space": "modules"}, "choose stack or rfc"),
     ],
 )
 def test_settings_that_make_no_sense(values: Any, said: str) -> None:
@@ -125,14 +102,24 @@ def test_settings_that_make_no_sense(values: Any, said: str) -> None:
         CalibrationConfig(**values)
 
 
+def test_profiles_keep_their_budget() -> None:
+    config = CalibrationConfig(steps=50, speedups=(7.14, 6.25, 5.0, 4.54, 3.7, 3.57))
+    assert [*config.budgets.values()] == [7, 8, 10, 11, 13.5, 14]
+    assert [*config.budgets] == ["7.14x", "6.25x", "balanced", "4.54x", "3.7x", "3.57x"]
+    assert [*CalibrationConfig().budgets] == ["quality", "balanced", "fast"]
+
+
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_a_sampler_that_calls_twice_a_step_is_refused(tmp_path: Path) -> None:
     pipe = pipeline()
     pipe.scheduler = diffusers.HeunDiscreteScheduler.from_config(pipe.scheduler.config)
-    with pytest.raises(PolicyError, match="visits 31 timesteps in 16 steps"):
+    with pytest.raises(PolicyError, match="took 23 steps of 12"):
         calibrate(pipe, LABELS, settings(tmp_path))
 
 
-def test_guidance_is_told_from_small_batches(tmp_path: Path) -> None:
-    sampler = run(tmp_path, batch=1).document.sampler
-    assert sampler is not None and sampler.guidance == "batched"
+def test_single_modules_are_searched_within_the_budget(tmp_path: Path) -> None:
+    result = calibrate(pipeline(), LABELS, settings(tmp_path, space="rfc", budget=20.0, trials=4))
+    (profile,) = result.policy.document.profiles.values()
+    assert profile.units.kind == "module" and profile.nfc is not None and profile.nfc <= 3
+    assert {"references", "recording", "trials", "measuring"} == {*result.ledger.phases}
+    assert result.ledger.runs - result.ledger.phases["measuring"].runs(12) <= 20

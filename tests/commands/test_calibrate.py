@@ -13,7 +13,7 @@ from cachesmith.policies import Policy, load
 @dataclass(frozen=True)
 class Done:
     policy: Policy
-    study: None = None
+    ledger: None = None
     report: None = None
 
 
@@ -29,17 +29,24 @@ def test_calibrate_hands_everything_over(
     monkeypatch.setattr(cachesmith.calibrate, "calibrate", calibrate)
     out = tmp_path / "new" / "my shop.policy.safetensors"
     result = cli(
-        "calibrate", shop.model, "--prompts", shop.prompts, "--out", out, "--steps", 20, "--trials", 3, "--speedup", 4,
-        "--speedup", 2.5, "--min-psnr", 30, "--seed", 2, "--guidance-scale", 1.5, "--fitting", 4, "--validation", 5,
-        "--heldout", 6, "--batch", 7, "--report", tmp_path / "report", "--gradient-checkpointing",
+        "calibrate", shop.model, "--prompts", shop.prompts, "--out", out, "--steps", 20, "--budget", 50, "--speedup", 4,
+        "--speedup", 2.5, "--min-psnr", 30, "--seed", 2, "--guidance-scale", 1.5, "--fitting", 4, "--time", "1.5h",
+        "--heldout", 6, "--batch", 7, "--report", tmp_path / "report", "--gradient-checkpointing", "--space", "rfc",
+        "--trials", 3, "--storage", "sqlite:///x.db",
     )  # fmt: skip
     assert "saved" in succeeds(result)
     pipe, prompts, config = seen
     assert type(pipe).__name__ == "DiTPipeline" and prompts == PROMPTS
-    assert (config.steps, config.trials, config.speedups, config.min_psnr) == (20, 3, (4.0, 2.5), 30.0)
+    assert (config.steps, config.budget, config.speedups, config.min_psnr) == (20, 50.0, (4.0, 2.5), 30.0)
+    assert (config.space, config.trials, config.storage, config.seconds) == (
+        "rfc",
+        3,
+        "sqlite:///x.db",
+        5400.0,
+    )
     assert (config.seed, config.guidance_scale, config.batch) == (2, 1.5, 7)
     assert config.gradient_checkpointing
-    assert (config.fitting, config.validation, config.heldout) == (4, 5, 6)
+    assert (config.fitting, config.heldout) == (4, 6)
     assert config.name == "my-shop" and config.report == tmp_path / "report"
     assert config.work == tmp_path / "new" / "my shop.work"
     assert load(out) == load(shop.policy)
@@ -78,9 +85,18 @@ def test_calibrate_that_stops(
     ("arguments", "said"),
     [
         (["--out", "x.json"], "a policy file's name ends in .policy.safetensors"),
-        (["--out", "x.policy.safetensors", "--speedup", "40"], "speed-up 40.0 is out of reach"),
+        (["--out", "x.policy.safetensors", "--speedup", "40"], "speed-up 40 is out of reach"),
+        (["--out", "x.policy.safetensors", "--time", "soon"], "is no length of time"),
+        (["--out", "x.policy.safetensors", "--time", "1h", "--dry-run"], "give --budget with --dry-run"),
         (["--out", "x.policy.safetensors", "--prompts", "none.txt"], "cannot read prompts"),
     ],
 )
 def test_calibrate_refuses_before_any_work(cli: Cli, shop: Shop, arguments: list[str], said: str) -> None:
     fails(cli("calibrate", shop.model, "--prompts", shop.prompts, *arguments), said)
+
+
+def test_a_dry_run_loads_nothing_and_writes_nothing(cli: Cli, shop: Shop, tmp_path: Path) -> None:
+    out = tmp_path / "x.policy.safetensors"
+    said = succeeds(cli("calibrate", shop.model, "--prompts", shop.prompts, "--out", out, "--dry-run"))
+    assert "least squares" in said and "parameters" in said and "twice the budget" in said
+    assert not list(tmp_path.iterdir())

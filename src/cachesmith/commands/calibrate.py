@@ -1,6 +1,7 @@
 """`cachesmith calibrate`: measure a model and write its policy file."""
 
 import re
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -14,10 +15,17 @@ from cachesmith.commands.shared import completion
 from cachesmith.commands.shared.config_file import used_config
 from cachesmith.commands.shared.destination import check_folder, check_policy_file
 from cachesmith.commands.show.policy import as_json, show
-from cachesmith.policies import SUFFIX, load, save
+from cachesmith.policies import SUFFIX, CachesmithError, load, save
 
 if TYPE_CHECKING:
     from cachesmith.calibrate import CalibrationConfig, CalibrationResult
+
+
+class Space(StrEnum):
+    """What is searched."""
+
+    stack = "stack"
+    rfc = "rfc"
 
 
 def calibrate(
@@ -28,21 +36,35 @@ def calibrate(
         int,
         typer.Option(
             "--num-inference-steps",
-            min=8,
+            min=4,
             help="Sampler steps to calibrate for.",
             rich_help_panel=options.SAMPLING,
         ),
     ] = STEPS,
-    trials: Annotated[
-        int, typer.Option("--trials", min=1, help="Policies to try; more find better ones.")
-    ] = 60,
+    budget: Annotated[
+        float,
+        typer.Option(
+            "--budget",
+            min=10,
+            metavar="RUNS",
+            help="What may be spent, in uncached runs of one sample, held-out measurements aside.",
+        ),
+    ] = 100.0,
+    time: Annotated[
+        str | None,
+        typer.Option("--time", metavar="45m", help="The budget as a time: it is set once a batch is timed."),
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print what the budget is spent on, and load no weights.")
+    ] = False,
     speedup: Annotated[
         list[float] | None,
         typer.Option(
             "--speedup",
             min=1,
             metavar="S",
-            help="Add a profile that computes at most steps / S; may be repeated.",
+            help="A profile that computes at most steps / S; may be repeated.",
+            show_default="3.5, 5 and 7",
         ),
     ] = None,
     min_psnr: Annotated[
@@ -60,26 +82,33 @@ def calibrate(
             rich_help_panel=options.SAMPLING,
         ),
     ] = None,
-    fitting: Annotated[int, typer.Option("--fitting", min=1, help="Samples that drive the search.")] = 64,
-    validation: Annotated[
-        int, typer.Option("--validation", min=1, help="Samples that pick among candidates.")
-    ] = 32,
+    fitting: Annotated[
+        int | None,
+        typer.Option(
+            "--fitting", min=1, help="Samples that are fitted on.", show_default="as the budget has it"
+        ),
+    ] = None,
     heldout: Annotated[
         int, typer.Option("--heldout", min=1, help="Samples measured last, for the record.")
-    ] = 64,
-    moves: Annotated[
-        int,
-        typer.Option("--moves", min=0, help="Moves of a computed step to try on each profile's schedule."),
-    ] = 150,
-    iterations: Annotated[
-        int,
+    ] = 32,
+    space: Annotated[
+        Space,
         typer.Option(
-            "--iterations",
-            min=0,
-            help="Gradient steps spent on each profile's weights; without --from, about as many go into the "
-            "choice of its schedule.",
+            "--space", help="Weights of the whole stack, or RFE's scales and RCS's thresholds of modules."
         ),
-    ] = 200,
+    ] = Space.stack,
+    trials: Annotated[
+        int, typer.Option("--trials", min=1, help="Trials of --space rfc at most, within the budget.")
+    ] = 60,
+    storage: Annotated[
+        str | None,
+        typer.Option(
+            "--storage",
+            metavar="URL",
+            help="Where Optuna keeps its studies, such as sqlite:///studies.db.",
+            show_default="a journal in the work folder",
+        ),
+    ] = None,
     gradient_checkpointing: Annotated[
         bool,
         typer.Option(
@@ -101,7 +130,7 @@ def calibrate(
         typer.Option(
             "--from",
             metavar="POLICY",
-            help="Start from the schedules and weights of an earlier policy.",
+            help="Go on from the schedules and weights of an earlier policy.",
             autocompletion=completion.policy_files,
         ),
     ] = None,
@@ -109,7 +138,7 @@ def calibrate(
         Path | None, typer.Option("--report", metavar="DIR", help="Write a report with figures there.")
     ] = None,
     lpips: options.Lpips = None,
-    batch: options.Batch = 32,
+    batch: options.Batch = 8,
     *,
     loading: options.Loading,
     force: options.Force = False,
@@ -117,16 +146,14 @@ def calibrate(
 ) -> None:
     """Measure a model on a few prompts and write a policy file.
 
-    Searches when every part of the network must be computed and how to forecast it otherwise, judging every candidate
-    by real sampling runs, and measures the best again on prompts and seeds that the search never saw. Stop it with
-    Ctrl-C at any time: the same command goes on where it stopped.
+    Fits, in real sampling runs, when the network must be computed and how to forecast it otherwise, within a budget,
+    and measures the result on prompts and seeds that it never saw. Stop it with Ctrl-C at any time: the same command
+    goes on where it stopped.
 
-    Cost: thousands of cached pictures; the fewer samples, trials, moves and iterations, the less. What is done is kept
-    in --work.
+    Cost: what --budget says, and the held-out samples; --dry-run tells it in advance. What is done is kept in --work.
 
     Example: cachesmith calibrate examples/fashion_dit/model --prompts examples/fashion_dit/prompts.jsonl
-    --guidance-scale 1.5 --trials 8 --fitting 8 --validation 8 --heldout 8 --moves 4 --iterations 4
-    --out fashion.policy.safetensors
+    --guidance-scale 1.5 --budget 20 --heldout 8 --speedup 7 --out fashion.policy.safetensors
     """
     kept = work or out.with_name(out.name.removesuffix(SUFFIX) + ".work")
     need("optuna", "sklearn", "torchmetrics")
@@ -142,16 +169,17 @@ def calibrate(
     read = read_prompts(prompts)
     config = CalibrationConfig(
         steps=steps,
-        trials=trials,
-        seed=seed,
+        budget=budget,
+        seconds=None if time is None else _seconds(time),
         speedups=tuple(speedup or ()),
         min_psnr=min_psnr,
         fitting=fitting,
-        validation=validation,
         heldout=heldout,
         batch=batch,
-        moves=moves,
-        iterations=iterations,
+        seed=seed,
+        space=space.value,
+        trials=trials,
+        storage=storage,
         gradient_checkpointing=gradient_checkpointing,
         guidance_scale=guidance_scale,
         name=_name(out),
@@ -160,6 +188,9 @@ def calibrate(
         earlier=None if earlier is None else load(earlier),
         lpips=lpips,
     )
+    if dry_run:
+        say(_planned(model, config))
+        return
     common = {} if guidance_scale is None else {"guidance_scale": guidance_scale}
     wanted = requests(read, len(read), 0)
     pipe = open_pipeline(model, loading, given={*common}.union(*(request.arguments for request in wanted)))
@@ -174,6 +205,22 @@ def calibrate(
         return
     show(result.policy)
     say(f"\nsaved {out}" + (f", report in {report}" if report else ""))
+
+
+def _seconds(text: str) -> float:
+    """Read a length of time such as `45m`, `1.5h` or `90s`."""
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([smh])", text.strip().lower())
+    if found is None:
+        raise CachesmithError(f"{text!r} is no length of time; write for example 45m, 2h or 90s")
+    return float(found[1]) * {"s": 1, "m": 60, "h": 3600}[found[2]]
+
+
+def _planned(model: str, config: "CalibrationConfig") -> str:
+    from cachesmith.calibrate.dry_run import describe
+
+    if config.seconds is not None:
+        raise CachesmithError("--time is known only once a batch is timed; give --budget with --dry-run")
+    return describe(model, config)
 
 
 def _name(out: Path) -> str:

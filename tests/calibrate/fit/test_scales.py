@@ -13,7 +13,7 @@ from cachesmith.calibrate.fit.scales import (
     taylor_weights,
 )
 from cachesmith.calibrate.record.recorder import Movements
-from cachesmith.calibrate.tune.move_steps import from_steps
+from cachesmith.calibrate.schedules import from_steps
 from cachesmith.policies import Taylor
 from cachesmith.policies.rows import forecast_weights
 

@@ -1,18 +1,15 @@
 """Clusters of channels, solvers for each, and where they must agree with what they are made of."""
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
 from tests.tiny import sample_dit, tiny_dit
 from torch import Tensor
 
-from cachesmith.calibrate.fit.clusters import RIDGE, HycaFit, analyse, closed_loop
+from cachesmith.calibrate.fit.clusters import HycaFit, analyse, closed_loop
 from cachesmith.calibrate.fit.solvers import POOL, errors, ridge_table, row_table, sources
 from cachesmith.calibrate.methods import METHODS
 from cachesmith.calibrate.record.channels import agreement, cluster, descriptors, record_grams, temporal_gram
-from cachesmith.calibrate.report.cluster_report import FIGURE, cluster_report
 from cachesmith.policies import (
     Clusters,
     Fitted,
@@ -198,10 +195,3 @@ def test_a_shared_clustering_is_the_same_for_all_units(renderer: Renderer) -> No
 def test_wrong_options_are_refused(renderer: Renderer, options: dict[str, object], message: str) -> None:
     with pytest.raises(PolicyError, match=message):
         METHODS["hyca"](renderer, ASKED, **options)
-
-
-def test_the_report_shows_clusters_and_their_solvers(grams: dict[str, Tensor], tmp_path: Path) -> None:
-    found = analyse(grams, MASK, ridge=1e-6, taps=4)
-    text = cluster_report(tmp_path / "report", found)
-    assert (tmp_path / "report" / FIGURE).stat().st_size > 1000
-    assert FIGURE in text and f"32 channels of 1 lane in {found.clusters} clusters" in text and RIDGE in text

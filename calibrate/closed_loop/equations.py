@@ -1,0 +1,138 @@
+"""Normal equations of one segment, summed over samples, tokens and combinations of the latents."""
+
+import torch
+from torch import Tensor
+
+from cachesmith.calibrate.closed_loop.axes import AXES, axes
+from cachesmith.calibrate.closed_loop.lanes import Schedule
+from cachesmith.calibrate.closed_loop.loop import Note
+
+OWN = 0.5
+"""Part of the ridge on a channel that is weighted by its own energy; the rest is the same for all channels."""
+
+SHARED = 0.1
+"""What all channels have in common is pulled by this much of the ridge."""
+
+TINY = 1e-30
+
+
+class Equations:
+    """gram [folds, unknowns, unknowns] = sum w D^T D and right = sum w D^T r, D = d (latents at the end) / d theta.
+
+    Unknowns are ordered by lane, axis and channel. D is never stored: a backward pass from a combination of the latents
+    through sampler, guidance, tail and embedder gives its derivative in every forecast, and so a row of D for every
+    token. Where latents depend on forecasts of one token, gram is exact; where they do not, it lacks what couples
+    tokens. `right` is exact in any case, and both are in float32. `share`: part of the tokens that are summed over,
+    drawn for each batch; `count`: how many they are in all.
+    """
+
+    def __init__(
+        self, folds: int, schedule: Schedule, channels: int, device: torch.device, share: float = 1.0
+    ):
+        self.schedule, self.channels, self.share = schedule, channels, share
+        self._generator = torch.Generator().manual_seed(0)
+        self.shape = (len(schedule.lanes), AXES, channels)
+        size = len(schedule.lanes) * AXES * channels
+        self.gram = torch.zeros(folds, size, size, device=device)
+        self.right = torch.zeros(folds, size, device=device)
+        self.energy = torch.zeros(self.shape, device=device)
+        self.count = 0
+
+    def add(
+        self,
+        end: Tensor,
+        miss: Tensor,
+        weight: Tensor,
+        folds: Tensor,
+        notes: list[Note],
+        combinations: list[Tensor],
+    ) -> None:
+        """Add one batch: latents `end` [N, ...] with a graph to `notes`, what they `miss`, and samples' weights [N]."""
+        design = _Design(end, notes, self.schedule, self.channels)
+        weights = weight.view(-1, *(1,) * (end.ndim - 1))
+        count = notes[0].output.shape[1]
+        tokens = torch.randperm(count, generator=self._generator)[: max(1, round(self.share * count))].to(
+            end.device
+        )
+        rows = design.rows(miss * weights)[:, tokens]
+        self.count += rows.shape[0] * rows.shape[1]
+        for fold in sorted(set(folds.tolist())):
+            self.right[fold] += rows[folds == fold].sum((0, 1))
+        for combination in combinations:
+            rows = design.rows(combination * weights.sqrt(), self.energy)[:, tokens]
+            for fold in sorted(set(folds.tolist())):
+                part = rows[folds == fold].flatten(0, 1)
+                self.gram[fold].addmm_(part.T, part)
+
+    def target(self, theta: Tensor) -> Tensor:
+        """Each fold's right side for the weights themselves, linearised at theta [folds, ...]: [folds, unknowns]."""
+        return self.right + torch.einsum("fuv,fv->fu", self.gram, theta.flatten(1))
+
+    def without(self, theta: Tensor, factor: float) -> Tensor:
+        """Every fold's solution by the equations of all others: [folds, lanes, AXES, channels]."""
+        folds = len(self.gram)
+        if folds == 1:
+            return solve(self.gram[0] + self.ridge(factor), self.target(theta)[0]).view_as(theta)
+        gram, target, ridge = self.gram.sum(0), self.target(theta), self.ridge(factor * (1 - 1 / folds))
+        total = target.sum(0)
+        each = [solve(gram - self.gram[fold] + ridge, total - target[fold]) for fold in range(folds)]
+        return torch.stack(each).view_as(theta)
+
+    def ridge(self, factor: float) -> Tensor:
+        """The ridge, relative to the mean curvature of an axis and, by half, to the energy of the channel along it."""
+        size = self.gram.sum(0).diagonal().view(self.shape).mean(2, keepdim=True)
+        own = size * self.energy / self.energy.mean(2, keepdim=True).clamp_min(TINY)
+        ridge = torch.diag((OWN * own + (1 - OWN) * size).flatten())
+        common = ((SHARED - 1) * (1 - OWN) / self.channels * size).flatten()
+        for index, value in enumerate(common):
+            block = slice(index * self.channels, (index + 1) * self.channels)
+            ridge[block, block] += value
+        # what the segment's forecasts do not have stays at zero
+        ridge.diagonal()[size.expand(self.shape).flatten() <= 0] = 1.0
+        return factor * ridge
+
+
+class _Design:
+    """One batch's D, row by row."""
+
+    def __init__(self, end: Tensor, notes: list[Note], schedule: Schedule, channels: int):
+        self.end, self.notes, self.lanes, self.channels = end, notes, len(schedule.lanes), channels
+        self.outputs = [note.output for note in notes]
+        self.changes = [_changes(note, schedule.lanes[note.lane]) for note in notes]
+
+    def rows(self, combination: Tensor, energy: Tensor | None = None) -> Tensor:
+        """The derivative of `combination` [N, ...] of the latents: [N, tokens, unknowns]; `energy` is added to.
+
+        Rows of a batch that is guided in one are the samples' several times over, and add up.
+        """
+        adjoints = torch.autograd.grad(
+            self.end, self.outputs, combination.expand_as(self.end), retain_graph=True
+        )
+        samples, tokens = len(self.end), self.outputs[0].shape[1]
+        total = self.end.new_zeros(samples, tokens, self.lanes, AXES, self.channels, dtype=torch.float32)
+        for adjoint, note, change in zip(adjoints, self.notes, self.changes, strict=True):
+            each = torch.einsum("rtc,krtc->rtkc", adjoint.float(), change)
+            total[:, :, note.lane] += each.reshape(-1, samples, *each.shape[1:]).sum(0)
+            if energy is not None:
+                energy[note.lane] += adjoint.square().mean() * change.square().sum((1, 2))
+        return total.flatten(2)
+
+
+def _changes(note: Note, mask: str) -> Tensor:
+    """What one unit of each unknown adds to a forecast: [AXES, rows, tokens, channels]."""
+    table = axes(mask, note.step)
+    found = torch.zeros(AXES, *note.output.shape, device=note.output.device)
+    for index, axis in table.nonzero().tolist():
+        found[axis] += table[index, axis] * note.raw[index].detach().float()
+    return found
+
+
+def solve(matrix: Tensor, right: Tensor) -> Tensor:
+    """Solve a positive definite system; in float64 where float32 does not see that it is one."""
+    solution: Tensor
+    factor, failed = torch.linalg.cholesky_ex(matrix)
+    if int(failed):
+        solution = torch.linalg.solve(matrix.double(), right.double())
+        return solution.float()
+    solution = torch.cholesky_solve(right[:, None], factor)[:, 0]
+    return solution

@@ -1,0 +1,125 @@
+"""A runner whose weights are tensors: they may differ from sample to sample, and carry gradients."""
+
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from cachesmith.calibrate.closed_loop.axes import TAPS
+from cachesmith.calibrate.closed_loop.lanes import Schedule
+from cachesmith.policies import GUIDANCE, halves
+from cachesmith.runtime import (
+    COMPUTE_ALL,
+    Answer,
+    BlockRun,
+    Feature,
+    Tick,
+    Unit,
+    UnitCall,
+    UnitResult,
+    UseOutput,
+    resolve_units,
+    watch,
+)
+from cachesmith.runtime.guidance import guided
+
+Weights = Mapping[int, Tensor]
+"""By step, [lanes, RAW, channels], or [folds, lanes, RAW, channels]."""
+
+
+@dataclass(frozen=True)
+class Note:
+    """One forecast: of which lane, at which step, from what [RAW tensors of rows, tokens, channels], and itself."""
+
+    lane: int
+    step: int
+    raw: list[Tensor]
+    output: Tensor
+
+
+class Past:
+    """What is remembered of a batch: by branch and unit, (inputs, outputs) of computed steps, newest first."""
+
+    def __init__(self) -> None:
+        self.known: dict[tuple[str, str], list[tuple[Tensor, Tensor]]] = {}
+        self.answers: dict[tuple[int, str], Feature] = {}
+
+
+class Loop:
+    """Forecasts the stack, and a follower's difference from it, by `weights` from `past`.
+
+    folds: the fold of each sample, or None where all samples have the same weights. With `notes`, every forecast is
+    noted and made a place where gradients can be asked for.
+    """
+
+    def __init__(
+        self, mask: str, weights: Weights, past: Past, folds: Tensor | None, notes: list[Note] | None = None
+    ):
+        self.weights, self.past, self.folds, self.notes = weights, past, folds, notes
+        self._leading, self._following = halves(mask)
+        self._tick = Tick(0, None, "")
+
+    def begin(self, tick: Tick) -> None:
+        """A transformer call."""
+        self._tick = tick
+
+    def computes(self, unit: Unit, inputs: Feature) -> bool:
+        """Whether the schedule has `unit` computed."""
+        letters = self._following if unit.group == GUIDANCE else self._leading
+        return self._tick.step is None or letters[self._tick.step] == "C"
+
+    def answer(self, call: UnitCall) -> Answer:
+        """sum_j w_j F_j + sum_j u_j I_j + u I per channel (+ I, for blocks); on computed steps, what is known."""
+        unit, step = call.unit, self._tick.step
+        if step is None:
+            return COMPUTE_ALL
+        if self.computes(unit, call.inputs):
+            known = self.past.answers.get((step, self._tick.branch))
+            return COMPUTE_ALL if known is None else UseOutput(known)
+        (now,) = call.inputs
+        raw = self._raw(unit, now)
+        rows = self.weights[step][..., unit.lane, :, :]
+        if self.folds is None or rows.ndim == 2:
+            rows = rows[None]
+        else:
+            samples = torch.arange(len(now), device=now.device) % len(self.folds)
+            rows = rows[self.folds.to(now.device)[samples]]
+        total = now.float() if isinstance(unit, BlockRun) else torch.zeros_like(now, dtype=torch.float32)
+        for index, tensor in enumerate(raw):
+            total = torch.addcmul(total, rows[:, index, None], tensor.float())
+        output = total.to(now.dtype)
+        if self.notes is not None:
+            if not output.requires_grad:
+                output.requires_grad_()
+            self.notes.append(Note(unit.lane, step, raw, output))
+        return UseOutput((output,))
+
+    def _raw(self, unit: Unit, now: Tensor) -> list[Tensor]:
+        known = self.past.known[self._tick.branch, unit.name]
+        nothing = torch.zeros((), dtype=now.dtype, device=now.device)
+        missing = [nothing] * (TAPS - len(known))
+        return [*(made for _, made in known), *missing, *(entered for entered, _ in known), *missing, now]
+
+    def observe(self, result: UnitResult) -> None:
+        """Remember a computed step."""
+        if self._tick.step is None:
+            return
+        known = self.past.known.setdefault((self._tick.branch, result.unit.name), [])
+        known.insert(0, (result.inputs[0], result.feature[0]))
+        del known[TAPS:]
+        if result.unit.group != GUIDANCE:
+            self.past.answers = {k: v for k, v in self.past.answers.items() if k[0] == self._tick.step}
+            self.past.answers[self._tick.step, self._tick.branch] = result.outputs
+
+    def end(self, output: Tensor) -> bool:
+        """The call is over."""
+        return False
+
+
+def attached(pipe: Any, schedule: Schedule, loop: Loop) -> AbstractContextManager[None]:
+    """Attach a loop to a pipeline; where a half of guidance follows, it is shown the halves."""
+    runner = guided(loop, resolve_units(pipe.transformer, schedule.stack), loop.computes)
+    return watch(pipe, schedule.stack, runner)

@@ -1,0 +1,165 @@
+"""Natural gradient through whole cached runs, from the least squares' weights, in the coordinates of their curvature.
+
+Least squares spend nothing on what comes later. A cached run is differentiable: the gradient of where all segments
+end in all segments' weights costs a backward pass of the computed steps but the first. Coordinates phi of a segment
+are such that theta = L^-T phi, L L^T the mean curvature of its equations and ridge: a unit of any phi moves its end
+equally far.
+The log of a squared error e^2, mean over a token's n latents, has the curvature 2 / (n e^2) along any phi, so one rate
+serves all segments: it is the damping of a Newton step.
+"""
+
+import random
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from cachesmith.calibrate.closed_loop.axes import AXES
+from cachesmith.calibrate.closed_loop.batch import Uncached
+from cachesmith.calibrate.closed_loop.fit import Fit
+from cachesmith.calibrate.closed_loop.lanes import Rows, corrected
+from cachesmith.calibrate.closed_loop.loop import Loop, Past, attached
+from cachesmith.calibrate.closed_loop.replay import replayed
+from cachesmith.sampling.render import Renderer
+
+RATE = 0.2
+"""Of a Newton step, in the first half of the iterations; then it falls to nothing."""
+
+MOMENTUM = 0.7
+
+TRUST = 0.3
+"""Of the error at its end, a segment's weights move its latents by no more in one iteration."""
+
+LAST = 0.6
+"""The last latents' part of the loss; the ends of the other segments share the rest."""
+
+FLOOR = 1e-8
+"""Squared error below which latents count as equal."""
+
+
+class Polisher:
+    """Improves the weights of `fit`, by gradients of at least `size` samples."""
+
+    def __init__(
+        self,
+        renderer: Renderer,
+        samples: Sequence[Uncached],
+        fit: Fit,
+        size: int = 8,
+        seed: int = 0,
+        rate: float = RATE,
+    ):
+        self.renderer, self.samples, self.fit, self.size, self.seed, self.rate = (
+            renderer,
+            samples,
+            fit,
+            size,
+            seed,
+            rate,
+        )
+        self.state: dict[str, list[Tensor]] = {
+            name: [torch.zeros(len(each.factor), device=each.factor.device) for each in fit.curvatures]
+            for name in ("phi", "momentum", "average")
+        }
+        self.iteration = 0
+        self.losses: list[float] = []
+
+    def __call__(self, iterations: int, advance: Callable[[float], None] | None = None) -> Rows:
+        """Go on to `iterations` in all, and return the weights: the mean of those of the second half."""
+        for iteration in range(self.iteration, iterations):
+            grads, errors, loss = self._gradients(self._drawn(iteration, iterations), advance)
+            self.losses.append(loss)
+            self._step(grads, errors, iteration, iterations)
+            self.iteration = iteration + 1
+        return self.fit.rows if self._worse() else self._weights(self.state["average"])
+
+    def _worse(self) -> bool:
+        """Whether the loss rose: least squares are kept where gradients led astray."""
+        part = max(1, len(self.losses) // 3)
+        return sum(self.losses[-part:]) > sum(self.losses[:part])
+
+    def saved(self) -> dict[str, Any]:
+        """All that an interrupted one needs to go on."""
+        return {"iteration": self.iteration, "state": self.state, "losses": self.losses}
+
+    def load(self, saved: dict[str, Any]) -> None:
+        """Go on where `saved` was made."""
+        self.iteration, self.losses, state = saved["iteration"], [*saved["losses"]], saved["state"]
+        self.state = {
+            name: [each.to(self.renderer.pipe.transformer.device) for each in state[name]] for name in state
+        }
+
+    def _drawn(self, iteration: int, iterations: int) -> list[Uncached]:
+        """Batches of at least `size` samples, without replacement until all were drawn."""
+        chooser, drawn = random.Random(self.seed), list[Uncached]()
+        groups: list[list[Uncached]] = []
+        while len(groups) <= iteration:
+            order = [*self.samples]
+            chooser.shuffle(order)
+            for each in order:
+                drawn.append(each)
+                if sum(len(batch.requests) for batch in drawn) >= self.size:
+                    groups.append(drawn)
+                    drawn = []
+        return groups[iteration]
+
+    def _step(self, grads: list[Tensor], errors: list[float], iteration: int, iterations: int) -> None:
+        rate = self.rate * min(1.0, 2 * (1 - iteration / iterations))
+        averaged = iterations - iterations // 2
+        for index, (grad, error) in enumerate(zip(grads, errors, strict=True)):
+            phi, momentum, average = (self.state[name][index] for name in ("phi", "momentum", "average"))
+            momentum.mul_(MOMENTUM).add_(grad, alpha=error * self.fit.width / 2)
+            longest = TRUST * (error * self.fit.width) ** 0.5
+            length = rate * (1 - MOMENTUM) * float(momentum.norm())
+            phi.sub_(momentum, alpha=rate * (1 - MOMENTUM) * min(1.0, longest / max(length, FLOOR)))
+            if iteration >= iterations // 2:
+                average.add_(phi, alpha=1 / averaged)
+
+    def _weights(self, phis: Sequence[Tensor]) -> Rows:
+        rows = dict(self.fit.rows)
+        for curvature, phi in zip(self.fit.curvatures, phis, strict=True):
+            theta = torch.linalg.solve_triangular(curvature.factor.T, phi[:, None], upper=True)
+            shape = (len(self.fit.schedule.lanes), AXES, -1)
+            rows |= corrected(self.fit.schedule, curvature.segment, self.fit.rows, theta.view(shape))
+        return rows
+
+    def _gradients(
+        self, batches: list[Uncached], advance: Callable[[float], None] | None
+    ) -> tuple[list[Tensor], list[float], float]:
+        """Of the mean log error; the geometric mean of each segment's squared error; and the loss."""
+        phis = [phi.clone().requires_grad_() for phi in self.state["phi"]]
+        count = sum(len(batch.requests) for batch in batches)
+        grads = [torch.zeros_like(phi) for phi in phis]
+        logs, loss = [0.0] * len(phis), 0.0
+        for batch in batches:
+            ends = self._ends(batch, self._weights(phis)) / count
+            value = self._loss(ends)
+            loss += float(value.detach())
+            found = torch.autograd.grad(value, phis)
+            for index, grad in enumerate(found):
+                grads[index] += grad
+                logs[index] += float(ends[index].detach())
+            if advance is not None:
+                advance(len(batch.requests))
+        return grads, [torch.tensor(each).exp().item() for each in logs], loss
+
+    def _loss(self, ends: Tensor) -> Tensor:
+        if len(ends) == 1:
+            return ends[0]
+        return (1 - LAST) * ends[:-1].mean() + LAST * ends[-1]
+
+    def _ends(self, batch: Uncached, rows: Rows) -> Tensor:
+        """Log squared error at the end of every segment that forecasts, summed over samples: [segments]."""
+        schedule, pipe = self.fit.schedule, self.renderer.pipe
+        loop = Loop(schedule.mask, rows, Past(), None)
+        stop = self.fit.curvatures[-1].segment.stop
+        replay = replayed(pipe, len(batch.requests), [], stop, batch.prompts)
+        with attached(pipe, schedule, loop), replay as trace:
+            self.renderer.differentiable(batch.requests)
+        logs = []
+        for curvature in self.fit.curvatures:
+            latents = trace.latents[curvature.segment.stop].float()
+            miss = latents - batch.path[:, curvature.segment.stop].to(latents)
+            logs.append((miss.square().flatten(1).mean(1) + FLOOR).log().sum())
+        return torch.stack(logs)

@@ -1,0 +1,125 @@
+"""Replay a pipeline from the top, answered from what is known of the run, and stop it where nothing more is wanted.
+
+A pipeline cannot be entered in the middle of its loop, and its loop is its own: how it guides, scales and steps is
+told by nothing but itself. So a run that is to go on at step a is called from the top, and every transformer call
+before a is answered by what it returned before: the sampler takes the very steps it took, and only latents are touched.
+After step `stop` the call is left by an exception. Prompts are encoded once.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from functools import wraps
+from types import MethodType
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from cachesmith.runtime.hooks.patch import patched
+
+Results = list[list[Any]]
+"""What the transformer returned: by step, then by call within the step."""
+
+
+class Stopped(BaseException):
+    """Leaves a pipeline's call; no `except Exception` of the pipeline's catches it."""
+
+
+class Trace:
+    """What happened in one replay: `latents[i]` went into step i, the last ones came out of the last step."""
+
+    def __init__(self, samples: int) -> None:
+        self.samples = samples
+        self.latents: list[Tensor] = []
+        self.results: Results = []
+
+    @property
+    def step(self) -> int:
+        """Steps taken so far."""
+        return max(0, len(self.latents) - 1)
+
+
+@contextmanager
+def replayed(
+    pipe: Any, samples: int, known: Results, stop: int | None = None, prompts: dict[str, Any] | None = None
+) -> Iterator[Trace]:
+    """Answer the transformer's calls of the first `len(known)` steps, and leave the pipeline's call after `stop` steps.
+
+    samples: of the batch; prompts: remembers what `encode_prompt` returned, for the next replay of the same batch.
+    """
+    trace = Trace(samples)
+    transformer, scheduler = pipe.transformer, pipe.scheduler
+    with ExitStack() as stack:
+        stack.enter_context(patched(transformer, "forward", _answering(transformer.forward, known, trace)))
+        stack.enter_context(_stepping(scheduler, trace, stop))
+        if prompts is not None and hasattr(pipe, "encode_prompt"):
+            stack.enter_context(patched(pipe, "encode_prompt", _once(pipe.encode_prompt, prompts)))
+        with suppress(Stopped):
+            yield trace
+
+
+def _answering(forward: Callable[..., Any], known: Results, trace: Trace) -> Callable[..., Any]:
+    calls = [0, 0]  # the step in hand, and its calls so far
+
+    @wraps(forward)
+    def answered(*args: Any, **kwargs: Any) -> Any:
+        if calls[0] != trace.step:
+            calls[:] = trace.step, 0
+        step, call = calls
+        calls[1] += 1
+        result = _copy(known[step][call]) if step < len(known) else forward(*args, **kwargs)
+        trace.results.extend([] for _ in range(step + 1 - len(trace.results)))
+        trace.results[step].append(known[step][call] if step < len(known) else result)
+        return result
+
+    return answered
+
+
+@contextmanager
+def _stepping(scheduler: Any, trace: Trace, stop: int | None) -> Iterator[None]:
+    original = scheduler.step
+    function = getattr(original, "__func__", original)
+
+    @wraps(function)
+    def step(this: Any, *args: Any, **kwargs: Any) -> Any:
+        result = original(*args, **kwargs)
+        if this is scheduler:
+            if not trace.latents:
+                sample = kwargs["sample"] if "sample" in kwargs else args[2]
+                trace.latents.append(sample[: trace.samples])
+            trace.latents.append(result[0][: trace.samples])
+            if trace.step == stop:
+                raise Stopped
+        return result
+
+    with patched(scheduler, "step", MethodType(step, scheduler)):
+        yield
+
+
+def _once(encode: Callable[..., Any], prompts: dict[str, Any]) -> Callable[..., Any]:
+    """Calls of one batch come in the same order every time."""
+    calls = 0
+
+    @wraps(encode)
+    def encoded(*args: Any, **kwargs: Any) -> Any:
+        nonlocal calls
+        key, calls = str(calls), calls + 1
+        if key not in prompts:
+            with torch.no_grad():
+                prompts[key] = encode(*args, **kwargs)
+        return prompts[key]
+
+    return encoded
+
+
+def _copy(result: Any) -> Any:
+    """A pipeline may write into what it was given."""
+    match result:
+        case Tensor():
+            return result.clone()
+        case tuple() | list():
+            return type(result)(_copy(item) for item in result)
+        case dict():  # diffusers' outputs are dictionaries and dataclasses in one
+            return type(result)(**{name: _copy(item) for name, item in result.items()})
+        case _:
+            return result

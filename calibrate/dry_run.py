@@ -1,0 +1,72 @@
+"""What a calibration will do, told without loading weights."""
+
+import importlib
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from cachesmith.calibrate.closed_loop.axes import AXES
+from cachesmith.calibrate.closed_loop.fit import FOLDS
+from cachesmith.calibrate.config import CalibrationConfig
+from cachesmith.calibrate.plan import Plan, plan_of
+
+
+def describe(model: str, config: CalibrationConfig) -> str:
+    """The plan as text: phases, run equivalents, memory as far as the model's configuration tells it."""
+    plan = plan_of(config)
+    lines = [f"{'phase':<16}{'samples':>8}{'forwards':>10}{'backwards':>10}{'run equivalents':>17}"]
+    for phase in plan.phases:
+        runs = (phase.forwards + phase.backwards) / plan.steps
+        lines.append(
+            f"{phase.name:<16}{phase.samples:>8}{phase.forwards:>10.0f}{phase.backwards:>10.0f}{runs:>17.1f}"
+        )
+    lines.append(f"{'all':<44}{plan.runs:>17.1f}")
+    measured = config.heldout * (1 + sum({*config.budgets.values()}) / plan.steps)
+    lines.append(f"then {measured:.0f} run equivalents to measure {config.heldout} held-out samples")
+    lines += [*_memory(model, config), _more(config, plan)]
+    return "\n".join(lines)
+
+
+def _more(config: CalibrationConfig, plan: Plan) -> str:
+    """What twice the budget buys."""
+    if config.space == "rfc":
+        return "more budget buys more trials"
+    twice = plan_of(replace(config, budget=2 * config.budget))
+    return (
+        f"twice the budget buys {twice.samples} samples instead of {plan.samples}, {twice.shapes} schedules a profile "
+        f"instead of {plan.shapes}, and {twice.iterations} gradients instead of {plan.iterations}"
+    )
+
+
+def _memory(model: str, config: CalibrationConfig) -> list[str]:
+    transformer = _on_meta(Path(model))
+    if transformer is None:
+        return ["the transformer's size is not known before it is loaded"]
+    parameters = sum(parameter.numel() for parameter in transformer.parameters())
+    lines = [
+        f"transformer: {parameters / 1e6:.0f} M parameters, {2 * parameters / 2**30:.2f} GiB in bfloat16"
+    ]
+    channels = getattr(transformer, "inner_dim", None)
+    if channels is None or config.space == "rfc":
+        return lines
+    equations = 4 * (AXES * channels) ** 2
+    segments = max(config.budgets.values())
+    lines.append(
+        f"least squares: {(FOLDS + 3) * equations / 2**30:.2f} GiB for a segment, and {segments:g} curvatures of "
+        f"{equations / 2**30:.2f} GiB for the gradients"
+    )
+    return lines
+
+
+def _on_meta(folder: Path) -> Any:
+    """The transformer of a local pipeline without weights; None where it cannot be made."""
+    try:
+        config = json.loads((folder / "transformer" / "config.json").read_text(encoding="utf-8"))
+        kind = getattr(importlib.import_module("diffusers"), config["_class_name"])
+        with torch.device("meta"):
+            return kind.from_config(config)
+    except (OSError, ValueError, KeyError, AttributeError):
+        return None

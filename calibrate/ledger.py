@@ -1,0 +1,90 @@
+"""What a calibration costs, in run equivalents, and how long it takes."""
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from time import perf_counter
+
+import torch
+
+from cachesmith.files import replacing
+
+
+@dataclass
+class Phase:
+    """Forwards and backwards of the denoiser, each for one sample and step; a recomputation is a forward."""
+
+    forwards: float = 0.0
+    backwards: float = 0.0
+    seconds: float = 0.0
+    peak_bytes: int = 0
+
+    def runs(self, steps: int) -> float:
+        """Run equivalents: one is the forwards of one sample's uncached run of `steps` steps."""
+        return (self.forwards + self.backwards) / steps
+
+
+class Ledger:
+    """Counts by phase; kept in a file, so that an interrupted calibration is charged for all that it did."""
+
+    def __init__(self, steps: int, path: Path, device: torch.device):
+        self.steps, self._path, self._device = steps, path, device
+        self.phases: dict[str, Phase] = {}
+        if path.exists():
+            read = json.loads(path.read_text(encoding="utf-8"))
+            self.phases = {name: Phase(**phase) for name, phase in read.items()}
+
+    @property
+    def runs(self) -> float:
+        """Run equivalents of all phases."""
+        return sum(phase.runs(self.steps) for phase in self.phases.values())
+
+    @property
+    def seconds(self) -> float:
+        """Seconds of all phases."""
+        return sum(phase.seconds for phase in self.phases.values())
+
+    @contextmanager
+    def phase(self, name: str) -> Iterator[Phase]:
+        """Time a phase, and write the file when it ends, however it does."""
+        phase = self.phases.setdefault(name, Phase())
+        cuda = self._device.type == "cuda"
+        if cuda:
+            torch.cuda.reset_peak_memory_stats(self._device)
+        began = perf_counter()
+        try:
+            yield phase
+        finally:
+            phase.seconds += perf_counter() - began
+            if cuda:
+                phase.peak_bytes = max(phase.peak_bytes, torch.cuda.max_memory_allocated(self._device))
+            self.save()
+
+    def save(self) -> None:
+        """Write the file."""
+        with replacing(self._path) as part:
+            part.write_text(json.dumps({n: asdict(p) for n, p in self.phases.items()}), encoding="utf-8")
+
+    def lines(self) -> tuple[str, ...]:
+        """One line a phase, for the policy's record; without seconds, which differ from run to run."""
+        return tuple(
+            f"cost/{name}: {phase.runs(self.steps):.1f} run equivalents ({phase.forwards:.0f} forwards, "
+            f"{phase.backwards:.0f} backwards)"
+            for name, phase in self.phases.items()
+        )
+
+    def table(self) -> str:
+        """A Markdown table of all phases."""
+        lines = [
+            "| phase | forwards | backwards | run equivalents | seconds |",
+            "| --- | ---: | ---: | ---: | ---: |",
+        ]
+        for name, phase in self.phases.items():
+            lines.append(
+                f"| {name} | {phase.forwards:.0f} | {phase.backwards:.0f} | {phase.runs(self.steps):.1f} "
+                f"| {phase.seconds:.0f} |"
+            )
+        lines.append(f"| **all** | | | **{self.runs:.1f}** | **{self.seconds:.0f}** |")
+        return "\n".join(lines) + "\n"

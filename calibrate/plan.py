@@ -1,0 +1,130 @@
+"""What a budget of run equivalents is spent on. Arithmetic alone: nothing is loaded."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import sqrt
+
+from cachesmith.calibrate.config import CalibrationConfig
+
+CHUNK = 8
+"""Samples come in multiples of this; also those of one gradient."""
+
+SCREENED = 16
+"""Samples at most that schedules are compared on."""
+
+SHAPES = 3
+"""Schedules compared at least, for each profile."""
+
+PER_ROOT = 4.0
+"""Fitting samples per square root of run equivalents a profile: 40 for 100."""
+
+SCREEN = 0.1
+"""Share of the budget that comparisons of schedules may take."""
+
+RECORDED = 4
+"""Samples whose modules' scales are recorded."""
+
+ITERATIONS = 200
+"""More do not help weights that are fitted on a plan's samples."""
+
+
+@dataclass(frozen=True)
+class PhasePlan:
+    """One phase: samples, and forwards and backwards of the denoiser, each for one sample and step."""
+
+    name: str
+    samples: int
+    forwards: float
+    backwards: float = 0.0
+
+
+@dataclass(frozen=True)
+class Plan:
+    """samples: fitted on; screened: those that schedules are compared on; shapes: schedules per profile; iterations:
+    gradients per profile, of `size` samples."""
+
+    steps: int
+    samples: int
+    screened: int
+    shapes: int
+    iterations: int
+    size: int
+    phases: tuple[PhasePlan, ...]
+
+    @property
+    def runs(self) -> float:
+        """Run equivalents in all."""
+        return sum(phase.forwards + phase.backwards for phase in self.phases) / self.steps
+
+
+def plan_of(config: CalibrationConfig) -> Plan:
+    """What a calibration's budget is spent on."""
+    if config.space == "rfc":
+        return make_rfc_plan(config.steps, config.budget, config.trials, config.fitting)
+    computed = dict.fromkeys(config.budgets.values())
+    if config.min_psnr is not None:
+        computed |= {config.steps / 4: None}
+    return make_plan(
+        config.steps,
+        [*computed],
+        config.budget,
+        recomputed=config.gradient_checkpointing,
+        samples=config.fitting,
+    )
+
+
+def make_plan(
+    steps: int,
+    computations: Sequence[float],
+    budget: float,
+    *,
+    recomputed: bool = False,
+    samples: int | None = None,
+) -> Plan:
+    """Divide `budget` run equivalents among references, schedules, least squares and gradients.
+
+    computations: full computations of each profile; recomputed: blocks are computed twice for their gradients.
+    """
+    profiles, per_run = len(computations), sum(computations) / steps
+    count = samples or _rounded(PER_ROOT * sqrt(budget / profiles))
+    fixed = count * (1 + per_run)
+    screened = min(count, SCREENED)
+    while screened > 4 and SHAPES * screened * per_run > SCREEN * budget:
+        screened -= 4
+    shapes = max(SHAPES, min(12, int(SCREEN * budget / (screened * per_run))))
+    size = min(CHUNK, count)
+    gradient = sum(_gradient(n, recomputed) for n in computations) * size / steps
+    left = budget - fixed - shapes * screened * per_run
+    iterations = max(0, min(ITERATIONS, int(left / gradient)))
+    phases = [PhasePlan("references", count, count * steps)]
+    phases.append(PhasePlan("schedules", screened, shapes * screened * sum(computations)))
+    phases.append(PhasePlan("least squares", count, count * sum(computations)))
+    if iterations:
+        forwards = sum(n + (n - 1 if recomputed else 0) for n in computations) * size * iterations
+        phases.append(
+            PhasePlan("gradients", size, forwards, sum(n - 1 for n in computations) * size * iterations)
+        )
+    return Plan(steps, count, screened, shapes, iterations, size, tuple(phases))
+
+
+def make_rfc_plan(steps: int, budget: float, trials: int, samples: int | None = None) -> Plan:
+    """Divide `budget` among references, a recording of single modules, and trials of at most half of all steps."""
+    count = samples or max(4, min(SCREENED, 4 * round(budget / 24)))
+    recorded = min(count, RECORDED)
+    each = count / 4  # run equivalents of a trial that computes a quarter of the steps
+    shapes = max(1, min(trials, int((budget - count - recorded) / each)))
+    phases = (
+        PhasePlan("references", count, count * steps),
+        PhasePlan("recording", recorded, recorded * steps),
+        PhasePlan("trials", count, shapes * each * steps),
+    )
+    return Plan(steps, count, count, shapes, 0, 0, phases)
+
+
+def _gradient(computations: float, recomputed: bool) -> float:
+    """Forwards and backwards of one sample's gradient: the first computed step needs none."""
+    return computations + (computations - 1) * (2 if recomputed else 1)
+
+
+def _rounded(count: float) -> int:
+    return max(CHUNK, CHUNK * round(count / CHUNK))

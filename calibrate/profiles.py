@@ -1,0 +1,165 @@
+"""From uncached samples to one profile of the whole stack: schedule, least squares, gradients."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from time import monotonic
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from cachesmith.calibrate.closed_loop.fit import Fit, SegmentFitter
+from cachesmith.calibrate.closed_loop.gradient_checkpointing import recomputed
+from cachesmith.calibrate.closed_loop.lanes import Rows, Schedule
+from cachesmith.calibrate.closed_loop.polish import Polisher
+from cachesmith.calibrate.config import CalibrationConfig
+from cachesmith.calibrate.prepared import Prepared
+from cachesmith.calibrate.references import total
+from cachesmith.calibrate.schedules import spaced
+from cachesmith.calibrate.score_cache import Memo, digest_of
+from cachesmith.calibrate.shapes import open_study, search
+from cachesmith.files import replacing
+from cachesmith.policies import computations
+
+SCREENING: dict[str, Any] = {"ridges": (1e-2,), "turns": 2, "share": 0.75}
+"""Of fits that only compare schedules."""
+
+TYPICAL = 1.4
+"""Spacing that stands for all where no schedule is searched for."""
+
+SAVED_EVERY = 20.0
+"""Seconds between two savings of unfinished gradients."""
+
+
+@dataclass(frozen=True)
+class Weighted:
+    """A schedule with weights; psnr: out of fold, of the least squares alone, dB. losses: of the gradients, if any."""
+
+    schedule: Schedule
+    rows: Rows
+    psnr: float
+    source: str
+    losses: tuple[float, ...] = ()
+
+
+class ProfileMaker:
+    """Makes profiles from the same uncached samples; all that takes long is kept in the work folder."""
+
+    def __init__(self, prepared: Prepared, config: CalibrationConfig, advance: Callable[[float], None]):
+        self.renderer, self.samples, self.shape = prepared.renderer, prepared.samples, prepared.shape
+        self.plan, self.ledger, self.key = prepared.plan, prepared.ledger, prepared.key
+        self.config, self.advance = config, advance
+        self._memo = Memo(config.work / f"scores-{self.key}.jsonl")
+
+    def __call__(self, budget: float, earlier: tuple[Schedule, Rows] | None = None) -> Weighted:
+        """The profile with at most `budget` full computations; it goes on from `earlier`, if that is given."""
+        if self.shape.follower is None:
+            budget = math.floor(budget)
+        schedule, start = earlier or (self._schedule(budget), None)
+        fit = self._fitted(schedule, start)
+        rows, losses = self._polished(fit) if self.plan.iterations else (fit.rows, ())
+        how = (
+            f"{self.plan.iterations} gradients after least squares"
+            if self.plan.iterations
+            else "least squares"
+        )
+        source = how if start is None else f"{how}, from the earlier policy"
+        return Weighted(schedule, rows, fit.psnr, source, losses)
+
+    def _schedule(self, budget: float) -> Schedule:
+        study = open_study(
+            self.config.storage, self.config.work, f"shapes-{self.key}-{budget:g}", ["maximize"]
+        )
+        with self.ledger.phase("schedules"):
+            return search(
+                study,
+                budget,
+                self.plan.steps,
+                self.shape.follower,
+                self.plan.shapes,
+                self.config.seed,
+                self._score,
+            )
+
+    def screened(self, budget: int) -> Tensor:
+        """Out-of-fold PSNR [N] of a quick fit for a budget, without a search for its schedule."""
+        with self.ledger.phase("schedules"):
+            return self._quick(Schedule(spaced(budget, self.plan.steps, TYPICAL)))
+
+    def _score(self, schedule: Schedule) -> float:
+        return float(self._quick(schedule).mean())
+
+    def _quick(self, schedule: Schedule) -> Tensor:
+        """Out-of-fold PSNR [N] of a quick fit of a few samples."""
+        known = self._memo.get(str(schedule))
+        if known is None:
+            some = total(self.samples, self.plan.screened)
+            fit = SegmentFitter(
+                self.renderer,
+                some,
+                schedule,
+                self.shape.channels,
+                **SCREENING,
+                advance=self._counted("schedules"),
+            )()
+            known = fit.samples.tolist()
+            self._memo.put(str(schedule), known)
+        return torch.tensor(known)
+
+    def _fitted(self, schedule: Schedule, start: Rows | None) -> Fit:
+        path = self._file("fit", schedule, start is not None)
+        if path.exists():
+            return Fit.load(torch.load(path, weights_only=True))
+        with self.ledger.phase("least squares"):
+            fit = SegmentFitter(
+                self.renderer, self.samples, schedule, self.shape.channels, start=start, hold=start is not None,
+                advance=self._counted("least squares"),
+            )()  # fmt: skip
+        with replacing(path) as part:
+            torch.save(fit.saved(), part)
+        return fit
+
+    def _polished(self, fit: Fit) -> tuple[Rows, tuple[float, ...]]:
+        path = self._file("gradients", fit.schedule, self.plan.iterations, fit.psnr)
+        polisher = Polisher(self.renderer, self.samples, fit, self.plan.size, self.config.seed)
+        if path.exists():
+            polisher.load(torch.load(path, weights_only=True))
+        saved = monotonic()
+
+        def advance(samples: float) -> None:
+            nonlocal saved
+            whole = computations(fit.schedule.mask)
+            again = whole - 1 if self.config.gradient_checkpointing else 0
+            phase = self.ledger.phases["gradients"]
+            phase.forwards += samples * (whole + again)
+            phase.backwards += samples * (whole - 1)
+            self.advance(samples * (2 * whole - 1 + again) / self.plan.steps)
+            if monotonic() - saved > SAVED_EVERY:
+                self._save(polisher, path)
+                saved = monotonic()
+
+        with self.ledger.phase("gradients"):
+            if self.config.gradient_checkpointing:
+                with recomputed(self.renderer.pipe.transformer):
+                    rows = polisher(self.plan.iterations, advance)
+            else:
+                rows = polisher(self.plan.iterations, advance)
+        self._save(polisher, path)
+        return rows, tuple(polisher.losses)
+
+    def _save(self, polisher: Polisher, path: Path) -> None:
+        with replacing(path) as part:
+            torch.save(polisher.saved(), part)
+        self.ledger.save()
+
+    def _counted(self, phase: str) -> Callable[[float], None]:
+        def advance(samples: float) -> None:
+            self.ledger.phases[phase].forwards += samples
+            self.advance(samples / self.plan.steps)
+
+        return advance
+
+    def _file(self, kind: str, *what: object) -> Path:
+        return self.config.work / f"{kind}-{self.key}-{digest_of(*what)}.pt"

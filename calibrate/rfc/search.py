@@ -1,0 +1,84 @@
+"""The Optuna study of single modules: closed-loop PSNR against full computations."""
+
+from collections.abc import Callable
+
+import optuna
+import torch
+from optuna.trial import TrialState
+
+from cachesmith.calibrate.config import CalibrationConfig
+from cachesmith.calibrate.prepared import Prepared
+from cachesmith.calibrate.references import total
+from cachesmith.calibrate.rfc.scales import Scales, record_scales
+from cachesmith.calibrate.rfc.space import arrays_of, first_points, suggest
+from cachesmith.calibrate.shapes import open_study, sampler
+from cachesmith.calibrate.spaces import Found
+from cachesmith.policies import Policy, PolicyError, Profile, unbound
+from cachesmith.runtime import apply
+from cachesmith.sampling.metrics import psnr
+
+RECORDED = 4
+"""Samples whose modules' scales are recorded."""
+
+
+def search(
+    prepared: Prepared, config: CalibrationConfig, advance: Callable[[float], None]
+) -> dict[str, Found]:
+    """Record scales, run the plan's trials, and return the best point within each budget."""
+    if config.min_psnr is not None:
+        raise PolicyError("--min-psnr is for the space `stack`; leave it out, or leave out --space rfc")
+    some = total(prepared.samples, min(RECORDED, prepared.plan.samples))
+    with prepared.ledger.phase("recording") as phase:
+        scales = record_scales(prepared.renderer, some)
+        phase.forwards += sum(len(batch.requests) for batch in some) * config.steps
+    study = open_study(config.storage, config.work, f"rfc-{prepared.key}", ["maximize", "minimize"])
+    with prepared.ledger.phase("trials"):
+        _run(study, prepared, scales, config, advance)
+    return {name: _best(study, budget, scales, config.steps) for name, budget in config.budgets.items()}
+
+
+def _run(
+    study: optuna.Study,
+    prepared: Prepared,
+    scales: Scales,
+    config: CalibrationConfig,
+    advance: Callable[[float], None],
+) -> None:
+    points = first_points(sorted({int(budget) for budget in config.budgets.values()}))
+
+    def objective(trial: optuna.Trial) -> tuple[float, float]:
+        quality, computed = score(prepared, _policy(suggest(trial, config.steps), scales))
+        spent = computed * prepared.plan.samples
+        prepared.ledger.phases["trials"].forwards += spent
+        advance(spent / config.steps)
+        return quality, computed
+
+    done = len(study.get_trials(states=(TrialState.COMPLETE,)))
+    for number in range(done, max(prepared.plan.shapes, len(points))):
+        if number < len(points) and not study.get_trials(states=(TrialState.WAITING,)):
+            study.enqueue_trial(points[number])
+        study.sampler = sampler(config.seed, number)
+        study.optimize(objective, n_trials=1)
+
+
+def score(prepared: Prepared, policy: Policy) -> tuple[float, float]:
+    """Closed-loop PSNR in dB, mean of the plan's samples, and full computations."""
+    found = []
+    with apply(prepared.renderer.pipe, policy) as session:
+        for batch in prepared.samples:
+            found.append(psnr(batch.images, prepared.renderer(batch.requests).images))
+    return float(torch.cat(found).mean()), session.stats.nfc
+
+
+def _policy(profile: Profile, scales: Scales) -> Policy:
+    return unbound(profile, arrays_of(profile, scales.arrays))
+
+
+def _best(study: optuna.Study, budget: float, scales: Scales, steps: int) -> Found:
+    finished = study.get_trials(states=(TrialState.COMPLETE,))
+    within = [trial for trial in finished if trial.values[1] <= budget + 1e-9]
+    if not within:
+        raise PolicyError(f"no trial kept to {budget:g} computations; ask for more with --budget")
+    trial = max(within, key=lambda each: each.values[0])
+    profile = suggest(optuna.trial.FixedTrial(trial.params), steps)
+    return Found(_policy(profile, scales), f"trial {finished.index(trial)}", trial.values[1], trial.values[0])

@@ -1,1 +1,0 @@
-"""The space of policies and the Optuna study over it."""

@@ -1,1 +1,0 @@
-"""Forecast weights and schedules, improved in closed loop."""

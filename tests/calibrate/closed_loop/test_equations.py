@@ -1,0 +1,120 @@
+"""The normal equations are those of the whole chain from weights to latents, whatever lies in between."""
+
+import pytest
+import torch
+from tests.calibrate.closed_loop.world import Flux, dit, uncached
+from torch import Tensor
+
+from cachesmith.calibrate.closed_loop.axes import AXES, Segment
+from cachesmith.calibrate.closed_loop.batch import Batch
+from cachesmith.calibrate.closed_loop.combinations import combinations, tokens_of
+from cachesmith.calibrate.closed_loop.equations import Equations
+from cachesmith.calibrate.closed_loop.lanes import Schedule, corrected, lines
+from cachesmith.sampling.render import Renderer
+
+CHANNELS = 32
+
+
+def prepared(renderer: Renderer, schedule: Schedule, start: int) -> Batch:
+    """A batch of three samples, two of them in fold 0, about to go on from step `start`."""
+    batch = Batch(renderer, uncached(renderer, 1)[0], schedule, torch.tensor([0, 1, 0]))
+    base = lines(schedule, CHANNELS, torch.device("cpu"))
+    for step in range(start):
+        if schedule.mask[step] != "F":
+            batch.compute(step, base)
+        batch.known = batch.walk(step + 1, base)[1]
+    batch.compute(start, base)
+    return batch
+
+
+def moved(batch: Batch, segment: Segment, theta: Tensor, directions: list[Tensor]) -> list[Tensor]:
+    """How latents move [N, M] as theta [folds, ...] does along each direction, by autograd on theta itself."""
+    base = lines(batch.schedule, CHANNELS, torch.device("cpu"))
+    theta = theta.clone().requires_grad_()
+    end, _ = batch.differentiable(segment.stop, corrected(batch.schedule, segment, base, theta))
+    cotangent = torch.zeros_like(end, requires_grad=True)
+    (adjoint,) = torch.autograd.grad(end, theta, cotangent, create_graph=True)
+    return [
+        torch.autograd.grad(adjoint, cotangent, along.expand_as(theta), retain_graph=True)[0].flatten(1)
+        for along in directions
+    ]
+
+
+@pytest.mark.parametrize(
+    ("renderer", "schedule", "segment"),
+    [
+        (Flux, Schedule("CFCFFFCFFF"), Segment(2, 6)),
+        (lambda: Flux(2.0), Schedule("CFCFFFCFFF"), Segment(2, 6)),
+        (dit, Schedule("CFCFFCFFFF"), Segment(2, 5)),
+        (dit, Schedule("CCFHFFCFFF", "second"), Segment(3, 6)),
+        (lambda: Flux(2.0), Schedule("CCFHFFCFFF", "later"), Segment(3, 6)),
+    ],
+    ids=["plain", "calls of their own", "one batch", "halves of a batch", "halves in calls"],
+)
+def test_rows_are_the_derivative_of_where_the_segment_ends(
+    renderer: object, schedule: Schedule, segment: Segment
+) -> None:
+    batch = prepared(renderer(), schedule, segment.start)  # type: ignore[operator]
+    theta = 0.05 * torch.randn(
+        2, len(schedule.lanes), AXES, CHANNELS, generator=torch.Generator().manual_seed(1)
+    )
+    base = lines(schedule, CHANNELS, torch.device("cpu"))
+    end, notes = batch.differentiable(segment.stop, corrected(schedule, segment, base, theta))
+    weight, miss = (
+        torch.tensor([1.0, 2.0, 0.5]),
+        torch.randn(end.shape, generator=torch.Generator().manual_seed(2)),
+    )
+    equations = Equations(2, schedule, CHANNELS, torch.device("cpu"))
+    equations.add(end, miss, weight, batch.folds, notes, combinations(end, notes[-1].output))
+    one, other = torch.randn(2, *theta.shape[1:], generator=torch.Generator().manual_seed(3))
+    far, wide = moved(batch, segment, theta, [one, other])
+    for fold in range(2):
+        scale = weight * (batch.folds == fold)
+        gram, right = equations.gram[fold], equations.right[fold]
+        expected = [
+            float(scale @ (a * b).sum(1)) for a, b in ((far, wide), (far, far), (far, miss.flatten(1)))
+        ]
+        assert float(one.flatten() @ gram @ other.flatten()) == pytest.approx(expected[0], rel=1e-3, abs=1e-3)
+        assert float(one.flatten() @ gram @ one.flatten()) == pytest.approx(expected[1], rel=1e-3)
+        assert float(one.flatten() @ right) == pytest.approx(expected[2], rel=1e-3, abs=1e-3)
+
+
+@pytest.mark.parametrize("renderer", [Flux, dit])
+def test_a_latents_token_is_found_whatever_the_layout(renderer: type) -> None:
+    batch = prepared(renderer(), Schedule("CFFFFFFFFF"), 0)
+    end, notes = batch.differentiable(2, lines(batch.schedule, CHANNELS, torch.device("cpu")))
+    tokens = tokens_of(end, notes[-1].output)
+    assert tokens is not None and tokens.shape == end.shape[1:]
+    (adjoint,) = torch.autograd.grad(end.flatten(1)[0, 5], notes[-1].output, retain_graph=True)
+    reached = adjoint.reshape(-1, 3, *adjoint.shape[1:])[:, 0].abs().sum((0, 2)).nonzero().flatten()
+    assert reached.tolist() == [int(tokens.flatten()[5])]
+
+
+def test_latents_that_depend_on_many_tokens_have_none() -> None:
+    forecast = torch.randn(2, 4, 3, requires_grad=True)
+    assert tokens_of(forecast.cumsum(1), forecast) is None
+    mixed = combinations(forecast.cumsum(1), forecast)
+    assert torch.allclose(torch.stack(mixed).square().sum(0), torch.ones(4, 3))
+
+
+def test_the_ridge_spares_what_channels_share() -> None:
+    equations = Equations(2, Schedule("CF"), 4, torch.device("cpu"))
+    size = AXES * 4
+    equations.gram += torch.eye(size)
+    equations.energy += 1.0
+    ridge = equations.ridge(1.0)
+    alike, own = torch.zeros(size), torch.zeros(size)
+    alike[:4], own[0], own[1] = 1.0, 1.0, -1.0
+    assert float(alike @ ridge @ alike) / 4 < 0.6 * float(own @ ridge @ own) / 2
+    assert torch.linalg.eigvalsh(ridge).min() > 0
+
+
+def test_a_folds_weights_never_saw_its_targets() -> None:
+    equations = Equations(3, Schedule("CF"), 4, torch.device("cpu"))
+    theta = torch.zeros(3, *equations.shape)
+    equations.gram += torch.eye(equations.gram.shape[1])
+    equations.energy += 1.0
+    before = equations.without(theta, 0.1)
+    equations.right[0] += 1.0
+    after = equations.without(theta, 0.1)
+    assert torch.equal(before[0], after[0]) and not torch.allclose(before[1:], after[1:])

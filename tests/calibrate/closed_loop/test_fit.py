@@ -1,0 +1,100 @@
+"""Weights of a schedule: closer than lines on samples they never saw, in the runtime as in the fit."""
+
+from typing import Any
+
+import pytest
+import torch
+from tests.calibrate.closed_loop.world import STEPS, Flux, dit, uncached
+
+from cachesmith.calibrate.closed_loop.batch import Batch, sample
+from cachesmith.calibrate.closed_loop.fit import Fit, SegmentFitter
+from cachesmith.calibrate.closed_loop.lanes import Schedule, as_policy, lines, of_policy
+from cachesmith.calibrate.closed_loop.polish import Polisher
+from cachesmith.runtime import apply
+from cachesmith.sampling.metrics import psnr
+from cachesmith.sampling.requests import requests
+
+CHANNELS = 32
+MASK = Schedule("CFFCFFFCFF")
+HALVES = Schedule("CFHFFCFHFF", "second")
+
+
+def psnr_under(renderer: Any, schedule: Schedule, rows: Any) -> float:
+    unseen = sample(renderer, requests([{"class_labels": 1}], 4, 900))
+    with apply(renderer.pipe, as_policy(schedule, rows, "x")):
+        images = renderer(unseen.requests).images
+    return float(psnr(unseen.images, images).mean())
+
+
+@pytest.mark.parametrize(
+    ("make", "schedule"),
+    [
+        (dit, HALVES),
+        (Flux, MASK),
+        (lambda: Flux(2.0), Schedule("CFHFFCFHFF", "later")),
+    ],
+    ids=["halves of a batch", "plain", "halves in calls"],
+)
+def test_fitted_weights_are_closer_than_lines_on_unseen_samples(make: Any, schedule: Schedule) -> None:
+    renderer = make()
+    computed: list[float] = []
+    fit = SegmentFitter(renderer, uncached(renderer, 2, 4), schedule, CHANNELS, advance=computed.append)()
+    line = psnr_under(renderer, schedule, lines(schedule, CHANNELS, torch.device("cpu")))
+    fitted = psnr_under(renderer, schedule, fit.rows)
+    assert fitted > line + 0.1
+    assert abs(fitted - fit.psnr) < 6
+    assert sum(computed) == 8 * (schedule.mask.count("C") + schedule.mask.count("H") / 2)
+
+
+def test_the_runtime_ends_where_the_fit_does() -> None:
+    """Out of fold or not: with one sample there is one fold, and its weights are those of all."""
+    renderer = dit()
+    samples = uncached(renderer, 1, 1)
+    fit = SegmentFitter(renderer, samples, HALVES, CHANNELS)()
+    with apply(renderer.pipe, as_policy(HALVES, fit.rows, "x")):
+        images = renderer(samples[0].requests).images
+    assert float(psnr(samples[0].images, images)[0]) == pytest.approx(float(fit.samples[0]), abs=0.05)
+
+
+def test_a_replay_goes_on_where_the_run_was() -> None:
+    renderer = dit()
+    known = uncached(renderer, 1, 3)[0]
+    batch = Batch(renderer, known, Schedule("C" * STEPS), torch.zeros(3, dtype=torch.long))
+    for step in range(STEPS):
+        batch.compute(step, {})
+    assert torch.allclose(batch.walk(4, {})[0], known.path[:, 4], atol=1e-5)
+    assert psnr(known.images, batch.pictures()).min() > 90
+
+
+def test_a_fit_and_a_policy_survive_their_files() -> None:
+    renderer = dit()
+    fit = SegmentFitter(renderer, uncached(renderer, 1, 2), HALVES, CHANNELS)()
+    again = Fit.load(fit.saved())
+    assert again.schedule == HALVES and torch.equal(again.samples, fit.samples)
+    known = of_policy(as_policy(HALVES, fit.rows, "x"), "default")
+    assert known is not None and known[0] == HALVES
+    for step, rows in fit.rows.items():
+        used = [lane for lane, letters in enumerate(HALVES.lanes) if letters[step] == "F"]
+        assert torch.equal(known[1][step][used], rows[used])
+
+
+def test_gradients_come_closer_and_an_interrupted_descent_goes_on() -> None:
+    renderer = dit()
+    samples = uncached(renderer, 2, 4)
+    fit = SegmentFitter(renderer, samples, MASK, CHANNELS)()
+    whole = Polisher(renderer, samples, fit, size=4)
+    rows = whole(6)
+    assert sum(whole.losses[-2:]) < sum(whole.losses[:2])  # of the same samples
+    assert any(not torch.equal(rows[step], fit.rows[step]) for step in rows)
+    parts = Polisher(renderer, samples, fit, size=4)
+
+    def interrupt(_: float) -> None:
+        if parts.iteration == 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        parts(6, interrupt)
+    resumed = Polisher(renderer, samples, fit, size=4)
+    resumed.load(parts.saved())
+    again = resumed(6)
+    assert all(torch.allclose(rows[step], again[step], atol=1e-6) for step in rows)

@@ -1,0 +1,58 @@
+"""Tiny pipelines as calibration sees them: renderer and uncached samples."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from tests.tiny import sample_flux, tiny_dit, tiny_flux
+from torch import Tensor
+
+from cachesmith.calibrate.closed_loop.batch import Uncached, sample
+from cachesmith.sampling.pictures import Pictures
+from cachesmith.sampling.render import Renderer
+from cachesmith.sampling.requests import Request, requests
+
+STEPS = 10
+
+
+class Flux(Renderer):
+    """Calls FLUX with embeddings, one for all samples; with `scale` above 1 guided by calls of their own."""
+
+    def __init__(self, scale: float = 1.0):
+        super().__init__(tiny_flux(), STEPS, 8)
+        self.scale = scale
+
+    def __call__(self, requests: Sequence[Request], advance: Any = None) -> Pictures:
+        images = sample_flux(self.pipe, requests[0].seed, STEPS, len(requests), true_cfg_scale=self.scale)
+        return Pictures(torch.from_numpy(images), torch.zeros(len(requests), 1))
+
+    def differentiable(self, requests: Sequence[Request]) -> tuple[Tensor, Tensor]:
+        import inspect
+
+        plain = inspect.unwrap(type(self.pipe).__call__)
+        embeds = {"prompt_embeds": (1, 3, 32), "pooled_prompt_embeds": (1, 32)}
+        text = torch.Generator().manual_seed(100)
+        given = {n: torch.randn(*shape, generator=text) for n, shape in embeds.items()}
+        given = {n: v.repeat(len(requests), *(1,) * (v.ndim - 1)) for n, v in given.items()}
+        if self.scale > 1:
+            given |= {f"negative_{n}": -v for n, v in given.items()}
+        generator = [torch.Generator().manual_seed(requests[0].seed + i) for i in range(len(requests))]
+        with torch.enable_grad():
+            plain(
+                self.pipe, **given, num_inference_steps=STEPS, height=16, width=16, generator=generator,
+                output_type="pt", true_cfg_scale=self.scale,
+            )  # fmt: skip
+        raise AssertionError("the replay stops before the decoder")
+
+
+def dit(scale: float = 1.5) -> Renderer:
+    return Renderer(tiny_dit(), STEPS, 8, guidance_scale=scale)
+
+
+def uncached(renderer: Renderer, batches: int = 2, size: int = 3) -> list[Uncached]:
+    for part in renderer.pipe.components.values():
+        if isinstance(part, torch.nn.Module):
+            part.requires_grad_(False)
+    labels: list[Any] = [{"class_labels": label} for label in range(5)]
+    wanted = requests(labels, batches * size, 7)
+    return [sample(renderer, wanted[i * size : (i + 1) * size]) for i in range(batches)]
