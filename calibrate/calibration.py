@@ -2,11 +2,12 @@
 
 import math
 import platform
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -26,7 +27,8 @@ from cachesmith.calibrate.report.report import write_report
 from cachesmith.calibrate.score_cache import Memo, digest_of
 from cachesmith.calibrate.spaces import Found, search_rfc, search_stack
 from cachesmith.calibrate.warm_start import check_earlier, origin
-from cachesmith.policies import Calibration, Document, ModelKey, Policy, PolicyError, Profile
+from cachesmith.files import FolderInUseError, sole_writer
+from cachesmith.policies import Calibration, Document, ModelKey, Policy, PolicyError, Profile, save
 from cachesmith.policies.base import Arrays
 from cachesmith.runtime.models.fingerprint import model_key, sampler_key
 from cachesmith.sampling.evaluate import Evaluator
@@ -58,11 +60,25 @@ def calibrate(
     pipe.set_progress_bar_config(**{**shown, "disable": True})
     trainable = _freeze(pipe)
     try:
-        return _Calibration(pipe, prompts, within_time(pipe, prompts, config)).run()
+        config.work.mkdir(parents=True, exist_ok=True)
+        with _held(config.work):
+            return _Calibration(pipe, prompts, within_time(pipe, prompts, config)).run()
     finally:
         pipe.set_progress_bar_config(**shown)
         for parameter in trainable:
             parameter.requires_grad_(True)
+
+
+@contextmanager
+def _held(work: Path) -> Iterator[None]:
+    """Keep another calibration out of the work folder."""
+    try:
+        with sole_writer(work):
+            yield
+    except FolderInUseError:
+        raise PolicyError(
+            f"another calibration works in {work}; wait for it, or give another work folder (--work)"
+        ) from None
 
 
 def _freeze(pipe: Any) -> list[torch.nn.Parameter]:
@@ -96,7 +112,6 @@ class _Calibration:
     def run(self) -> CalibrationResult:
         """Do everything."""
         config = self.config
-        config.work.mkdir(parents=True, exist_ok=True)
         ledger = Ledger(config.steps, config.work / f"ledger-{self.key}.json", self.pipe.transformer.device)
         with overall(self.plan.runs) as advance:
             samples = self._references(ledger, advance)
@@ -117,6 +132,9 @@ class _Calibration:
             calibration=self._provenance(found, ledger),
         )  # fmt: skip
         policy = Policy(document, _merged([each.policy.arrays for each in found.values()]))
+        if config.out is not None:
+            config.out.parent.mkdir(parents=True, exist_ok=True)
+            save(policy, config.out)
         report = None
         if config.report is not None:
             outcomes = Outcomes(

@@ -15,7 +15,9 @@ from optuna.trial import TrialState
 
 from cachesmith.calibrate.closed_loop.lanes import Schedule
 from cachesmith.calibrate.schedules import by_halves, spaced
+from cachesmith.files import drop_torn_lines
 from cachesmith.policies import Follower
+from cachesmith.sampling.requests import derived_seed
 
 POWERS = (1.3, 1.5, 1.15)
 """Spacings that are tried first, see `spaced`."""
@@ -32,7 +34,11 @@ def open_study(storage: str | None, folder: Any, name: str, directions: list[str
     where: Any = storage
     if storage is None:
         folder.mkdir(parents=True, exist_ok=True)
-        backend = optuna.storages.journal.JournalFileBackend(str(folder / f"{name}.journal"))
+        path = folder / f"{name}.journal"
+        drop_torn_lines(path)
+        # a calibration holds its work folder, so a lock that is there was left by one that was killed
+        path.with_name(f"{path.name}.lock").unlink(missing_ok=True)
+        backend = optuna.storages.journal.JournalFileBackend(str(path))
         where = optuna.storages.JournalStorage(backend)
     return optuna.create_study(study_name=name, storage=where, load_if_exists=True, directions=directions)
 
@@ -41,7 +47,7 @@ def sampler(seed: int, number: int) -> optuna.samplers.BaseSampler:
     """A sampler for trial `number`: an interrupted study ends as an uninterrupted one would."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        return optuna.samplers.TPESampler(seed=seed * 10_007 + number, multivariate=True, group=True)
+        return optuna.samplers.TPESampler(seed=derived_seed(seed, number), multivariate=True, group=True)
 
 
 def search(

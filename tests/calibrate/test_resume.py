@@ -10,7 +10,8 @@ from tests.calibrate.small import LABELS, pipeline, recorded, run, settings
 
 from cachesmith.calibrate import CalibrationConfig, calibrate, calibration, references
 from cachesmith.calibrate.closed_loop import fit, polish
-from cachesmith.policies import Policy, PolicyError
+from cachesmith.files import sole_writer
+from cachesmith.policies import Policy, PolicyError, load
 from cachesmith.sampling.requests import split
 
 
@@ -123,3 +124,31 @@ def test_single_modules_are_searched_within_the_budget(tmp_path: Path) -> None:
     assert profile.units.kind == "module" and profile.nfc is not None and profile.nfc <= 3
     assert {"references", "recording", "trials", "measuring"} == {*result.ledger.phases}
     assert result.ledger.runs - result.ledger.phases["measuring"].runs(12) <= 20
+
+
+def test_the_policy_is_there_before_the_report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: Any) -> Path:
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr("cachesmith.calibrate.calibration.write_report", full)
+    out = tmp_path / "x.policy.safetensors"
+    with pytest.raises(OSError, match="No space"):
+        run(tmp_path / "work", report=tmp_path / "report", out=out)
+    assert load(out).document.profiles
+
+
+def test_two_calibrations_do_not_share_a_work_folder(tmp_path: Path) -> None:
+    with sole_writer(tmp_path), pytest.raises(PolicyError, match="another calibration works in"):
+        run(tmp_path)
+
+
+def test_a_torn_journal_and_a_stale_lock_are_gone_on_from(tmp_path: Path) -> None:
+    """A full disk leaves half a line; a killed process leaves its lock."""
+    whole = run(tmp_path / "whole")
+    run(tmp_path / "torn")
+    (journal,) = (tmp_path / "torn").glob("*.journal")
+    journal.write_bytes(journal.read_bytes()[:-20])
+    journal.with_name(f"{journal.name}.lock").symlink_to(journal)
+    for kept in (tmp_path / "torn").glob("*.pt"):
+        kept.unlink()
+    assert run(tmp_path / "torn").document.profiles.keys() == whole.document.profiles.keys()

@@ -24,6 +24,9 @@ def test_calibrate_hands_everything_over(
 
     def calibrate(pipe: Any, prompts: Any, config: CalibrationConfig) -> Done:
         seen.extend((pipe, prompts, config))
+        assert config.out is not None
+        config.out.parent.mkdir()
+        save(load(shop.policy), config.out)
         return Done(load(shop.policy))
 
     monkeypatch.setattr(cachesmith.calibrate, "calibrate", calibrate)

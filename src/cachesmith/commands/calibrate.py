@@ -15,7 +15,7 @@ from cachesmith.commands.shared import completion
 from cachesmith.commands.shared.config_file import used_config
 from cachesmith.commands.shared.destination import check_folder, check_policy_file
 from cachesmith.commands.show.policy import as_json, show
-from cachesmith.policies import SUFFIX, CachesmithError, load, save
+from cachesmith.policies import SUFFIX, CachesmithError, load
 
 if TYPE_CHECKING:
     from cachesmith.calibrate import CalibrationConfig, CalibrationResult
@@ -184,6 +184,7 @@ def calibrate(
         guidance_scale=guidance_scale,
         name=_name(out),
         work=kept,
+        out=out,
         report=report,
         earlier=None if earlier is None else load(earlier),
         lpips=lpips,
@@ -196,8 +197,6 @@ def calibrate(
     pipe = open_pipeline(model, loading, given={*common}.union(*(request.arguments for request in wanted)))
     check_requests(pipe, wanted, common, steps)
     result = _resumable(pipe, read, config)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    save(result.policy, out)
     if report is not None:
         write_text(report / "config.yaml", used_config())
     if json:
