@@ -74,7 +74,7 @@ def _graph(
     job: Job, part: Part, key: str, samples: list[Sample], work: Path
 ) -> tuple[SegmentEntry, list[Row]]:
     """Write the part's graph and prove it against its samples."""
-    face = interface_of(job.transformer, part)
+    face = interface_of(job.transformer, part, samples)
     inputs, outputs = specs(face, samples[0])
     path = work / f"{part.name}-{key[:12]}.onnx"
     module = FlatSegment(part_unit(job.transformer, part).members, face)
@@ -90,6 +90,7 @@ def _graph(
         key=key,
         onnx=describe_file(path),
         data=take(work, f"{path.name}.data"),
+        constants=face.constants,
     )
     if not job.config.prove:
         return entry, []
