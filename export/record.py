@@ -1,6 +1,6 @@
 """Record what each part is given, and what torch makes of it, at every step of real sampling runs."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial, wraps
@@ -15,7 +15,15 @@ from cachesmith.policies import EngineError
 from cachesmith.runtime import Feature
 from cachesmith.runtime.hooks.patch import heard
 from cachesmith.runtime.models.discovery.trace import parameters, patch_call
-from cachesmith.runtime.models.engine_segment import Arguments, Interface, constants, real, template, tensors
+from cachesmith.runtime.models.engine_segment import (
+    Arguments,
+    Interface,
+    constants,
+    real,
+    slots_in,
+    template,
+    tensors,
+)
 
 
 class Sample(NamedTuple):
@@ -81,6 +89,36 @@ def interface_of(transformer: nn.Module, part: Part, samples: Sequence[Sample]) 
     face = Interface(streams, outputs, returns, samples[0].templates, {})
     sized = any(type(value) is int and value > 1 for value in face.constants.values())
     return replace(face, axes=axes_of(streams, shapes, sized))
+
+
+def check_shared(part: Part, face: Interface) -> None:
+    """Raise `EngineError` where blocks are each given something else: engines are only given what the first one is."""
+    own = next((name for name in face.inputs if ":" in name), None)
+    if own is not None:
+        _refuse_own(part.name, own.partition(":")[0])
+
+
+def check_alike(recorded: Mapping[str, Sequence[Sample]], parts: Sequence[Part]) -> None:
+    """Raise `EngineError` where parts that may follow each other are given different tensors under one name."""
+    first: dict[str, list[Tensor]] = {}
+    for part in parts:
+        if part.module is not None:
+            continue
+        slots = {
+            name for t in recorded[part.name][0].templates for value in t.values() for name in slots_in(value)
+        }
+        for name in slots:
+            values = [sample.inputs[name] for sample in recorded[part.name]]
+            for a, b in zip(first.setdefault(name, values), values, strict=True):
+                if a.shape != b.shape or not torch.equal(a, b):
+                    _refuse_own(part.name, name)
+
+
+def _refuse_own(part: str, argument: str) -> None:
+    raise EngineError(
+        f"not all blocks are given the same `{argument}` (see {part}), and engines are only given what the first block "
+        "is; run it in torch"
+    )
 
 
 def record(

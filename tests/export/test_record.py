@@ -6,10 +6,12 @@ import pytest
 import torch
 from tests.tiny import Pipeline, policy, sample_dit, sample_flux
 
-from cachesmith.export.parts import part_unit, plan_parts
-from cachesmith.export.record import interface_of, record
-from cachesmith.policies import Segments, preset
+from cachesmith.export.parts import Part, part_unit, plan_parts
+from cachesmith.export.record import check_alike, check_shared, interface_of, record
+from cachesmith.policies import EngineError, Segments, preset
 from cachesmith.runtime.models.engine_segment import FlatSegment
+from cachesmith.zoo import ZOO
+from cachesmith.zoo.survey import TIME
 
 
 def replay(pipe: Pipeline, made: Any, sample: Any, blockwise: bool = False) -> int:
@@ -48,3 +50,31 @@ def test_recording_leaves_no_trace(dit: Pipeline) -> None:
     record(dit.transformer, dit.scheduler, parts, lambda: sample_dit(dit, steps=3))
     assert (sample_dit(dit, steps=3) == before).all()
     assert "forward" not in vars(dit.transformer.transformer_blocks[0])
+
+
+@pytest.mark.filterwarnings("ignore:.*FluxPosEmbed")  # diffusers' own
+def test_blocks_that_are_each_given_something_else_are_refused() -> None:
+    """Chroma has a modulation for every block; an engine that used the first one's would be silently wrong."""
+    name = "ChromaTransformer2DModel"
+    tiny = ZOO[name]
+    model = tiny.build(name)
+    parts = (Part(0, 2, 0), Part(2, 4, 0))
+    recorded = record(model, None, parts, lambda: tiny.call(model, tiny.noise(), TIME))
+    with pytest.raises(EngineError, match="not all blocks are given the same `temb`"):
+        check_shared(parts[0], interface_of(model, parts[0], recorded[parts[0].name]))
+    singles = (Part(0, 1, 0), Part(2, 3, 0))
+    recorded = record(model, None, singles, lambda: tiny.call(model, tiny.noise(), TIME))
+    check_shared(singles[0], interface_of(model, singles[0], recorded[singles[0].name]))
+    with pytest.raises(EngineError, match=r"not all blocks are given the same `temb` \(see blocks-002-003\)"):
+        check_alike(recorded, singles)
+
+
+def test_numbers_are_part_of_the_graph() -> None:
+    """Sana's blocks are told height and width."""
+    name = "SanaTransformer2DModel"
+    tiny = ZOO[name]
+    model = tiny.build(name)
+    part = Part(0, 3, 0)
+    (samples,) = record(model, None, (part,), lambda: tiny.call(model, tiny.noise(), TIME)).values()
+    face = interface_of(model, part, samples)
+    assert face.constants == {"height": 8, "width": 8} and face.axes["hidden_states"] == ("batch", 64, 32)
