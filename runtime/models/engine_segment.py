@@ -74,7 +74,7 @@ class FlatSegment(nn.Module):
         for name, axes in self.interface.axes.items():
             if axes[:1] == (BATCH,):
                 # known before anything is traced, since some blocks divide one batch by another
-                torch._check(values[name].shape[0] == batch)
+                torch._check(values[name].shape[0] == batch)  # type: ignore[no-untyped-call]
         for member, template in zip(self.members, self.interface.templates, strict=True):
             streams = {self.arguments[name]: values[name] for name in self.interface.streams}
             result = member(**streams, **{name: filled(value, values) for name, value in template.items()})

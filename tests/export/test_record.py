@@ -45,10 +45,11 @@ def test_modules(dit: Pipeline, flux: Pipeline) -> None:
 
 
 def test_recording_leaves_no_trace(dit: Pipeline) -> None:
-    before = sample_dit(dit, steps=3)
+    before, during = sample_dit(dit, steps=3), []
     parts = plan_parts(policy(), dit.transformer)
-    record(dit.transformer, dit.scheduler, parts, lambda: sample_dit(dit, steps=3))
-    assert (sample_dit(dit, steps=3) == before).all()
+    recorded = record(dit.transformer, dit.scheduler, parts, lambda: during.append(sample_dit(dit, steps=3)))
+    assert (during[0] == before).all() and (sample_dit(dit, steps=3) == before).all()
+    assert [sample.step for sample in recorded[parts[0].name]] == [0, 1, 2]
     assert "forward" not in vars(dit.transformer.transformer_blocks[0])
 
 

@@ -37,7 +37,8 @@ class Block(nn.Module):
         self.one, self.two = nn.Linear(width, width), nn.Linear(width, width)
 
     def forward(self, x: Tensor, temb: Tensor) -> Tensor:
-        return x + self.two(torch.tanh(self.one(x + temb)))
+        out: Tensor = x + self.two(torch.tanh(self.one(x + temb)))
+        return out
 
 
 class Network(nn.Module):
@@ -314,7 +315,8 @@ def test_a_call_that_writes_to_a_cache_is_never_taken_for_an_example() -> None:
             return super().forward(latent, time, cache if "keys" not in (cache or {}) else None)
 
     torch.manual_seed(0)
-    network, plan, cache = Prefilled(Remembering), scheduler(), {}
+    network, plan = Prefilled(Remembering), scheduler()
+    cache: dict[str, Tensor] = {}
     expected = sample(network, plan, cache={})
     with apply(network, policy(Stack(), Fixed(mask="C" * 8), Reuse()), scheduler=plan) as session:
         assert torch.equal(sample(network, plan, cache=cache), expected)
