@@ -7,8 +7,9 @@ import diffusers
 import typer
 from rich.table import Table
 
-from cachesmith.commands.options import Json
-from cachesmith.commands.output import errors, print_json, results, write_text
+from cachesmith.commands.options import Force, Json
+from cachesmith.commands.output import note, print_json, results, say, write_text
+from cachesmith.commands.shared.destination import check_file
 from cachesmith.policies import CachesmithError
 from cachesmith.runtime import ADAPTERS, Adapter
 from cachesmith.runtime.models.rows import ROWS, rows_text
@@ -25,6 +26,7 @@ def adapters(
         ),
     ] = None,
     json: Json = False,
+    force: Force = False,
 ) -> None:
     """List the transformer classes whose blocks are known, and the units that can be cached of each.
 
@@ -33,9 +35,13 @@ def adapters(
     With --check, a tiny random model of every class in the installed diffusers is called, its blocks are found from
     that one call, and proven: the call, repeated with its blocks replaced by what they returned, gives the same bits.
     Exits with 1 where the rows differ from those that are known, as with another release of diffusers.
+
+    Example: cachesmith adapters --check
     """
     if write is not None and not check:
         raise CachesmithError("--write writes what --check finds; give both")
+    if write is not None:
+        check_file(write, "--write", force)
     if check:
         _check(write)
         return
@@ -67,20 +73,20 @@ def _check(write: Path | None) -> None:
     found: dict[str, Adapter] = {}
     for finding in survey(ZOO, VARIANTS):
         if finding.adapter is None:
-            errors().print(f"{finding.name}: {finding.why}", markup=False, soft_wrap=True)
+            note(f"{finding.name}: {finding.why}")
         else:
             found[finding.name] = finding.adapter
     text = rows_text(found, diffusers.__version__)
     if write is not None:
         write_text(write, text)
-        results().print(f"saved {write}", markup=False, soft_wrap=True)
+        say(f"saved {write}")
     elif text != ROWS.read_text(encoding="utf-8"):
         raise CachesmithError(
             f"diffusers {diffusers.__version__} is not what is known: {_differences(found)}; to see the difference, "
             "write the rows to a file with --write"
         )
     else:
-        results().print(f"{len(found)} classes are as known")
+        say(f"{len(found)} classes are as known")
 
 
 def _differences(found: dict[str, Adapter]) -> str:
