@@ -3,7 +3,7 @@
 from cachesmith.commands.adapters import units
 from cachesmith.runtime import ADAPTERS
 from cachesmith.zoo import NO_ROW, VARIANTS, transformer_classes
-from tests.export.test_zoo import REFUSED
+from tests.export.test_zoo import NOT_RUN, REFUSED
 
 HEAD = """# Models
 
@@ -46,7 +46,9 @@ def _line(name: str, by_call: set[str]) -> str:
 
 
 def _onnx(name: str, alone: bool) -> str:
-    return f"no: {REFUSED[name]}" if name in REFUSED else "one block" if alone else "yes"
+    if name in REFUSED:
+        return f"no: {REFUSED[name]}"
+    return "not run" if name in NOT_RUN else "one block" if alone else "yes"
 
 
 if __name__ == "__main__":
