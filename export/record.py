@@ -13,8 +13,8 @@ from cachesmith.export.axes import axes_of
 from cachesmith.export.parts import Part, part_streams, part_unit
 from cachesmith.policies import EngineError
 from cachesmith.runtime import Feature
+from cachesmith.runtime.discovery.trace import parameters, patch_call
 from cachesmith.runtime.hooks.patch import heard
-from cachesmith.runtime.models.discovery.trace import parameters, patch_call
 from cachesmith.runtime.models.engine_segment import (
     Arguments,
     Interface,

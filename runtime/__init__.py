@@ -1,6 +1,7 @@
 """Sampling under a policy: `with apply(pipe, policy) as session: ...`."""
 
 from cachesmith.runtime.apply import apply
+from cachesmith.runtime.discovery.discover import Discovery, DiscoveryError, discover, learn
 from cachesmith.runtime.distill import distill
 from cachesmith.runtime.enable import disable, enable
 from cachesmith.runtime.engines.bundle import Engines, open_bundle
@@ -22,7 +23,6 @@ from cachesmith.runtime.hooks.runner import (
 from cachesmith.runtime.hooks.watch import Watcher, watch
 from cachesmith.runtime.models.adapter import Adapter, BlockList, IdleList, ModuleSpan
 from cachesmith.runtime.models.adapters import ADAPTERS, adapter_for, register
-from cachesmith.runtime.models.discovery.discover import Discovery, DiscoveryError, discover, learn
 from cachesmith.runtime.models.units import (
     BlockRun,
     GuidanceDifference,

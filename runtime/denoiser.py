@@ -7,6 +7,7 @@ from dataclasses import replace
 from torch import nn
 
 from cachesmith.policies import Policy, PolicyError, Profile, Stack
+from cachesmith.runtime.discovery.first_call import learned_at_first_call
 from cachesmith.runtime.engines.bundle import BoundEngines
 from cachesmith.runtime.guidance import guided
 from cachesmith.runtime.hooks.attach import attach
@@ -14,7 +15,6 @@ from cachesmith.runtime.hooks.clock import Clock
 from cachesmith.runtime.hooks.member_layers import MemberLayers
 from cachesmith.runtime.match import Match
 from cachesmith.runtime.models.adapters import known_adapter
-from cachesmith.runtime.models.discovery.first_call import learned_at_first_call
 from cachesmith.runtime.models.sampler import axis_values, is_flow, noise_levels
 from cachesmith.runtime.models.units import Unit, network_units, resolve_units
 from cachesmith.runtime.other_caches import check_no_other_cache

@@ -237,7 +237,7 @@ def test_an_argument_that_was_not_exported(flux_bundle: Shipped) -> None:
         apply(pipe, flux_bundle.policy, bundle=engines),
         pytest.raises(
             EngineError,
-            match="stack is given `joint_attention_kwargs.attention_mask`, which was not exported",
+            match=r"stack is given `joint_attention_kwargs\.attention_mask`, which was not exported",
         ),
     ):
         sample_flux(pipe, joint_attention_kwargs={"attention_mask": torch.ones(1)})

@@ -3,8 +3,8 @@
 from collections import Counter
 from dataclasses import dataclass
 
+from cachesmith.runtime.discovery.trace import BlockCall, Spec, Trace
 from cachesmith.runtime.models.adapter import JOINED
-from cachesmith.runtime.models.discovery.trace import BlockCall, Spec, Trace
 
 RANK = ("same", "equal", "joined", "work")
 """From the strongest evidence to the weakest."""

@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from cachesmith.runtime.discovery.chain import Chain, Run
+from cachesmith.runtime.discovery.trace import BlockCall, Spec, parameters, patch_call, version
 from cachesmith.runtime.models.adapter import JOINED
-from cachesmith.runtime.models.discovery.chain import Chain, Run
-from cachesmith.runtime.models.discovery.trace import BlockCall, Spec, parameters, patch_call, version
 
 Outputs = tuple[Any, ...]
 

@@ -9,11 +9,11 @@ import torch
 from torch import nn
 
 from cachesmith.policies import PolicyError
+from cachesmith.runtime.discovery.chain import Chain, Run, chains_of, runs_of
+from cachesmith.runtime.discovery.prove import Replay, idle_runs, live_outputs, written
+from cachesmith.runtime.discovery.trace import Trace, parameters
 from cachesmith.runtime.models.adapter import Adapter, BlockList, IdleList, is_compiled
 from cachesmith.runtime.models.adapters import remember
-from cachesmith.runtime.models.discovery.chain import Chain, Run, chains_of, runs_of
-from cachesmith.runtime.models.discovery.prove import Replay, idle_runs, live_outputs, written
-from cachesmith.runtime.models.discovery.trace import Trace, parameters
 
 TIMESTEPS = ("timestep", "timesteps", "t")
 REMEDY = "write an Adapter for it and pass it to cachesmith.runtime.register"

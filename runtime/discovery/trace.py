@@ -15,8 +15,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from cachesmith.runtime.discovery.state import State
 from cachesmith.runtime.hooks.patch import patched
-from cachesmith.runtime.models.discovery.state import State
 
 Shape = tuple[int, ...]
 

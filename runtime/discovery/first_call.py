@@ -8,12 +8,12 @@ from typing import Any
 import torch
 from torch import nn
 
+from cachesmith.runtime.discovery.chain import Chain
+from cachesmith.runtime.discovery.discover import DiscoveryError, discover
+from cachesmith.runtime.discovery.prove import returned
+from cachesmith.runtime.discovery.trace import BlockCall, parameters, patch_call
 from cachesmith.runtime.hooks.patch import patched
 from cachesmith.runtime.models.adapters import remember
-from cachesmith.runtime.models.discovery.chain import Chain
-from cachesmith.runtime.models.discovery.discover import DiscoveryError, discover
-from cachesmith.runtime.models.discovery.prove import returned
-from cachesmith.runtime.models.discovery.trace import BlockCall, parameters, patch_call
 
 
 @contextmanager
