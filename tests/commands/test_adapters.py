@@ -4,8 +4,8 @@ from pathlib import Path
 import pytest
 from tests.commands.shop import Cli, fails, succeeds
 
-from cachesmith.commands import adapters
 from cachesmith.runtime import ADAPTERS
+from cachesmith.runtime.models import rows as rows_module
 from cachesmith.runtime.models.rows import ROWS
 from cachesmith.zoo import VARIANTS, ZOO
 
@@ -41,7 +41,7 @@ def test_what_differs_is_named(cli: Cli, tmp_path: Path, monkeypatch: pytest.Mon
         written == {name: json.loads(ROWS.read_text())["classes"][name] for name in written}
         and len(written) == 2
     )
-    monkeypatch.setattr(adapters, "ROWS", rows)
+    monkeypatch.setattr(rows_module, "ROWS", rows)
     assert "2 classes are as known" in succeeds(cli("adapters", "--check"))
 
 

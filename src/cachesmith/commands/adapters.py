@@ -1,9 +1,8 @@
 """`cachesmith adapters`: which transformer classes are known, and whether this diffusers still is what is known."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
-import diffusers
 import typer
 from rich.table import Table
 
@@ -11,8 +10,9 @@ from cachesmith.commands.options import Force, Json
 from cachesmith.commands.output import note, print_json, results, say, write_text
 from cachesmith.commands.shared.destination import check_file
 from cachesmith.policies import CachesmithError
-from cachesmith.runtime import ADAPTERS, Adapter
-from cachesmith.runtime.models.rows import ROWS, rows_text
+
+if TYPE_CHECKING:
+    from cachesmith.runtime import Adapter
 
 
 def adapters(
@@ -46,18 +46,22 @@ def adapters(
         _check(write)
         return
     if json:
+        from cachesmith.runtime import ADAPTERS
+
         print_json({name: units(adapter) for name, adapter in ADAPTERS.items()})
         return
     results().print(_table())
 
 
-def units(adapter: Adapter) -> list[str]:
+def units(adapter: "Adapter") -> list[str]:
     """The kinds of units that can be cached."""
     modules = all(entry.modules for entry in adapter.lists)
     return ["stack", *["segment"] * (not adapter.skips), *["module"] * modules]
 
 
 def _table() -> Table:
+    from cachesmith.runtime import ADAPTERS
+
     table = Table("class", "blocks", "units", "not computed while all blocks are forecast", box=None)
     for name, adapter in ADAPTERS.items():
         lists = ", ".join(entry.path for entry in adapter.lists)
@@ -67,6 +71,9 @@ def _table() -> Table:
 
 
 def _check(write: Path | None) -> None:
+    import diffusers
+
+    from cachesmith.runtime.models import rows
     from cachesmith.zoo import VARIANTS, ZOO
     from cachesmith.zoo.survey import survey
 
@@ -76,11 +83,11 @@ def _check(write: Path | None) -> None:
             note(f"{finding.name}: {finding.why}")
         else:
             found[finding.name] = finding.adapter
-    text = rows_text(found, diffusers.__version__)
+    text = rows.rows_text(found, diffusers.__version__)
     if write is not None:
         write_text(write, text)
         say(f"saved {write}")
-    elif text != ROWS.read_text(encoding="utf-8"):
+    elif text != rows.ROWS.read_text(encoding="utf-8"):
         raise CachesmithError(
             f"diffusers {diffusers.__version__} is not what is known: {_differences(found)}; to see the difference, "
             "write the rows to a file with --write"
@@ -89,7 +96,10 @@ def _check(write: Path | None) -> None:
         say(f"{len(found)} classes are as known")
 
 
-def _differences(found: dict[str, Adapter]) -> str:
+def _differences(found: "dict[str, Adapter]") -> str:
+    from cachesmith.runtime import ADAPTERS
+    from cachesmith.runtime.models.rows import rows_text
+
     plain = {name: rows_text({name: adapter}, "") for name, adapter in found.items()}
     known = {name: rows_text({name: adapter}, "") for name, adapter in ADAPTERS.items()}
     other = [name for name in sorted({*plain, *known}) if plain.get(name) != known.get(name)]
