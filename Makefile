@@ -40,7 +40,8 @@ check: install                     ## what CI runs: style, types, layers, tests
 	$(BIN)/lint-imports
 	$(BIN)/pytest
 
-slow: install                      ## the slow tests
+slow: install                      ## the slow tests; one is of a network that diffusers does not know
+	-$(BIN)/pip install --quiet --no-deps visage-image
 	$(BIN)/pytest -m slow
 
 gpu: install                       ## needs an NVIDIA GPU: tables of forecasts, loops and engines

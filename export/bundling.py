@@ -14,7 +14,7 @@ from cachesmith.export.job import Job, halved, make_job, manifest_of, part_key, 
 from cachesmith.export.parity import Row, judge
 from cachesmith.export.parts import Part, part_unit
 from cachesmith.export.prove import prove
-from cachesmith.export.record import Sample, interface_of
+from cachesmith.export.record import Sample, check_shared, interface_of
 from cachesmith.export.shapes import axis_ranges, specs
 from cachesmith.export.to_onnx import describe_model, require_onnx, write_onnx
 from cachesmith.policies import Policy
@@ -74,7 +74,8 @@ def _graph(
     job: Job, part: Part, key: str, samples: list[Sample], work: Path
 ) -> tuple[SegmentEntry, list[Row]]:
     """Write the part's graph and prove it against its samples."""
-    face = interface_of(job.transformer, part)
+    face = interface_of(job.transformer, part, samples)
+    check_shared(part, face)
     inputs, outputs = specs(face, samples[0])
     path = work / f"{part.name}-{key[:12]}.onnx"
     module = FlatSegment(part_unit(job.transformer, part).members, face)
@@ -90,6 +91,7 @@ def _graph(
         key=key,
         onnx=describe_file(path),
         data=take(work, f"{path.name}.data"),
+        constants=face.constants,
     )
     if not job.config.prove:
         return entry, []

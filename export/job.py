@@ -10,7 +10,7 @@ from cachesmith.export.build_engine import plan_build
 from cachesmith.export.config import ExportConfig, Report
 from cachesmith.export.digest import digest, versions, weights_digest
 from cachesmith.export.parts import Part, part_unit, plan_parts
-from cachesmith.export.record import Sample, record
+from cachesmith.export.record import Sample, check_alike, record
 from cachesmith.policies import EngineError, ModelKey, Policy
 from cachesmith.policies.bundle.manifest import Build, Manifest, SegmentEntry
 from cachesmith.runtime.models.fingerprint import model_key
@@ -101,7 +101,9 @@ def record_parts(job: Job, parts: tuple[Part, ...], report: Report) -> dict[str,
             noise = torch.Generator().manual_seed(place)
             job.pipe(**{"output_type": "pt", "num_inference_steps": steps, "generator": noise, **request})
 
-    return record(job.transformer, job.pipe.scheduler, parts, sample)
+    recorded = record(job.transformer, job.pipe.scheduler, parts, sample)
+    check_alike(recorded, parts)
+    return recorded
 
 
 def manifest_of(job: Job, segments: tuple[SegmentEntry, ...]) -> Manifest:

@@ -8,7 +8,8 @@ from torch import nn
 
 from cachesmith.policies import EngineError, Modules, Policy, Segments
 from cachesmith.runtime import resolve_units
-from cachesmith.runtime.models.units import NetworkUnit, block_lists, network_units
+from cachesmith.runtime.models.adapters import adapter_for
+from cachesmith.runtime.models.units import NetworkUnit, block_lists, network_units, run_unit
 
 LAUNCH_MICROSECONDS = 30
 """Assumed cost of one more engine: binding its tensors, and the fusion lost at its border."""
@@ -45,6 +46,7 @@ def plan_parts(
     Runs heavier than `limit` bytes are cut further, the builder needs several times a part's weights; `segments` asks
     for a number of runs. Raises `EngineError` where that cannot be, or for module units without `blockwise`.
     """
+    _refuse_work(transformer)
     units = [policy.profile(name).units for name in profiles or policy.document.profiles]
     modules = [u for u in units if isinstance(u, Modules)]
     sizes = [_bytes(block) for _, block in block_lists(transformer)]
@@ -71,9 +73,23 @@ def part_unit(transformer: nn.Module, part: Part) -> NetworkUnit:
         block = _blocks(transformer)[part.start]
         units = network_units(resolve_units(transformer, Modules()))
         return next(u for u in units if u.members[0] is block.get_submodule(part.module))
-    starts = sorted({0, part.start, part.stop} - {len(_blocks(transformer))})
-    units = network_units(resolve_units(transformer, Segments(starts=tuple(starts))))
-    return next(u for u in units if u.members[0] is _blocks(transformer)[part.start])
+    return run_unit(transformer, part.start, part.stop)
+
+
+def part_streams(
+    transformer: nn.Module, part: Part
+) -> tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]:
+    """Return the names of a part's streams, of what its members return, and of what is read of that."""
+    unit = part_unit(transformer, part)
+    if part.module is not None:
+        return unit.streams, unit.streams, unit.streams
+    adapter, blocks = adapter_for(transformer), block_lists(transformer)
+    lists = {entry.streams for entry, _ in blocks[part.start : part.stop]}
+    if len(lists) > 1:
+        raise EngineError(f"{part.name} crosses from one list of blocks to another; export a part for each")
+    (returns,) = lists
+    streams = tuple(name for name in returns if name not in adapter.empty)
+    return streams, returns, tuple(s for s in streams if part.stop < len(blocks) or s in adapter.live)
 
 
 def describe(parts: tuple[Part, ...]) -> str:
@@ -123,6 +139,19 @@ def _module_parts(transformer: nn.Module) -> tuple[Part, ...]:
             "none of the cached modules is called as one, so none can be exported; calibrate segments"
         )
     return tuple(found)
+
+
+def _refuse_work(transformer: nn.Module) -> None:
+    """What happens between blocks is in none of them, and engines would leave it out."""
+    adapter, name = adapter_for(transformer), type(transformer).__name__
+    if adapter.works:
+        raise EngineError(
+            f"{name} does something between its blocks, which engines would leave out; run it in torch"
+        )
+    if adapter.skips:
+        raise EngineError(
+            f"blocks of {name} read what much earlier blocks made, which no engine is given; run it in torch"
+        )
 
 
 def _refuse_modules(policy: Policy, transformer: nn.Module, blocks: int) -> None:

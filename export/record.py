@@ -1,96 +1,170 @@
 """Record what each part is given, and what torch makes of it, at every step of real sampling runs."""
 
-import inspect
-from collections.abc import Callable, Mapping
-from contextlib import ExitStack
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field, replace
+from functools import partial, wraps
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from cachesmith.export.parts import Part, part_unit
+from cachesmith.export.axes import axes_of
+from cachesmith.export.parts import Part, part_streams, part_unit
 from cachesmith.policies import EngineError
-from cachesmith.runtime import COMPUTE_ALL, Answer, Feature, Tick, Unit, UnitCall, UnitResult, attach
-from cachesmith.runtime.hooks.attach import clock_for
-from cachesmith.runtime.models.engine_segment import Interface, flatten, ports_for, segment_interface
-from cachesmith.runtime.models.units import NetworkUnit
+from cachesmith.runtime import Feature
+from cachesmith.runtime.discovery.trace import parameters, patch_call
+from cachesmith.runtime.hooks.patch import heard
+from cachesmith.runtime.models.engine_segment import (
+    Arguments,
+    Interface,
+    constants,
+    real,
+    slots_in,
+    template,
+    tensors,
+)
 
 
 class Sample(NamedTuple):
-    """One call of a part, on the host: flat inputs by name, outputs in the interface's order."""
+    """One call of a part, on the host: flat inputs by name, outputs in the interface's order. `templates` say how the
+    inputs make up the members' arguments."""
 
     step: int
     inputs: dict[str, Tensor]
     outputs: Feature
+    templates: tuple[Arguments, ...]
 
 
+@dataclass(eq=False)
 class Tape:
-    """Runner and backend at once: it computes nothing, forecasts nothing and keeps copies of everything."""
+    """Keeps copies of everything that one part is given and returns; computes nothing."""
 
-    def __init__(self, interfaces: Mapping[str, Interface]):
-        self.interfaces = interfaces
-        self.samples: dict[str, list[Sample]] = {name: [] for name in interfaces}
-        self._step = 0
-        self._inputs: dict[str, dict[str, Tensor]] = {}
+    part: Part
+    streams: tuple[str, ...]
+    returns: tuple[str, ...]
+    outputs: tuple[str, ...]
+    samples: list[Sample] = field(default_factory=list)
+    _inputs: dict[str, Tensor] = field(default_factory=dict)
+    _templates: list[Arguments] = field(default_factory=list)
+    _shared: dict[str, Tensor] = field(default_factory=dict)
 
-    def begin(self, tick: Tick) -> None:
-        """Note the step."""
-        if tick.step is None:
+    def enter(self, member: int, own: dict[str, str], given: dict[str, Any]) -> None:
+        """A member is called; `own` are its names of the streams."""
+        if member == 0:
+            self._templates, self._shared = [], {}
+            self._inputs = {stream: _copy(given[name]) for stream, name in own.items()}
+        rest = {name: value for name, value in given.items() if name not in own.values()}
+        if member == 0:
+            self._shared = {k: v for name, value in rest.items() for k, v in tensors(name, value).items()}
+        made = {name: template(name, value, self._shared, member) for name, value in rest.items()}
+        for name, value in rest.items():
+            constants(name, value)  # refuses what no graph can hold
+            for place, tensor in tensors(name, value).items():
+                if member == 0:
+                    self._inputs[place] = _copy(tensor)
+                elif self._shared.get(place) is not tensor:
+                    self._inputs[f"{place}:{member}"] = _copy(tensor)
+        self._templates.append(made)
+
+    def leave(self, step: int, result: Any) -> None:
+        """The last member returned."""
+        results = result if isinstance(result, tuple | list) else (result,)
+        by_name = dict(zip(self.returns, results, strict=True))
+        kept = tuple(_copy(by_name[name]) for name in self.outputs)
+        templates = tuple(self._templates)
+        if self.samples and self.samples[0].templates != templates:
             raise EngineError(
-                "the pipeline uses timesteps that its scheduler does not list; this cannot be recorded"
+                f"{self.part.name} is called with other arguments at step {step} than at first, and a graph is made "
+                "for one kind of call; export requests that are alike"
             )
-        self._step = tick.step
-
-    def answer(self, call: UnitCall) -> Answer:
-        """Forecast nothing."""
-        return COMPUTE_ALL
-
-    def compute(self, unit: Unit, arguments: Mapping[str, Any]) -> Feature | None:
-        """Keep the inputs and leave the computing to torch."""
-        face = self.interfaces[unit.name]
-        values = {**{s: arguments[s] for s in face.streams}, **flatten(face.conditions, arguments)}
-        self._inputs[unit.name] = {name: _copy(values[name]) for name in face.inputs}
-        return None
-
-    def observe(self, result: UnitResult) -> None:
-        """Keep the outputs."""
-        outputs, name = tuple(_copy(value) for value in result.outputs), result.unit.name
-        self.samples[name].append(Sample(self._step, self._inputs.pop(name), outputs))
-
-    def end(self, output: Tensor) -> bool:
-        """The call is over."""
-        return False
+        self.samples.append(Sample(step, self._inputs, kept, templates))
+        self._inputs, self._shared = {}, {}
 
 
-def interface_of(transformer: nn.Module, part: Part) -> Interface:
-    """Return a part's flat inputs and outputs."""
-    if part.module is None:
-        return segment_interface(transformer, part.start, part.stop)
-    unit = part_unit(transformer, part)
-    parameters = inspect.signature(unit.members[0].forward).parameters
-    conditions = tuple(c for c in ports_for(transformer).conditions if c.argument in parameters)
-    return Interface(unit.streams, unit.streams, conditions)
+def interface_of(transformer: nn.Module, part: Part, samples: Sequence[Sample]) -> Interface:
+    """Return a part's flat inputs and outputs, from recorded calls of it."""
+    streams, returns, outputs = part_streams(transformer, part)
+    shapes = [{name: tuple(value.shape) for name, value in s.inputs.items()} for s in samples]
+    face = Interface(streams, outputs, returns, samples[0].templates, {})
+    sized = any(type(value) is int and value > 1 for value in face.constants.values())
+    return replace(face, axes=axes_of(streams, shapes, sized))
+
+
+def check_shared(part: Part, face: Interface) -> None:
+    """Raise `EngineError` where blocks are each given something else: engines are only given what the first one is."""
+    own = next((name for name in face.inputs if ":" in name), None)
+    if own is not None:
+        _refuse_own(part.name, own.partition(":")[0])
+
+
+def check_alike(recorded: Mapping[str, Sequence[Sample]], parts: Sequence[Part]) -> None:
+    """Raise `EngineError` where parts that may follow each other are given different tensors under one name."""
+    first: dict[str, list[Tensor]] = {}
+    for part in parts:
+        if part.module is not None:
+            continue
+        slots = {
+            name for t in recorded[part.name][0].templates for value in t.values() for name in slots_in(value)
+        }
+        for name in slots:
+            values = [sample.inputs[name] for sample in recorded[part.name]]
+            for a, b in zip(first.setdefault(name, values), values, strict=True):
+                if a.shape != b.shape or not torch.equal(a, b):
+                    _refuse_own(part.name, name)
+
+
+def _refuse_own(part: str, argument: str) -> None:
+    raise EngineError(
+        f"not all blocks are given the same `{argument}` (see {part}), and engines are only given what the first block "
+        "is; run it in torch"
+    )
 
 
 def record(
     transformer: nn.Module, scheduler: Any, parts: tuple[Part, ...], sample: Callable[[], None]
 ) -> dict[str, list[Sample]]:
-    """Call `sample` with every part watched; return each part's calls by its name."""
-    units = [part_unit(transformer, part) for part in parts]
-    renamed = tuple(_renamed(unit, part) for unit, part in zip(units, parts, strict=True))
-    tape = Tape({part.name: interface_of(transformer, part) for part in parts})
-    clock = clock_for(transformer)
+    """Call `sample` with every part watched; return each part's calls by its name.
+
+    Steps are counted by the scheduler, which may be None where there is none.
+    """
+    steps = [0]
+    tapes = [Tape(part, *part_streams(transformer, part)) for part in parts]
     with ExitStack() as stack, torch.no_grad():
-        stack.enter_context(clock.follow(scheduler))
-        stack.enter_context(attach(transformer, renamed, tape, clock, tape))
+        if scheduler is not None:
+            stack.enter_context(heard(scheduler, "set_timesteps", lambda *_, **__: steps.__setitem__(0, 0)))
+            stack.enter_context(heard(scheduler, "step", lambda *_, **__: steps.__setitem__(0, steps[0] + 1)))
+        for tape in tapes:
+            stack.enter_context(_watched(part_unit(transformer, tape.part).members, tape, steps))
         sample()
-    return tape.samples
+    return {tape.part.name: tape.samples for tape in tapes}
 
 
-def _renamed(unit: NetworkUnit, part: Part) -> NetworkUnit:
-    return replace(unit, name=part.name)
+@contextmanager
+def _watched(members: tuple[nn.Module, ...], tape: Tape, steps: list[int]) -> Iterator[None]:
+    with ExitStack() as stack:
+        for place, member in enumerate(members):
+            last = member is members[-1]
+            stack.enter_context(patch_call(member, partial(_taped, member, place, last, tape, steps)))
+        yield
+
+
+def _taped(
+    member: nn.Module, place: int, last: bool, tape: Tape, steps: list[int], original: Callable[..., Any]
+) -> Callable[..., Any]:
+    names = parameters(member)
+    own = {stream: stream if stream in names else names[0] for stream in tape.streams}
+
+    @wraps(original)
+    def forward(*args: Any, **kwargs: Any) -> Any:
+        tape.enter(place, own, {**dict(zip(names, args, strict=False)), **kwargs})
+        result = original(*args, **kwargs)
+        if last:
+            tape.leave(steps[0], result)
+        return result
+
+    return forward
 
 
 def _copy(value: Tensor) -> Tensor:
-    return value.detach().to("cpu", copy=True, memory_format=torch.contiguous_format)
+    return real(value.detach()).to("cpu", copy=True, memory_format=torch.contiguous_format)

@@ -1,11 +1,12 @@
 """Names, dtypes and extents of a part's tensors, from what was recorded."""
 
 from collections.abc import Sequence
+from typing import get_args
 
 from cachesmith.export.config import ExportConfig
 from cachesmith.export.record import Sample
 from cachesmith.policies import EngineError
-from cachesmith.policies.bundle.manifest import Range, TensorSpec
+from cachesmith.policies.bundle.manifest import DType, Range, TensorSpec
 from cachesmith.runtime.models.engine_segment import BATCH, TOKENS, Interface
 
 Specs = tuple[TensorSpec, ...]
@@ -14,7 +15,12 @@ Specs = tuple[TensorSpec, ...]
 def specs(face: Interface, sample: Sample) -> tuple[Specs, Specs]:
     """Return the inputs and outputs of a part. Outputs have the axes of the stream they carry on."""
     kinds = {name: str(value.dtype).removeprefix("torch.") for name, value in sample.inputs.items()}
-    axes = {name: face.axes(name, tuple(value.shape)) for name, value in sample.inputs.items()}
+    odd = next((name for name, kind in kinds.items() if kind not in get_args(DType)), None)
+    if odd is not None:
+        raise EngineError(
+            f"the blocks are given `{odd}` as {kinds[odd]}, which no engine takes; run them in torch"
+        )
+    axes = face.axes
     inputs = tuple(_spec(name, kinds[name], axes[name]) for name in face.inputs)
     return inputs, tuple(_spec(f"{name}_out", kinds[name], axes[name]) for name in face.outputs)
 
@@ -38,7 +44,12 @@ def axis_ranges(
         found[BATCH] = found[BATCH].model_copy(update={"min": max(1, found[BATCH].min // 2)})
     if config.tokens is not None:
         own = f"hidden_states_{TOKENS}"
-        found[own if own in found else TOKENS] = config.tokens
+        axis = own if own in found else TOKENS
+        if axis not in found:
+            raise EngineError(
+                "the blocks are told sizes as numbers, so the number of tokens cannot vary; leave out --tokens"
+            )
+        found[axis] = config.tokens
     parts = [found[f"{name}_{TOKENS}"] for name in face.streams if f"{name}_{TOKENS}" in found]
     if parts and TOKENS in found:
         found[TOKENS] = Range(**{end: sum(getattr(p, end) for p in parts) for end in ("min", "opt", "max")})

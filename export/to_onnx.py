@@ -4,6 +4,7 @@ import logging
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,7 @@ def write_onnx(
     Raises `EngineError` when torch cannot export the part or onnx finds the graph invalid.
     """
     require_onnx()
+    _complete_torchlib()
     names = module.interface.inputs
     device = next(module.parameters()).device
     inputs = tuple(value.to(device) for value in _widened(example, axes, names))
@@ -45,6 +47,7 @@ def write_onnx(
             program = torch.onnx.export(
                 module.eval(), inputs, dynamo=True, opset_version=opset, dynamic_shapes=(dynamic,),
                 input_names=list(names), output_names=outputs, verbose=False,
+                custom_translation_table={torch.ops.aten.squeeze.dim: _squeeze},
             )  # fmt: skip
             assert program is not None
             program.save(str(path), external_data=True)
@@ -78,6 +81,27 @@ def describe_model(source: Path, target: Path, about: Mapping[str, str]) -> None
     for value in (*model.graph.value_info, *model.graph.input, *model.graph.output, *model.graph.initializer):
         del value.metadata_props[:]
     target.write_bytes(model.SerializeToString(deterministic=True))
+
+
+@cache
+def _complete_torchlib() -> None:
+    """Teach onnxscript what its library lacks for complex tensors, which it holds as pairs [..., 2]."""
+    from onnxscript.function_libs.torch_lib.registration import torch_op
+    from onnxscript.onnx_opset import opset18
+
+    @torch_op("aten::unsqueeze", complex=True, trace_only=True)  # type: ignore[untyped-decorator]
+    def unsqueeze(self: Any, dim: int) -> Any:
+        return opset18.Unsqueeze(self, [dim if dim >= 0 else dim - 1])
+
+
+def _squeeze(self: Any, dim: int) -> Any:
+    """`Tensor.squeeze(dim)` leaves an axis that is not 1 as it is; ONNX's Squeeze would fail at it."""
+    from onnxscript.onnx_opset import opset18
+
+    shape = self.shape
+    if shape is None or len(shape) == 0 or shape[dim] != 1:
+        return opset18.Identity(self)
+    return opset18.Squeeze(self, [dim])
 
 
 def _widened(example: Mapping[str, Tensor], axes: Axes, names: tuple[str, ...]) -> Iterator[Tensor]:

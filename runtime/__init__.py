@@ -1,6 +1,7 @@
 """Sampling under a policy: `with apply(pipe, policy) as session: ...`."""
 
 from cachesmith.runtime.apply import apply
+from cachesmith.runtime.discovery.discover import Discovery, DiscoveryError, discover, learn
 from cachesmith.runtime.distill import distill
 from cachesmith.runtime.enable import disable, enable
 from cachesmith.runtime.engines.bundle import Engines, open_bundle
@@ -20,7 +21,8 @@ from cachesmith.runtime.hooks.runner import (
     UseOutput,
 )
 from cachesmith.runtime.hooks.watch import Watcher, watch
-from cachesmith.runtime.models.adapters import ADAPTERS, Adapter, BlockList, ModuleSpan, adapter_for
+from cachesmith.runtime.models.adapter import Adapter, BlockList, IdleList, ModuleSpan
+from cachesmith.runtime.models.adapters import ADAPTERS, adapter_for, register
 from cachesmith.runtime.models.units import (
     BlockRun,
     GuidanceDifference,
@@ -48,10 +50,13 @@ __all__ = [
     "ComputeRows",
     "ComputeTokens",
     "Decision",
+    "Discovery",
+    "DiscoveryError",
     "Engines",
     "Feature",
     "Forecast",
     "GuidanceDifference",
+    "IdleList",
     "ModuleSpan",
     "ModuleUnit",
     "Plan",
@@ -70,10 +75,13 @@ __all__ = [
     "block_lists",
     "compile_plan",
     "disable",
+    "discover",
     "distill",
     "enable",
+    "learn",
     "open_bundle",
     "patched",
+    "register",
     "replicate",
     "resolve_units",
     "watch",

@@ -7,12 +7,14 @@ from dataclasses import replace
 from torch import nn
 
 from cachesmith.policies import Policy, PolicyError, Profile, Stack
+from cachesmith.runtime.discovery.first_call import learned_at_first_call
 from cachesmith.runtime.engines.bundle import BoundEngines
 from cachesmith.runtime.guidance import guided
 from cachesmith.runtime.hooks.attach import attach
 from cachesmith.runtime.hooks.clock import Clock
 from cachesmith.runtime.hooks.member_layers import MemberLayers
 from cachesmith.runtime.match import Match
+from cachesmith.runtime.models.adapters import known_adapter
 from cachesmith.runtime.models.sampler import axis_values, is_flow, noise_levels
 from cachesmith.runtime.models.units import Unit, network_units, resolve_units
 from cachesmith.runtime.other_caches import check_no_other_cache
@@ -45,12 +47,21 @@ class Denoiser:
         """Route the transformer's calls through `session` until the context is left."""
         self._session = session
         session.follow(self._plan)
-        runner = guided(session, self.units, session.computes)
+
+        @contextmanager
+        def routed() -> Iterator[None]:
+            self.units = self.units or self._resolve()
+            runner = guided(session, self.units, session.computes)
+            with attach(self.transformer, self.units, runner, self.clock, engines) as self._layers:
+                yield
+
         with ExitStack() as stack:
             stack.callback(session.free)
-            self._layers = stack.enter_context(
-                attach(self.transformer, self.units, runner, self.clock, engines)
-            )
+            if self._fits and known_adapter(self.transformer) is None:
+                whole = isinstance(self.profile.units, Stack)
+                stack.enter_context(learned_at_first_call(self.transformer, routed, whole))
+            else:
+                stack.enter_context(routed())
             yield
             session.close()
 
@@ -62,7 +73,10 @@ class Denoiser:
         return self._match.model(self.transformer)
 
     def _resolve(self) -> tuple[Unit, ...]:
-        """The profile's units; none where the policy is disabled for another model, which may not have them."""
+        """The profile's units; none where the policy is disabled for another model, which may not have them, and none
+        yet of a class whose blocks its first call is to tell."""
+        if known_adapter(self.transformer) is None:
+            return ()
         try:
             return self._named(resolve_units(self.transformer, self.profile.units))
         except PolicyError:

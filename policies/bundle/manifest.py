@@ -81,7 +81,8 @@ class Parity(Frozen):
 class SegmentEntry(Frozen):
     """Blocks `start` to `stop` as one graph; with `module`, that submodule of block `start` only.
 
-    `key` is a digest of everything the ONNX graph depends on, `engine_key` of everything the engine depends on.
+    `constants` are arguments that are no tensors, by name: the graph was made for these. `key` is a digest of
+    everything the ONNX graph depends on, `engine_key` of everything the engine depends on.
     """
 
     name: Name
@@ -97,6 +98,7 @@ class SegmentEntry(Frozen):
     engine: FileEntry | None = None
     engine_key: Sha256 | None = None
     parity: Parity | None = None
+    constants: dict[Label, bool | int | float | Label] = Field(default_factory=dict)
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:

@@ -16,7 +16,7 @@ from cachesmith.runtime.engines.backends import opener
 from cachesmith.runtime.engines.drop_weights import drop_weights, present_key
 from cachesmith.runtime.engines.segment_call import LoadOptions, SegmentCall, mismatch
 from cachesmith.runtime.features import Feature
-from cachesmith.runtime.models.engine_segment import Condition, flatten, ports_for
+from cachesmith.runtime.models.engine_segment import constants, real, tensors
 from cachesmith.runtime.models.fingerprint import lora_names
 from cachesmith.runtime.models.units import BlockRun, GuidanceDifference, NetworkUnit, Unit, block_lists
 from cachesmith.runtime.stats import Stats
@@ -49,10 +49,9 @@ class Engines:
                 f"the bundle {self.folder} has segments {held}{'…' * (len(self.manifest.segments) > 4)}, whose borders "
                 f"do not make up the units {', '.join(u.name for u in units[:4])} of this profile; export this policy"
             )
-        conditions = ports_for(transformer).conditions
         for unit in units:
             for entry in chains.get(unit.name, ()):
-                _check_names(unit, entry, conditions)
+                _check_names(unit, entry)
         return BoundEngines(self, transformer, chains, stats)
 
 
@@ -67,7 +66,6 @@ class BoundEngines:
         stats: Stats,
     ):
         self.engines, self.transformer, self.chains, self.stats = engines, transformer, chains, stats
-        self.conditions = ports_for(transformer).conditions
 
     def compute(self, unit: Unit, arguments: Mapping[str, Any]) -> Feature | None:
         """Compute `unit` from the named arguments of its first member; None when torch is to do it."""
@@ -87,13 +85,13 @@ class BoundEngines:
     def _inputs(
         self, unit: NetworkUnit, chain: tuple[SegmentEntry, ...], arguments: Mapping[str, Any]
     ) -> tuple[str | None, dict[str, Tensor]]:
-        streams, known = set(unit.reads[0]), {c.argument: c for c in self.conditions}
-        surplus = [n for n, v in arguments.items() if n not in streams and n not in known and not _empty(v)]
-        if surplus:
-            return f"{unit.name} is given `{surplus[0]}`, which was not exported", {}
-        wanted = {spec.name for entry in chain for spec in entry.inputs}
-        conditions: tuple[Condition, ...] = tuple(c for c in self.conditions if wanted & set(c.tensors))
-        values = {**{s: arguments[s] for s in unit.reads[0]}, **flatten(conditions, arguments)}
+        rest = {name: value for name, value in arguments.items() if name not in unit.reads[0]}
+        values = {k: real(v) for name, value in rest.items() for k, v in tensors(name, value).items()}
+        given = {k: v for name, value in rest.items() for k, v in constants(name, value).items()}
+        why = _difference(unit, chain, set(values), given)
+        if why is not None:
+            return why, {}
+        values |= {stream: arguments[stream] for stream in unit.reads[0]}
         reasons = (mismatch(entry, values, self.engines.device) for entry in chain)
         return next((r for r in reasons if r is not None), None), values
 
@@ -241,14 +239,29 @@ def _chain(manifest: Manifest, transformer: nn.Module, unit: NetworkUnit) -> tup
     return tuple(chain) if place == stop else None
 
 
-def _check_names(unit: NetworkUnit, entry: SegmentEntry, conditions: tuple[Condition, ...]) -> None:
-    """The segment reads what the unit is given, and makes all that the unit returns."""
-    given = {*unit.reads[0], *(tensor for condition in conditions for tensor in condition.tensors)}
-    unknown = {spec.name for spec in entry.inputs} - given
+def _check_names(unit: NetworkUnit, entry: SegmentEntry) -> None:
+    """The segment makes all that the unit returns."""
     missing = set(unit.streams) - {output_stream(spec.name) for spec in entry.outputs}
-    if unknown or missing:
-        wrong = f"reads {min(unknown)}, which it is not given" if unknown else f"does not make {min(missing)}"
-        raise EngineError(f"segment {entry.name} cannot compute {unit.name}: it {wrong}; export this policy")
+    if missing:
+        raise EngineError(
+            f"segment {entry.name} cannot compute {unit.name}: it does not make {min(missing)}; export this policy"
+        )
+
+
+def _difference(
+    unit: NetworkUnit, chain: tuple[SegmentEntry, ...], values: set[str], given: Mapping[str, Any]
+) -> str | None:
+    """Say in which argument beside the streams a call differs from those that were exported, if it does."""
+    made = {output_stream(spec.name) for entry in chain for spec in entry.outputs}
+    wanted = {spec.name for entry in chain for spec in entry.inputs} - {*unit.reads[0], *made}
+    exported = {name: value for entry in chain for name, value in entry.constants.items()}
+    for name in sorted(values ^ wanted | {n for n in {*given, *exported} if given.get(n) != exported.get(n)}):
+        if name in wanted:
+            return f"{unit.name} is not given `{name}`, which the engines need"
+        if name in exported:
+            return f"{unit.name} is given `{name}` = {given.get(name)}, exported with {exported[name]}"
+        return f"{unit.name} is given `{name}`, which was not exported"
+    return None
 
 
 def _module_entry(
@@ -265,7 +278,3 @@ def _submodule(block: nn.Module, path: str) -> nn.Module | None:
         return block.get_submodule(path)
     except AttributeError:
         return None
-
-
-def _empty(value: Any) -> bool:
-    return value is None or value is False or (isinstance(value, dict | list | tuple) and not value)

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from cachesmith.policies import Distance, EngineError, ModelKey, Profile
-from cachesmith.runtime.models.engine_segment import ports_for
+from cachesmith.runtime.models.adapters import adapter_for
 from cachesmith.runtime.models.fingerprint import model_key, weights_hash
 from cachesmith.runtime.models.units import BlockRun, Unit
 
@@ -44,7 +44,7 @@ def drop_weights(transformer: nn.Module, members: Iterable[nn.Module], present: 
     What the transformer itself calls inside blocks stays. A later call of a member raises `EngineError`.
     """
     stays = {
-        id(m) for path in ports_for(transformer).outer for m in transformer.get_submodule(path).modules()
+        id(m) for path in adapter_for(transformer).outer for m in transformer.get_submodule(path).modules()
     }
     vars(transformer)[_DROPPED] = present
     freed = 0

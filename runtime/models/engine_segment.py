@@ -1,94 +1,59 @@
-"""A part of the network as a function of flat tensors: what an engine computes, and with which inputs.
-
-To export another model, add an entry to `PORTS`; the conformance suite in `tests/export` covers it from then on.
-"""
+"""A part of the network as a function of flat tensors: what an engine computes, and with which inputs."""
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from cachesmith.policies import EngineError
-from cachesmith.runtime.models.adapters import adapter_for
-from cachesmith.runtime.models.units import block_lists
 
 BATCH, TOKENS = "batch", "tokens"
 
-
-@dataclass(frozen=True)
-class Condition:
-    """An argument beside the streams: its tensors by name (several: a tuple), and the names of their axes.
-
-    An axis is `batch`, `tokens` (of all streams together), or None where the extent is fixed.
-    """
-
-    argument: str
-    tensors: tuple[str, ...]
-    axes: tuple[str | None, ...]
+Arguments = Mapping[str, Any]
+Constant = bool | int | float | str
 
 
 @dataclass(frozen=True)
-class Ports:
-    """What the blocks of one transformer class are given: their conditions, and arguments that may be left out.
+class Slot:
+    """The place of a tensor in an argument; the tensor is the flat input `name`, a `complex` one as pairs of reals."""
 
-    `outer` are submodules of blocks that the transformer calls itself.
-    """
-
-    conditions: tuple[Condition, ...]
-    outer: tuple[str, ...] = ()
-
-
-PORTS: dict[str, Ports] = {
-    "DiTTransformer2DModel": Ports(
-        conditions=(
-            Condition("timestep", ("timestep",), (BATCH,)),
-            Condition("class_labels", ("class_labels",), (BATCH,)),
-        ),
-        outer=("transformer_blocks.0.norm1.emb",),
-    ),
-    "FluxTransformer2DModel": Ports(
-        conditions=(
-            Condition("temb", ("temb",), (BATCH, None)),
-            Condition("image_rotary_emb", ("rotary_cos", "rotary_sin"), (TOKENS, None)),
-        ),
-    ),
-}
-
-
-def ports_for(transformer: nn.Module) -> Ports:
-    """Return the ports of `transformer`'s class; raise `EngineError` listing the known ones."""
-    name = type(transformer).__name__
-    if name not in PORTS:
-        raise EngineError(
-            f"{name} cannot be exported; known: {', '.join(sorted(PORTS))}. Add it to runtime/models/engine_segment.py"
-        )
-    return PORTS[name]
+    name: str
+    complex: bool = False
 
 
 @dataclass(frozen=True)
 class Interface:
-    """Flat inputs and outputs of a segment: `streams` (in the order of a block's result), then its conditions."""
+    """Flat inputs and outputs of a segment.
+
+    `streams` come first, then the tensors in the slots of `templates`: for every member its arguments beside the
+    streams. `returns` names what a member returns; None for what it never does. `axes` has for every input its fixed
+    extents and the names of its variable ones.
+    """
 
     streams: tuple[str, ...]
     outputs: tuple[str, ...]
-    conditions: tuple[Condition, ...]
+    returns: tuple[str, ...]
+    templates: tuple[Arguments, ...]
+    axes: Mapping[str, tuple[str | int, ...]]
 
     @property
     def inputs(self) -> tuple[str, ...]:
         """Names of the flat inputs."""
-        return (*self.streams, *(name for c in self.conditions for name in c.tensors))
+        slots = (name for t in self.templates for value in t.values() for name in slots_in(value))
+        return (*self.streams, *dict.fromkeys(slots))
 
-    def axes(self, name: str, fixed: tuple[int, ...]) -> tuple[str | int, ...]:
-        """Name the variable axes of input `name`; the others have the extents `fixed`."""
-        if name in self.streams:
-            own = f"{name}_{TOKENS}" if len(self.streams) > 1 else TOKENS
-            return (BATCH, own, *fixed[2:])
-        (condition,) = (c for c in self.conditions if name in c.tensors)
-        return tuple(
-            extent if axis is None else axis for axis, extent in zip(condition.axes, fixed, strict=True)
-        )
+    @property
+    def constants(self) -> dict[str, Constant]:
+        """What is no tensor among the arguments, by flat name: it is a part of the graph."""
+        return {
+            k: v
+            for t in self.templates[:1]
+            for name, value in t.items()
+            for k, v in constants(name, value).items()
+        }
 
 
 class FlatSegment(nn.Module):
@@ -100,43 +65,93 @@ class FlatSegment(nn.Module):
         self.interface = interface
         known = inspect.signature(members[0].forward).parameters
         first = next(iter(known))
-        self.arguments = tuple(name if name in known else first for name in interface.streams)
+        self.arguments = {name: name if name in known else first for name in interface.streams}
 
     def forward(self, *tensors: Tensor) -> tuple[Tensor, ...]:
         """inputs: streams [B, tokens, C], then conditions. Returns the streams in `interface.outputs`."""
         values = dict(zip(self.interface.inputs, tensors, strict=True))
-        shared = {c.argument: _packed(c, values) for c in self.interface.conditions}
-        streams = tuple(values[name] for name in self.interface.streams)
-        for member in self.members:
-            result = member(**dict(zip(self.arguments, streams, strict=True)), **shared)
-            streams = result if isinstance(result, tuple) else (result,)
-        by_name = dict(zip(self.interface.streams, streams, strict=True))
-        return tuple(by_name[name] for name in self.interface.outputs)
+        batch = tensors[0].shape[0]
+        for name, axes in self.interface.axes.items():
+            if axes[:1] == (BATCH,):
+                # known before anything is traced, since some blocks divide one batch by another
+                torch._check(values[name].shape[0] == batch)  # type: ignore[no-untyped-call]
+        for member, template in zip(self.members, self.interface.templates, strict=True):
+            streams = {self.arguments[name]: values[name] for name in self.interface.streams}
+            result = member(**streams, **{name: filled(value, values) for name, value in template.items()})
+            results = result if isinstance(result, tuple | list) else (result,)
+            returned = dict(zip(self.interface.returns, results, strict=True))
+            values |= {name: returned[name] for name in self.interface.streams}
+        return tuple(values[name] for name in self.interface.outputs)
 
 
-def segment_interface(transformer: nn.Module, start: int, stop: int) -> Interface:
-    """Return the interface of blocks `start` to `stop`, which must be of one list."""
-    adapter = adapter_for(transformer)
-    blocks = block_lists(transformer)
-    (streams,) = {entry.streams for entry, _ in blocks[start:stop]}
-    outputs = tuple(s for s in streams if stop < len(blocks) or s in adapter.live)
-    return Interface(streams, outputs, ports_for(transformer).conditions)
+def tensors(name: str, value: Any) -> dict[str, Tensor]:
+    """All tensors in an argument, by flat name."""
+    return {place: leaf for place, leaf in _leaves(name, value) if isinstance(leaf, Tensor)}
 
 
-def flatten(conditions: tuple[Condition, ...], arguments: Mapping[str, Any]) -> dict[str, Tensor]:
-    """Return the conditions' tensors by flat name; raise `EngineError` if one was not given."""
-    values: dict[str, Tensor] = {}
-    for condition in conditions:
-        value = arguments.get(condition.argument)
-        parts = value if isinstance(value, tuple | list) else (value,)
-        if len(parts) != len(condition.tensors) or not all(isinstance(p, Tensor) for p in parts):
+def real(tensor: Tensor) -> Tensor:
+    """What engines are given: a complex tensor [...] as its real and imaginary parts [..., 2]."""
+    return torch.view_as_real(tensor) if tensor.is_complex() else tensor
+
+
+def constants(name: str, value: Any) -> dict[str, Constant]:
+    """All that is no tensor in an argument, by flat name; nothing for what is empty, None or False."""
+    leaves = ((place, leaf) for place, leaf in _leaves(name, value) if not isinstance(leaf, Tensor | Slot))
+    return {place: leaf for place, leaf in leaves if leaf is not None and leaf is not False}
+
+
+def _leaves(name: str, value: Any) -> Iterator[tuple[str, Any]]:
+    match value:
+        case dict():
+            for key, item in value.items():
+                yield from _leaves(f"{name}.{key}", item)
+        case list() | tuple():
+            for place, item in enumerate(value):
+                yield from _leaves(f"{name}.{place}", item)
+        case Tensor() | Slot() | bool() | int() | float() | str() | None:
+            yield name, value
+        case _:
             raise EngineError(
-                f"the blocks were called without `{condition.argument}`, which the engines need"
+                f"the blocks are given a {type(value).__name__} as `{name}`, which no graph can hold"
             )
-        values.update(zip(condition.tensors, parts, strict=True))
-    return values
 
 
-def _packed(condition: Condition, values: Mapping[str, Tensor]) -> Tensor | tuple[Tensor, ...]:
-    parts = tuple(values[name] for name in condition.tensors)
-    return parts[0] if len(parts) == 1 else parts
+def template(name: str, value: Any, shared: Mapping[str, Tensor], member: int) -> Any:
+    """Put slots in the place of tensors. One that is not the first member's, in `shared`, has a slot of its own."""
+    match value:
+        case Tensor():
+            own = member > 0 and shared.get(name) is not value
+            return Slot(f"{name}:{member}" if own else name, value.is_complex())
+        case dict():
+            return {key: template(f"{name}.{key}", item, shared, member) for key, item in value.items()}
+        case list() | tuple():
+            return tuple(template(f"{name}.{i}", item, shared, member) for i, item in enumerate(value))
+        case _:
+            return value
+
+
+def filled(value: Any, values: Mapping[str, Tensor]) -> Any:
+    """Put tensors in the place of slots."""
+    match value:
+        case Slot():
+            tensor = values[value.name]
+            return torch.view_as_complex(tensor) if value.complex else tensor
+        case dict():
+            return {key: filled(item, values) for key, item in value.items()}
+        case tuple():
+            return tuple(filled(item, values) for item in value)
+        case _:
+            return value
+
+
+def slots_in(value: Any) -> Iterator[str]:
+    """Names of all slots in an argument, in order."""
+    match value:
+        case Slot():
+            yield value.name
+        case dict():
+            for item in value.values():
+                yield from slots_in(item)
+        case tuple():
+            for item in value:
+                yield from slots_in(item)

@@ -8,14 +8,8 @@ from torch import nn
 
 from cachesmith.policies import GUIDANCE, Follower, Modules, PolicyError, Segments, Stack, Units
 from cachesmith.runtime.features import Feature, difference
-from cachesmith.runtime.models.adapters import (
-    JOINED,
-    Adapter,
-    BlockList,
-    ModuleSpan,
-    adapter_for,
-    is_compiled,
-)
+from cachesmith.runtime.models.adapter import JOINED, Adapter, BlockList, ModuleSpan, is_compiled
+from cachesmith.runtime.models.adapters import adapter_for
 
 IMAGE = "hidden_states"
 
@@ -155,8 +149,13 @@ def block_lists(transformer: nn.Module) -> list[tuple[BlockList, nn.Module]]:
 
 
 def resolve_units(transformer: nn.Module, units: Units) -> tuple[Unit, ...]:
-    """Find the units of `transformer`; raise `PolicyError` when segments do not fit the model."""
+    """Find the units of `transformer`; raise `PolicyError` when they do not fit the model."""
     adapter = adapter_for(transformer)
+    if adapter.skips and not isinstance(units, Stack):
+        raise PolicyError(
+            f"blocks of {type(transformer).__name__} read what much earlier blocks made, so they can only be cached "
+            "all together; use a policy with units `stack`"
+        )
     blocks = block_lists(transformer)
     match units:
         case Stack(follower=follower):
@@ -177,23 +176,34 @@ def _segments(
 ) -> tuple[BlockRun, ...]:
     runs: list[BlockRun] = []
     for index, (start, stop) in enumerate(zip(starts, (*starts[1:], len(blocks)), strict=True)):
-        run = blocks[start:stop]
-        streams = run[-1][0].streams
         name = group if group == "stack" else f"{group}.{index}"
-        runs.append(
-            BlockRun(
-                name=name,
-                group=name,
-                members=tuple(block for _, block in run),
-                reads=tuple(entry.streams for entry, _ in run),
-                streams=tuple(s for s in streams if stop < len(blocks) or s in adapter.live),
-                joined=streams == JOINED != run[0][0].streams,
-                share=len(run) / len(blocks),
-                lane=_lanes(runs),
-                entry=_entry(*run[0]),
-            )
-        )
+        runs.append(_run(blocks, adapter, start, stop, name, _lanes(runs)))
     return tuple(runs)
+
+
+def run_unit(transformer: nn.Module, start: int, stop: int) -> BlockRun:
+    """Return blocks `start` to `stop` as a unit by themselves."""
+    return _run(block_lists(transformer), adapter_for(transformer), start, stop, f"blocks.{start}.{stop}", 0)
+
+
+def _run(
+    blocks: list[tuple[BlockList, nn.Module]], adapter: Adapter, start: int, stop: int, name: str, lane: int
+) -> BlockRun:
+    run = blocks[start:stop]
+    streams = run[-1][0].streams
+    return BlockRun(
+        name=name,
+        group=name,
+        members=tuple(block for _, block in run),
+        reads=tuple(entry.streams for entry, _ in run),
+        streams=tuple(
+            s for s in streams if s not in adapter.empty and (stop < len(blocks) or s in adapter.live)
+        ),
+        joined=streams == JOINED != run[0][0].streams,
+        share=len(run) / len(blocks),
+        lane=lane,
+        entry=_entry(*run[0]),
+    )
 
 
 def _entry(entry: BlockList, block: nn.Module) -> tuple[nn.Module, str] | None:
@@ -231,7 +241,7 @@ def _modules(blocks: list[tuple[BlockList, nn.Module]]) -> tuple[ModuleUnit, ...
 def _check_block(index: int, entry: BlockList, block: nn.Module) -> None:
     if not entry.modules:
         raise PolicyError(
-            f"the modules of {type(block).__name__} are not described in runtime/models/adapters.py; "
+            f"the modules of {type(block).__name__} are not described in runtime/models/spans.py; "
             "use a policy with units `stack` or `segment`"
         )
     if is_compiled(block):

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from cachesmith import __version__
+from cachesmith.commands.adapters import adapters
 from cachesmith.commands.bench import bench
 from cachesmith.commands.calibrate import calibrate
 from cachesmith.commands.convert import convert
@@ -42,6 +43,7 @@ for command in (
     edit,
     convert,
     push,
+    adapters,
 ):  # in the order of a first session
     add(app, command)
 

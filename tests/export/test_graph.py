@@ -104,7 +104,7 @@ def test_half_precision_graphs_are_proven_too(dtype: torch.dtype, tmp_path: Path
     (part,) = plan_parts(policy(), pipe.transformer)
     parts = (part,)
     (samples,) = record(pipe.transformer, pipe.scheduler, parts, lambda: _steps(pipe)).values()
-    face = interface_of(pipe.transformer, part)
+    face = interface_of(pipe.transformer, part, samples)
     inputs, outputs = specs(face, samples[0])
     path = tmp_path / "half.onnx"
     module = FlatSegment(part_unit(pipe.transformer, part).members, face)

@@ -6,17 +6,20 @@ import pytest
 import torch
 from tests.tiny import Pipeline, policy, sample_dit, sample_flux
 
-from cachesmith.export.parts import part_unit, plan_parts
-from cachesmith.export.record import interface_of, record
+from cachesmith.export.parts import Part, part_unit, plan_parts
+from cachesmith.export.record import check_alike, check_shared, interface_of, record
 from cachesmith.policies import EngineError, Segments, preset
-from cachesmith.runtime.models.engine_segment import PORTS, FlatSegment, ports_for
+from cachesmith.runtime.models.engine_segment import FlatSegment
+from cachesmith.zoo import ZOO
+from cachesmith.zoo.survey import TIME
 
 
 def replay(pipe: Pipeline, made: Any, sample: Any, blockwise: bool = False) -> int:
     parts = plan_parts(made, pipe.transformer, blockwise=blockwise)
     calls = record(pipe.transformer, pipe.scheduler, parts, sample)
     for part in parts:
-        module = FlatSegment(part_unit(pipe.transformer, part).members, interface_of(pipe.transformer, part))
+        face = interface_of(pipe.transformer, part, calls[part.name])
+        module = FlatSegment(part_unit(pipe.transformer, part).members, face)
         for call in calls[part.name]:
             with torch.no_grad():
                 outputs = module(*(call.inputs[name] for name in module.interface.inputs))
@@ -42,13 +45,37 @@ def test_modules(dit: Pipeline, flux: Pipeline) -> None:
 
 
 def test_recording_leaves_no_trace(dit: Pipeline) -> None:
-    before = sample_dit(dit, steps=3)
+    before, during = sample_dit(dit, steps=3), []
     parts = plan_parts(policy(), dit.transformer)
-    record(dit.transformer, dit.scheduler, parts, lambda: sample_dit(dit, steps=3))
-    assert (sample_dit(dit, steps=3) == before).all()
+    recorded = record(dit.transformer, dit.scheduler, parts, lambda: during.append(sample_dit(dit, steps=3)))
+    assert (during[0] == before).all() and (sample_dit(dit, steps=3) == before).all()
+    assert [sample.step for sample in recorded[parts[0].name]] == [0, 1, 2]
     assert "forward" not in vars(dit.transformer.transformer_blocks[0])
 
 
-def test_an_unknown_class_says_where_to_add_it() -> None:
-    with pytest.raises(EngineError, match=f"Linear cannot be exported; known: {', '.join(sorted(PORTS))}"):
-        ports_for(torch.nn.Linear(1, 1))
+@pytest.mark.filterwarnings("ignore:.*FluxPosEmbed")  # diffusers' own
+def test_blocks_that_are_each_given_something_else_are_refused() -> None:
+    """Chroma has a modulation for every block; an engine that used the first one's would be silently wrong."""
+    name = "ChromaTransformer2DModel"
+    tiny = ZOO[name]
+    model = tiny.build(name)
+    parts = (Part(0, 2, 0), Part(2, 4, 0))
+    recorded = record(model, None, parts, lambda: tiny.call(model, tiny.noise(), TIME))
+    with pytest.raises(EngineError, match="not all blocks are given the same `temb`"):
+        check_shared(parts[0], interface_of(model, parts[0], recorded[parts[0].name]))
+    singles = (Part(0, 1, 0), Part(2, 3, 0))
+    recorded = record(model, None, singles, lambda: tiny.call(model, tiny.noise(), TIME))
+    check_shared(singles[0], interface_of(model, singles[0], recorded[singles[0].name]))
+    with pytest.raises(EngineError, match=r"not all blocks are given the same `temb` \(see blocks-002-003\)"):
+        check_alike(recorded, singles)
+
+
+def test_numbers_are_part_of_the_graph() -> None:
+    """Sana's blocks are told height and width."""
+    name = "SanaTransformer2DModel"
+    tiny = ZOO[name]
+    model = tiny.build(name)
+    part = Part(0, 3, 0)
+    (samples,) = record(model, None, (part,), lambda: tiny.call(model, tiny.noise(), TIME)).values()
+    face = interface_of(model, part, samples)
+    assert face.constants == {"height": 8, "width": 8} and face.axes["hidden_states"] == ("batch", 64, 32)

@@ -235,7 +235,10 @@ def test_an_argument_that_was_not_exported(flux_bundle: Shipped) -> None:
     engines, pipe = open_bundle(flux_bundle.folder), tiny_flux()
     with (
         apply(pipe, flux_bundle.policy, bundle=engines),
-        pytest.raises(EngineError, match="stack is given `joint_attention_kwargs`, which was not exported"),
+        pytest.raises(
+            EngineError,
+            match=r"stack is given `joint_attention_kwargs\.attention_mask`, which was not exported",
+        ),
     ):
         sample_flux(pipe, joint_attention_kwargs={"attention_mask": torch.ones(1)})
 

@@ -11,7 +11,7 @@ from tests.shipped import dit_policy
 from cachesmith.export import BuildConfig, ExportConfig, export_bundle
 from cachesmith.export.build_engine import build_engine, parse, plan_build
 from cachesmith.export.parts import Part, part_unit
-from cachesmith.export.record import Sample, interface_of
+from cachesmith.export.record import interface_of, record
 from cachesmith.export.shapes import axis_ranges, specs
 from cachesmith.export.to_onnx import write_onnx
 from cachesmith.policies.bundle.files import describe_file
@@ -26,9 +26,10 @@ ONE = ExportConfig(requests=({"class_labels": [1, 2]},), pictures=Range(min=1, o
 DEMO = Path(__file__).parents[2] / "examples" / "fashion_dit" / "model"
 
 
-def segment(model: Any, part: Part, example: dict[str, torch.Tensor], folder: Path) -> SegmentEntry:
-    face = interface_of(model, part)
-    sample = Sample(0, example, ())
+def segment(model: Any, part: Part, request: dict[str, Any], folder: Path) -> SegmentEntry:
+    (samples,) = record(model, None, (part,), lambda: model(**request)).values()
+    face = interface_of(model, part, samples)
+    sample, example = samples[0], samples[0].inputs
     inputs, outputs = specs(face, sample)
     path = folder / f"{part.name}.onnx"
     module = FlatSegment(part_unit(model, part).members, face)
@@ -50,13 +51,12 @@ def engine_size(entry: SegmentEntry, folder: Path) -> int:
     return len(build_engine(entry, folder / entry.onnx.name, "tensorrt-rtx", build, ADA, lambda *_: None))
 
 
-def dit_xl(blocks: int) -> tuple[Any, dict[str, torch.Tensor]]:
+def dit_xl(blocks: int) -> tuple[Any, dict[str, Any]]:
     model = diffusers.DiTTransformer2DModel(
         num_attention_heads=16, attention_head_dim=72, out_channels=8, num_layers=blocks, sample_size=32
     )
-    tokens = torch.randn(2, 256, 1152)
     return model.eval(), {
-        "hidden_states": tokens,
+        "hidden_states": torch.randn(2, 4, 32, 32),
         "timestep": torch.tensor([500, 500]),
         "class_labels": torch.tensor([1, 1000]),
     }
@@ -106,8 +106,13 @@ def test_flux_1_dev(tmp_path: Path) -> None:
         ).eval()
     finally:
         torch.set_default_dtype(torch.float32)
-    wide = {"hidden_states": (2, 64, 3072), "encoder_hidden_states": (2, 512, 3072), "temb": (2, 3072)}
-    example = {name: torch.randn(shape, dtype=torch.bfloat16) for name, shape in wide.items()}
-    example |= {name: torch.randn(576, 128) for name in ("rotary_cos", "rotary_sin")}
+    wide = {
+        "hidden_states": (2, 64, 64),
+        "encoder_hidden_states": (2, 512, 4096),
+        "pooled_projections": (2, 768),
+    }
+    example: dict[str, Any] = {name: torch.randn(shape, dtype=torch.bfloat16) for name, shape in wide.items()}
+    example |= {"timestep": torch.ones(2), "guidance": torch.ones(2)}
+    example |= {"img_ids": torch.zeros(64, 3), "txt_ids": torch.zeros(512, 3)}
     for part in (Part(0, 1, 0), Part(1, 2, 0)):
         assert engine_size(segment(model, part, example, tmp_path), tmp_path) > 2e8

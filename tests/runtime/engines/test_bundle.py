@@ -34,11 +34,14 @@ def test_token_refresh_keeps_the_weights() -> None:
 
 @pytest.mark.parametrize(
     ("side", "message"),
-    [("inputs", "reads foo, which it is not given"), ("outputs", "does not make hidden_states")],
+    [
+        ("inputs", "is given `class_labels`, which was not exported"),
+        ("outputs", "does not make hidden_states"),
+    ],
 )
 def test_a_manifest_with_other_names(dit_bundle: Shipped, side: str, message: str) -> None:
     """Without its output, a unit would give back its input without a word."""
-    engines = open_bundle(dit_bundle.folder)
+    engines, pipe = open_bundle(dit_bundle.folder), tiny_dit()
     entry, *others = engines.manifest.segments
     renamed = tuple(spec.model_copy(update={"name": "foo"}) for spec in getattr(entry, side))
     manifest = engines.manifest.model_copy(
@@ -46,9 +49,9 @@ def test_a_manifest_with_other_names(dit_bundle: Shipped, side: str, message: st
     )
     with (
         pytest.raises(EngineError, match=message),
-        apply(tiny_dit(), dit_bundle.policy, bundle=replace(engines, manifest=manifest)),
+        apply(pipe, dit_bundle.policy, bundle=replace(engines, manifest=manifest)),
     ):
-        pass
+        sample_dit(pipe)
 
 
 def test_another_dtype(dit_bundle: Shipped) -> None:

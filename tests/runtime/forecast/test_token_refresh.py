@@ -5,7 +5,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tests.runtime.models.zoo import ZOO
 from tests.tiny import Pipeline, sample_dit, sample_flux
 from torch import Tensor, nn
 
@@ -39,6 +38,7 @@ from cachesmith.runtime.tensors.tokens import (
     take,
     token_score,
 )
+from cachesmith.zoo import ZOO
 
 MASK = "CCFFFCFFFFFC"
 DIT = {"hidden_states": (4, 16, 32)}

@@ -5,7 +5,7 @@ from tests.runtime.models.test_adapters import MODULAR, pytestmark, run
 from tests.tiny import policy
 
 from cachesmith.policies import Distance, Modules, PolicyError, Probe, Segments, Stack, Taylor
-from cachesmith.runtime import ADAPTERS
+from cachesmith.zoo import KNOWN
 
 __all__ = ["pytestmark"]
 
@@ -23,7 +23,7 @@ def test_the_modulated_input_is_the_first_modules(name: str) -> None:
     assert all(demand > 0 for demand in seen[0])
 
 
-@pytest.mark.parametrize("name", [name for name in ADAPTERS if name not in MODULAR])
+@pytest.mark.parametrize("name", [name for name in KNOWN if name not in MODULAR])
 def test_where_it_is_not_described_the_input_serves(name: str) -> None:
     with pytest.raises(PolicyError, match='signal="input"'):
         run(name, policy(Stack(), Distance(threshold=0.1)))
@@ -31,7 +31,7 @@ def test_where_it_is_not_described_the_input_serves(name: str) -> None:
     assert "".join(t.decision for t in session.stats.trace) == "CFFFFFFC"
 
 
-@pytest.mark.parametrize("name", ADAPTERS)
+@pytest.mark.parametrize("name", KNOWN)
 @pytest.mark.parametrize("place", ["first", "last"])
 def test_probes(name: str, place: str) -> None:
     gate = Probe.model_validate({"place": place, "against": "forecast", "threshold": 1e6, "warmup": 2})

@@ -10,7 +10,6 @@ from tests.runtime.units import following
 from tests.tiny import Pipeline, policy, sample_dit
 from torch import Tensor
 
-from cachesmith.export.record import Tape, interface_of
 from cachesmith.policies import Fixed, Lagrange, Stack
 from cachesmith.runtime import (
     COMPUTE_ALL,
@@ -42,12 +41,6 @@ def session(pipe: Pipeline, stack: Stack, mask: str) -> Runner:
     times = tuple(map(float, range(len(mask))))
     runner = following(lambda start: compile_plan(chosen, chosen.profile(), times, units, start))
     return guided(runner, units, runner.computes)
-
-
-def tape(pipe: Pipeline) -> Runner:
-    from cachesmith.export.parts import Part
-
-    return Tape({"stack": interface_of(pipe.transformer, Part(0, 4, 0))})
 
 
 RUNNERS: dict[str, tuple[Stack, Callable[[Pipeline], Runner]]] = {
@@ -141,11 +134,3 @@ def test_a_call_that_is_to_be_made_again_is(dit: Pipeline) -> None:
     with watch(dit, Stack(), script):
         assert np.array_equal(sample_dit(dit, steps=STEPS), plain)
     assert script.told == ["begin", "answer", "observe", "end", "answer", "observe", "end"] * STEPS
-
-
-def test_a_tape_of_exporting_watches_without_a_trace(dit: Pipeline) -> None:
-    plain, runner = sample_dit(dit, steps=STEPS), tape(dit)
-    assert isinstance(runner, Tape)
-    with watch(dit, Stack(), runner, runner):
-        assert np.array_equal(sample_dit(dit, steps=STEPS), plain)
-    assert [sample.step for sample in runner.samples["stack"]] == list(range(STEPS))

@@ -1,4 +1,4 @@
-"""One conformance suite for every adapter: a model class is supported when its tiny version passes."""
+"""One conformance suite for every class of diffusers: it is supported when its tiny version passes."""
 
 from collections import Counter
 from functools import cache
@@ -7,7 +7,6 @@ from typing import Any, ClassVar
 import diffusers
 import pytest
 import torch
-from tests.runtime.models.zoo import ZOO
 from tests.tiny import policy
 from torch import Tensor, nn
 
@@ -22,41 +21,60 @@ from cachesmith.policies import (
     Stack,
     Taylor,
 )
-from cachesmith.runtime import ADAPTERS, UnitResult, adapter_for, apply, resolve_units
+from cachesmith.runtime import ADAPTERS, UnitResult, adapter_for, apply, learn, resolve_units
 from cachesmith.runtime.memory import Memory
 from cachesmith.runtime.models.units import block_lists, network_units
 from cachesmith.runtime.plan.cache_size import cache_bytes
+from cachesmith.zoo import NO_ROW, ZOO
+from cachesmith.zoo.survey import TIME
 
 # diffusers' own, of some of the models
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*FluxPosEmbed"),
     pytest.mark.filterwarnings("ignore:In CPU autocast"),
     pytest.mark.filterwarnings("ignore:CPU Autocast"),
+    pytest.mark.filterwarnings("ignore:.*Transformer2DModelOutput"),
+    pytest.mark.filterwarnings("ignore:Initializing zero-element"),
+    pytest.mark.filterwarnings("ignore:flex_attention called without"),
 ]
 STEPS = 8
 UNITS: list[Any] = [Stack(), Segments(starts=(0, 2)), Modules()]
+SUPPORTED = [name for name in ZOO if name not in NO_ROW]
+SKIPPING = [name for name, adapter in ADAPTERS.items() if adapter.skips]
 MODULAR = [name for name, adapter in ADAPTERS.items() if all(entry.modules for entry in adapter.lists)]
+
+
+def named(name: str, *rest: Any, id: str | None = None) -> Any:
+    return pytest.param(name, *rest, id=id or name, marks=[pytest.mark.slow] * ZOO[name].heavy)
+
+
+CLASSES = [named(name) for name in SUPPORTED]
 CASES = [
-    pytest.param(name, units, id=f"{name}-{getattr(units, 'starts', units.kind)}")
-    for name in ADAPTERS
+    named(name, units, id=f"{name}-{getattr(units, 'starts', units.kind)}")
+    for name in SUPPORTED
     for units in UNITS
-    if name in MODULAR or not isinstance(units, Modules)
+    if (name in MODULAR or not isinstance(units, Modules))
+    and (isinstance(units, Stack) or name not in SKIPPING)
 ]
 
 
 @cache
 def model(name: str) -> Any:
-    return ZOO[name].build(name)
+    tiny = ZOO[name]
+    transformer = tiny.build(name)
+    if name not in ADAPTERS:
+        learn(transformer, lambda: tiny.call(transformer, tiny.noise(), TIME))
+    return transformer
 
 
 def sample(name: str, scheduler: Any) -> Tensor:
     """Eight steps of the model's pipeline, in miniature."""
     tiny, transformer = ZOO[name], model(name)
     scheduler.set_timesteps(STEPS)
-    x = torch.randn(tiny.shape, generator=torch.Generator().manual_seed(0))
+    x = tiny.noise()
     with torch.no_grad():
         for t in scheduler.timesteps:
-            x = scheduler.step(tiny.call(transformer, x, t), t, x).prev_sample
+            x = scheduler.step(tiny.velocity(transformer, x, t), t, x).prev_sample
     return x
 
 
@@ -75,10 +93,6 @@ def run(name: str, chosen: Any) -> tuple[Tensor, Any]:
         result = sample(name, scheduler)
     assert not session.stats.fallbacks
     return result, session
-
-
-def test_every_adapter_has_a_tiny_model() -> None:
-    assert set(ZOO) == set(ADAPTERS)
 
 
 @pytest.mark.parametrize(("name", "units"), CASES)
@@ -103,7 +117,8 @@ def test_forecasting(name: str, units: Any) -> None:
     assert session.plan is not None
     assert set(session.stats.forecast) == {unit.name for unit in session.plan.units}
     assert set(work.counts.values()) <= {4, 8}  # some models call one MLP for both streams
-    assert cache_bytes(session.plan, held, 4) == session.stats.cache_bytes > 0
+    if name != "Cosmos3OmniTransformer":  # its streams [tokens, channels] have no samples to keep scales of
+        assert cache_bytes(session.plan, held, 4) == session.stats.cache_bytes > 0
 
 
 def shapes(session: Any) -> dict[str, tuple[int, ...]]:
@@ -124,12 +139,12 @@ def shapes(session: Any) -> dict[str, tuple[int, ...]]:
 def test_standing_still(name: str, units: Any) -> None:
     """Where nothing changes, reusing is computing: the forecast takes exactly the place of what it replaces."""
     tiny, still = ZOO[name], Still()
-    x = torch.randn(tiny.shape, generator=torch.Generator().manual_seed(0))
+    x = tiny.noise()
     outputs = []
     chosen = policy(units, Fixed(mask="CFCFFFFF"), Reuse())
     with apply(model(name), chosen, scheduler=still) as session, torch.no_grad():
         for _ in range(4):
-            outputs.append(tiny.call(model(name), x, still.timesteps[0]))
+            outputs.append(tiny.velocity(model(name), x, still.timesteps[0]))
             still.step()
     assert set(session.stats.forecast.values()) == {2}
     for output in outputs[1:]:
@@ -150,7 +165,7 @@ class Still:
         pass
 
 
-@pytest.mark.parametrize("name", ADAPTERS)
+@pytest.mark.parametrize("name", CLASSES)
 def test_the_relational_gate(name: str) -> None:
     gate = Relational(thresholds=(1e6,), warmup=3, tail=1)
     _, session = run(name, policy(Stack(), gate, Taylor(order=1), magnitude=Observed()))
@@ -158,12 +173,12 @@ def test_the_relational_gate(name: str) -> None:
     assert all(t.measured > 0 for t in session.stats.trace[3:-1])
 
 
-@pytest.mark.parametrize("name", ADAPTERS)
+@pytest.mark.parametrize("name", CLASSES)
 def test_what_is_remembered_is_not_written_to(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """A block that changes its argument in place would spoil the history."""
     seen: list[tuple[Tensor, Tensor]] = []
     scheduler = new_scheduler()
-    units = Modules() if name in MODULAR else Segments(starts=(0, 1, 2))
+    units = Modules() if name in MODULAR else Stack() if name in SKIPPING else Segments(starts=(0, 1, 2))
     remember = Memory.remember
 
     def watch(self: Memory, branch: Any, step: int, result: UnitResult, inputs: Any) -> None:
@@ -176,7 +191,9 @@ def test_what_is_remembered_is_not_written_to(name: str, monkeypatch: pytest.Mon
     assert seen and all(torch.equal(tensor, copy) for tensor, copy in seen)
 
 
-@pytest.mark.parametrize("name", [name for name in ADAPTERS if name not in MODULAR])
+@pytest.mark.parametrize(
+    "name", [named(name) for name in SUPPORTED if name not in MODULAR and name not in SKIPPING]
+)
 def test_modules_that_are_not_described_are_refused(name: str) -> None:
     with pytest.raises(PolicyError, match="not described"):
         resolve_units(model(name), Modules())
@@ -201,9 +218,7 @@ def test_modules_cover_what_is_heavy(name: str) -> None:
 
 
 def test_unknown_models_are_refused() -> None:
-    with pytest.raises(
-        PolicyError, match=r"no adapter for Linear; known: AuraFlow.*runtime/models/adapters\.py"
-    ):
+    with pytest.raises(PolicyError, match=r"no adapter for Linear; .*learn.*register"):
         adapter_for(nn.Linear(2, 2))
 
 

@@ -1,0 +1,107 @@
+"""A transformer without a row is looked at when it is first called, and that call counts as any other."""
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from functools import wraps
+from typing import Any
+
+import torch
+from torch import nn
+
+from cachesmith.runtime.discovery.chain import Chain
+from cachesmith.runtime.discovery.discover import DiscoveryError, discover
+from cachesmith.runtime.discovery.prove import returned
+from cachesmith.runtime.discovery.trace import BlockCall, parameters, patch_call
+from cachesmith.runtime.hooks.patch import patched
+from cachesmith.runtime.models.adapters import remember
+
+
+@contextmanager
+def learned_at_first_call(
+    transformer: nn.Module, attached: Callable[[], AbstractContextManager[None]], whole: bool
+) -> Iterator[None]:
+    """Find the adapter of `transformer` in its first call that leaves no cache changed, and from then on be `attached`.
+
+    Whatever `attached` watches sees that call, too: it is repeated. Where blocks are watched as a `whole` they then
+    return what they returned, so that they compute once; parts of them compute again. Raises, from within the call,
+    what `discover` raises.
+    """
+    with ExitStack() as stack:
+        waiting = stack.enter_context(ExitStack())
+
+        def first(*args: Any, **kwargs: Any) -> Any:
+            waiting.close()
+            original, kept = transformer.forward, fresh((args, kwargs))
+
+            def again() -> Any:
+                values, named = fresh(kept)
+                return original(*values, **named)
+
+            try:
+                found = discover(transformer, lambda: original(*args, **kwargs), again)
+            except DiscoveryError as error:
+                if not error.writes:
+                    raise
+                wait()
+                return error.result
+            remember(transformer, found.adapter)
+            if whole and not torch.is_grad_enabled():
+                stack.enter_context(_recorded_blocks(found.chain))
+            stack.enter_context(attached())
+            return _once(transformer, found.chain, *kept)
+
+        def wait() -> None:
+            waiting.enter_context(patched(transformer, "forward", wraps(transformer.forward)(first)))
+
+        wait()
+        yield
+
+
+def _once(transformer: nn.Module, chain: Chain, args: Any, kwargs: Any) -> Any:
+    """Repeat the call with recorded blocks, then let go of what was recorded."""
+    try:
+        return transformer(*args, **kwargs)
+    finally:
+        for call in chain.calls:
+            call.arguments, call.outputs = {}, ()
+
+
+@contextmanager
+def _recorded_blocks(chain: Chain) -> Iterator[None]:
+    """Blocks pass their streams on, and the last returns what it returned; once that is let go of, they compute."""
+    with ExitStack() as stack:
+        for run in chain.runs:
+            for call in run.calls:
+                stack.enter_context(patch_call(call.place.module, _recorded(call, run.streams, chain)))
+        yield
+
+
+def _recorded(call: BlockCall, streams: tuple[str, ...], chain: Chain) -> Callable[..., Any]:
+    names = parameters(call.place.module)
+    own = tuple(name if name in names else names[0] for name in streams)
+    last = chain.calls[-1]
+
+    def wrap(original: Callable[..., Any]) -> Callable[..., Any]:
+        @wraps(original)
+        def forward(*args: Any, **kwargs: Any) -> Any:
+            if not last.outputs:
+                return original(*args, **kwargs)
+            given = {**dict(zip(names, args, strict=False)), **kwargs}
+            return returned(call, last.outputs if call is last else tuple(given[name] for name in own))
+
+        return forward
+
+    return wrap
+
+
+def fresh(value: Any) -> Any:
+    """Copy lists and dicts, which some models consume; tensors stay the same."""
+    match value:
+        case dict():
+            return type(value)((key, fresh(item)) for key, item in value.items())
+        case list():
+            return [fresh(item) for item in value]
+        case tuple() if type(value) is tuple:
+            return tuple(fresh(item) for item in value)
+        case _:
+            return value
