@@ -7,7 +7,7 @@ from tests.commands.shop import PROMPTS, Cli, Shop, fails, succeeds
 
 import cachesmith.calibrate
 from cachesmith.calibrate import CalibrationConfig
-from cachesmith.policies import Policy, load
+from cachesmith.policies import Policy, load, save
 
 
 @dataclass(frozen=True)
