@@ -18,6 +18,7 @@ from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
 
 from cachesmith.policies.base import Frozen, TensorName
 from cachesmith.policies.rows import ClosedRow, Taylor
+from cachesmith.policies.rows import Reuse as Reuse
 from cachesmith.policies.token_refresh import Refresh
 
 Side = Annotated[int, Field(ge=1, le=100_000)]

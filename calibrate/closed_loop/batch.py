@@ -77,8 +77,9 @@ class Batch:
 
 @torch.no_grad()
 def sample(renderer: Renderer, requests: Sequence[Request]) -> Uncached:
-    """Sample one batch uncached."""
+    """Sample one batch uncached. Raises `CachesmithError` where the model's own pictures are not finite."""
     prompts: dict[str, Any] = {}
     with replayed(renderer.pipe, len(requests), [], None, prompts) as trace:
-        images = renderer(requests).images
-    return Uncached(requests, torch.stack(trace.latents, 1).float().cpu(), images, prompts)
+        pictures = renderer(requests)
+    renderer.check_finite(pictures)
+    return Uncached(requests, torch.stack(trace.latents, 1).float().cpu(), pictures.images, prompts)

@@ -4,6 +4,8 @@ from importlib import import_module
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
+from cachesmith.moved import install
+
 if TYPE_CHECKING:
     from cachesmith.policies import Policy, load, save
     from cachesmith.runtime import apply, disable, enable, replicate
@@ -11,6 +13,8 @@ if TYPE_CHECKING:
 __all__ = ["Policy", "__version__", "apply", "disable", "enable", "load", "replicate", "save"]
 
 __version__ = version("cachesmith")
+
+install()
 
 _FROM = {
     "cachesmith.policies": ("Policy", "load", "save"),

@@ -139,6 +139,9 @@ def calibrate(
     ] = None,
     lpips: options.Lpips = None,
     batch: options.Batch = 8,
+    unused: Annotated[
+        int | None, typer.Option("--validation", "--moves", "--iterations", hidden=True)
+    ] = None,
     *,
     loading: options.Loading,
     force: options.Force = False,
@@ -155,6 +158,8 @@ def calibrate(
     Example: cachesmith calibrate examples/fashion_dit/model --prompts examples/fashion_dit/prompts.jsonl
     --guidance-scale 1.5 --budget 20 --heldout 8 --speedup 7 --out fashion.policy.safetensors
     """
+    if unused is not None:
+        complain("--validation, --moves and --iterations are no longer used: --budget says what is spent")
     kept = work or out.with_name(out.name.removesuffix(SUFFIX) + ".work")
     need("optuna", "sklearn", "torchmetrics")
     check_policy_file(out, force)

@@ -1,13 +1,13 @@
 """`cachesmith edit`: change what a policy file says without measuring anew, in a new file with a new id."""
 
-import json
+from json import dumps
 from pathlib import Path
 from typing import Annotated, get_args
 
 import typer
 
-from cachesmith.commands.options import Force
-from cachesmith.commands.output import say
+from cachesmith.commands.options import Force, Json
+from cachesmith.commands.output import print_json, say
 from cachesmith.commands.shared.destination import check_policy_file
 from cachesmith.policies import Action, CachesmithError, Mismatch, Policy, load, save
 from cachesmith.policies.errors import refusing
@@ -27,6 +27,7 @@ def edit(
     ] = None,
     name: Annotated[str | None, typer.Option("--name", help="Another name for the policy.")] = None,
     force: Force = False,
+    json: Json = False,
 ) -> None:
     """Write a policy file with other actions for differences, or another name.
 
@@ -51,12 +52,14 @@ def edit(
     edited = Policy(document, policy.arrays)
     out.parent.mkdir(parents=True, exist_ok=True)
     save(edited, out)
+    if json:
+        print_json({"file": str(out), "id": edited.id, "was": policy.id})
+        return
     say(f"saved {out} (id {edited.id}, was {policy.id})")
 
 
 def _changed(policy: Policy, changes: dict[str, object]) -> str:
-
-    return json.dumps(policy.document.model_dump(mode="json") | changes)
+    return dumps(policy.document.model_dump(mode="json") | changes)
 
 
 def _actions(settings: list[str]) -> dict[str, str]:

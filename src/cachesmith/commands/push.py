@@ -5,7 +5,8 @@ from typing import Annotated
 
 import typer
 
-from cachesmith.commands.output import say
+from cachesmith.commands.options import Json
+from cachesmith.commands.output import print_json, say
 from cachesmith.policies import CachesmithError, load
 
 
@@ -50,6 +51,7 @@ def push(
             "--dry-run", metavar="DIR", help="Write what would be uploaded there, and upload nothing."
         ),
     ] = None,
+    json: Json = False,
 ) -> None:
     """Upload a policy to the Hugging Face Hub, with a generated card.
 
@@ -72,7 +74,7 @@ def push(
             policy, repository, base_model=base_model, base_revision=base_revision, report=report,
             private=private, revision=revision, token=token, message=message,
         )  # fmt: skip
-        say(f"pushed {file} to {address}")
+        print_json({"address": address, "id": policy.id}) if json else say(f"pushed {file} to {address}")
         return
     if dry_run.exists() and any(dry_run.iterdir()):
         raise CachesmithError(f"{dry_run} is not empty; give --dry-run a new folder")
@@ -80,4 +82,7 @@ def push(
     dry_run.mkdir(parents=True, exist_ok=True)
     for name, content in files.items():
         (dry_run / name).write_bytes(content)
+    if json:
+        print_json({"folder": str(dry_run), "files": list(files), "id": policy.id})
+        return
     say(f"wrote {', '.join(files)} to {dry_run}")
