@@ -19,7 +19,7 @@ from cachesmith.runtime.pipeline_call import PipelineCall
 from cachesmith.runtime.plan.plan import has_fitted
 
 FEW_STEPS = 8
-"""Below this many steps there is nothing worth forecasting."""
+"""Below this many steps there is nothing worth forecasting for a policy that was not made for so few."""
 
 SLACK = 1e-6
 """Guidance scales are typed, not computed."""
@@ -93,11 +93,11 @@ class Match:
     def profile(self, profile: Profile, sigmas: Sequence[float]) -> Profile | None:
         """Fit a profile to the run's noise levels: unchanged, remapped, or None for `compute everything`."""
         actions, steps = self.policy.document.mismatch, len(sigmas)
-        if steps < FEW_STEPS and not self._act(
-            "few_steps", "a number of steps of", f"{FEW_STEPS} or more", steps
-        ):
-            return None
         expected = self.policy.document.sampler
+        made_for_few = expected is not None and expected.steps == steps
+        few = steps < FEW_STEPS and not made_for_few
+        if few and not self._act("few_steps", "a number of steps of", f"{FEW_STEPS} or more", steps):
+            return None
         if expected is None or _same_levels(expected.sigmas, sigmas):
             return profile
         key = "sigmas" if steps == expected.steps else "steps"

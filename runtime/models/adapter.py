@@ -61,18 +61,15 @@ class IdleList:
 class Adapter:
     """How to find the units of one transformer class.
 
-    `live` are the streams that are still read after the last block. The transformer's timestep argument times
-    `timestep_scale`, plus `timestep_shift`, is the scheduler's timestep. `idle` lists need not be computed while all
-    blocks are forecast. With `skips`, blocks read what earlier blocks made, so that they are cached all together or not
-    at all. `works`: the transformer does something between blocks. `empty` streams are None. `outer`
-    are submodules of blocks that the transformer calls itself.
+    `live` are the streams that are still read after the last block; `timestep` is the name of the transformer's
+    timestep argument. `idle` lists need not be computed while all blocks are forecast. With `skips`, blocks read what
+    earlier blocks made, so that they are cached all together or not at all. `works`: the transformer does something
+    between blocks. `empty` streams are None. `outer` are submodules of blocks that the transformer calls itself.
     """
 
     lists: tuple[BlockList, ...]
     live: tuple[str, ...] = ("hidden_states", *JOINED)
     timestep: str = "timestep"
-    timestep_scale: float = 1.0
-    timestep_shift: float = 0.0
     idle: tuple[IdleList, ...] = ()
     skips: bool = False
     works: bool = False

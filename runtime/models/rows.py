@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from cachesmith.runtime.models.adapter import Adapter, BlockList, IdleList
-from cachesmith.runtime.models.spans import CLOCKS, SPANS
+from cachesmith.runtime.models.spans import SPANS
 
 ROWS = Path(__file__).with_name("rows.json")
 
@@ -38,14 +38,11 @@ def _row(adapter: Adapter) -> dict[str, Any]:
 
 def _adapter(name: str, row: Mapping[str, Any]) -> Adapter:
     spans = SPANS.get(name, {})
-    scale, shift = CLOCKS.get(name, (1.0, 0.0))
     idle = row.get("idle", {}).items()
     return Adapter(
         lists=tuple(BlockList(p, tuple(s.split()), spans.get(p, ())) for p, s in row["lists"].items()),
         live=tuple(row["live"].split()),
         timestep=row["timestep"],
-        timestep_scale=scale,
-        timestep_shift=shift,
         idle=tuple(IdleList(p, tuple(i["streams"].split()), i["kept"]) for p, i in idle),
         skips=row.get("skips", False),
         works=row.get("works", False),

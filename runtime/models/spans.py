@@ -88,23 +88,3 @@ SPANS: Mapping[str, Spans] = MappingProxyType(
         },
     }
 )
-
-CLOCKS: Mapping[str, tuple[float, float]] = MappingProxyType(
-    {
-        **dict.fromkeys(
-            (
-                "AuraFlowTransformer2DModel",
-                "ChromaTransformer2DModel",
-                "Flux2Transformer2DModel",
-                "FluxTransformer2DModel",
-                "LongCatImageTransformer2DModel",
-                "OvisImageTransformer2DModel",
-                "QwenImageTransformer2DModel",
-            ),
-            (1000.0, 0.0),
-        ),
-        "Lumina2Transformer2DModel": (-1000.0, 1000.0),
-        "ZImageTransformer2DModel": (-1000.0, 1000.0),
-    }
-)
-"""Scale and shift that make the scheduler's timestep of the transformer's, where it is another."""

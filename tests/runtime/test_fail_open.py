@@ -24,6 +24,7 @@ from cachesmith.policies import (
 )
 from cachesmith.runtime import apply
 from cachesmith.runtime import session as session_module
+from cachesmith.runtime.models.fingerprint import sampler_key
 from cachesmith.runtime.stats import (
     CHANGED_SHAPE,
     NON_FINITE,
@@ -183,6 +184,18 @@ def test_few_steps_are_not_cached(dit: Pipeline) -> None:
     with apply(dit, preset("fora")) as session:
         sample_dit(dit, steps=8)
     assert session.stats.nfc == pytest.approx(2)
+
+
+def test_a_policy_made_for_few_steps_is_used(dit: Pipeline) -> None:
+    """Distilled models sample in 4 to 8 steps; the published methods are shown on them, too."""
+    dit.scheduler.set_timesteps(4)
+    made = policy(Stack(), Fixed(mask="CCFC"), Taylor(order=1), sampler=sampler_key(dit.scheduler))
+    with apply(dit, made) as session:
+        sample_dit(dit, steps=4)
+    assert session.stats.nfc == 3 and not session.stats.fallbacks
+    with pytest.warns(RuntimeWarning, match="8 or more"), apply(dit, made) as session:
+        sample_dit(dit, steps=6)
+    assert session.stats.nfc == 6
 
 
 def test_few_steps_in_between_leave_other_requests_alone(dit: Pipeline) -> None:
