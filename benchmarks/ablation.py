@@ -14,7 +14,7 @@ from typing import Any
 
 from demo_model import INTERVALS, MODEL, SLACK, open_renderer, unseen
 
-from cachesmith.calibrate.methods.bisect import threshold_for
+from cachesmith.calibrate.methods.threshold import threshold_for
 from cachesmith.commands.output import write_text
 from cachesmith.policies import (
     Forecaster,

@@ -21,7 +21,7 @@ from demo_model import INTERVALS, MODEL, SLACK, open_renderer, profile_within, u
 from rich.console import Console
 from rich.progress import track
 
-from cachesmith.calibrate.methods.bisect import threshold_for
+from cachesmith.calibrate.methods.threshold import threshold_for
 from cachesmith.commands.output import write_text
 from cachesmith.policies import Policy, load, preset
 from cachesmith.progress import bars

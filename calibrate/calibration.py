@@ -16,11 +16,11 @@ from torch import Tensor
 from cachesmith import __version__
 from cachesmith.calibrate.closed_loop.batch import Uncached
 from cachesmith.calibrate.config import LEAST, CalibrationConfig, CalibrationResult
-from cachesmith.calibrate.ledger import Ledger
-from cachesmith.calibrate.plan import plan_of
+from cachesmith.calibrate.cost.ledger import Ledger
+from cachesmith.calibrate.cost.plan import plan_of
+from cachesmith.calibrate.cost.progress import overall
 from cachesmith.calibrate.prepared import Prepared
 from cachesmith.calibrate.probe import probe
-from cachesmith.calibrate.progress import overall
 from cachesmith.calibrate.references import references
 from cachesmith.calibrate.report.gather import Outcomes
 from cachesmith.calibrate.report.report import write_report

@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 
 from cachesmith.calibrate.closed_loop.batch import Uncached
-from cachesmith.calibrate.ledger import Ledger
-from cachesmith.calibrate.plan import Plan
+from cachesmith.calibrate.cost.ledger import Ledger
+from cachesmith.calibrate.cost.plan import BudgetPlan
 from cachesmith.calibrate.probe import Shape
 from cachesmith.sampling.render import Renderer
 
@@ -19,6 +19,6 @@ class Prepared:
     renderer: Renderer
     samples: list[Uncached]
     shape: Shape
-    plan: Plan
+    plan: BudgetPlan
     ledger: Ledger
     key: str

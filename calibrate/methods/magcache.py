@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from cachesmith.calibrate.methods.schedule_recorder import Follower, Past
+from cachesmith.calibrate.methods.threshold import threshold_within
 from cachesmith.policies import Policy, Stack, magcache_mask, preset
-from cachesmith.policies.budget import threshold_within
 from cachesmith.runtime import Unit, watch
 from cachesmith.sampling.render import Renderer
 from cachesmith.sampling.requests import Request

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from cachesmith.calibrate.methods.schedule_recorder import Follower, Past
+from cachesmith.calibrate.methods.threshold import threshold_within
 from cachesmith.policies import Fixed, Forecaster, Modules, Policy, PolicyError, Profile, Reuse, unbound
-from cachesmith.policies.budget import threshold_within
 from cachesmith.runtime import Unit, resolve_units, watch
 from cachesmith.sampling.render import Renderer
 from cachesmith.sampling.requests import Request

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cachesmith.calibrate.methods.bisect import threshold_for
+from cachesmith.calibrate.methods.threshold import threshold_for
 from cachesmith.policies import Policy, PolicyError, Stack
 from cachesmith.policies.presets.gates import teacache
 from cachesmith.runtime import UnitCall, UnitResult, Watcher, watch

@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor
 
 from cachesmith.calibrate.config import CalibrationConfig
-from cachesmith.calibrate.ledger import Ledger
+from cachesmith.calibrate.cost.ledger import Ledger
 from cachesmith.calibrate.report.gather import Outcomes, gather
 from cachesmith.calibrate.report.runs import distinct, trajectory
 from cachesmith.files import replacing

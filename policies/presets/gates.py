@@ -1,7 +1,7 @@
 """Published methods whose gate decides while sampling, as policies bound to no model.
 
 Each has one `threshold`, and computes everything at 0. The published values hold for the published models; on another
-one, set it for the number of computations you want (`cachesmith.calibrate.methods.bisect.threshold_for`).
+one, set it for the number of computations you want (`cachesmith.calibrate.methods.threshold.threshold_for`).
 """
 
 from collections.abc import Callable

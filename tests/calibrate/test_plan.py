@@ -8,9 +8,9 @@ import torch
 from tests.calibrate.small import LABELS, pipeline, settings
 
 from cachesmith.calibrate import calibrate
-from cachesmith.calibrate.dry_run import describe
-from cachesmith.calibrate.ledger import Ledger
-from cachesmith.calibrate.plan import make_plan, make_rfc_plan
+from cachesmith.calibrate.cost.dry_run import describe
+from cachesmith.calibrate.cost.ledger import Ledger
+from cachesmith.calibrate.cost.plan import make_plan, make_rfc_plan
 from cachesmith.runtime.models.units import block_lists
 
 

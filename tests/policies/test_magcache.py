@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from cachesmith.calibrate.methods.threshold import threshold_within
 from cachesmith.policies import PolicyError, magcache_mask, resample_ratios
-from cachesmith.policies.budget import threshold_within
 
 FLUX = (
     *(1.0, 1.21094, 1.11719, 1.07812, 1.0625, 1.03906, 1.03125, 1.03906, 1.02344, 1.03125, 1.02344, 0.98047),

@@ -220,7 +220,7 @@ def _seconds(text: str) -> float:
 
 
 def _planned(model: str, config: "CalibrationConfig") -> str:
-    from cachesmith.calibrate.dry_run import describe
+    from cachesmith.calibrate.cost.dry_run import describe
 
     if config.seconds is not None:
         raise CachesmithError("--time is known only once a batch is timed; give --budget with --dry-run")

@@ -8,8 +8,8 @@ import torch
 from tests.tiny import tiny_dit
 
 from cachesmith.calibrate.methods import METHODS
-from cachesmith.calibrate.methods.bisect import threshold_for
 from cachesmith.calibrate.methods.teacache import fit_polynomial
+from cachesmith.calibrate.methods.threshold import threshold_for
 from cachesmith.policies import Distance, Policy, PolicyError, preset
 from cachesmith.runtime import apply
 from cachesmith.sampling.render import Renderer

@@ -11,7 +11,7 @@ import torch
 from cachesmith.calibrate.closed_loop.axes import AXES
 from cachesmith.calibrate.closed_loop.fit import FOLDS
 from cachesmith.calibrate.config import CalibrationConfig
-from cachesmith.calibrate.plan import Plan, plan_of
+from cachesmith.calibrate.cost.plan import BudgetPlan, plan_of
 
 
 def describe(model: str, config: CalibrationConfig) -> str:
@@ -30,7 +30,7 @@ def describe(model: str, config: CalibrationConfig) -> str:
     return "\n".join(lines)
 
 
-def _more(config: CalibrationConfig, plan: Plan) -> str:
+def _more(config: CalibrationConfig, plan: BudgetPlan) -> str:
     """What twice the budget buys."""
     if config.space == "rfc":
         return "more budget buys more trials"

@@ -39,7 +39,7 @@ class PhasePlan:
 
 
 @dataclass(frozen=True)
-class Plan:
+class BudgetPlan:
     """samples: fitted on; screened: those that schedules are compared on; shapes: schedules per profile; iterations:
     gradients per profile, of `size` samples."""
 
@@ -57,7 +57,7 @@ class Plan:
         return sum(phase.forwards + phase.backwards for phase in self.phases) / self.steps
 
 
-def plan_of(config: CalibrationConfig) -> Plan:
+def plan_of(config: CalibrationConfig) -> BudgetPlan:
     """What a calibration's budget is spent on."""
     if config.space == "rfc":
         return make_rfc_plan(config.steps, config.budget, config.trials, config.fitting)
@@ -80,7 +80,7 @@ def make_plan(
     *,
     recomputed: bool = False,
     samples: int | None = None,
-) -> Plan:
+) -> BudgetPlan:
     """Divide `budget` run equivalents among references, schedules, least squares and gradients.
 
     computations: full computations of each profile; recomputed: blocks are computed twice for their gradients.
@@ -104,10 +104,10 @@ def make_plan(
         phases.append(
             PhasePlan("gradients", size, forwards, sum(n - 1 for n in computations) * size * iterations)
         )
-    return Plan(steps, count, screened, shapes, iterations, size, tuple(phases))
+    return BudgetPlan(steps, count, screened, shapes, iterations, size, tuple(phases))
 
 
-def make_rfc_plan(steps: int, budget: float, trials: int, samples: int | None = None) -> Plan:
+def make_rfc_plan(steps: int, budget: float, trials: int, samples: int | None = None) -> BudgetPlan:
     """Divide `budget` among references, a recording of single modules, and trials of at most half of all steps."""
     count = samples or max(4, min(SCREENED, 4 * round(budget / 24)))
     recorded = min(count, RECORDED)
@@ -118,7 +118,7 @@ def make_rfc_plan(steps: int, budget: float, trials: int, samples: int | None = 
         PhasePlan("recording", recorded, recorded * steps),
         PhasePlan("trials", count, shapes * each * steps),
     )
-    return Plan(steps, count, count, shapes, 0, 0, phases)
+    return BudgetPlan(steps, count, count, shapes, 0, 0, phases)
 
 
 def _gradient(computations: float, recomputed: bool) -> float:
