@@ -10,6 +10,7 @@ EFFORT ?= --budget 100 --heldout 32
 FULL := --budget 1000 --heldout 64
 RACE := --samples 32 --screen 8 --batch 8 --repeats 5
 MEASURE ?= --samples 32 --repeats 1
+JOBS ?= 2
 
 .PHONY: install demo test check slow gpu bench peers clean
 
@@ -31,14 +32,14 @@ demo: install                      ## calibrate the demo model, then compare on 
 	  --markdown $(OUT)/bench.md --sheet $(OUT)/sheet.png --force
 
 test: install                      ## the fast tests
-	$(BIN)/pytest
+	$(BIN)/pytest -n $(JOBS)
 
 check: install                     ## what CI runs: style, types, layers, tests
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy src tests
 	$(BIN)/lint-imports
-	$(BIN)/pytest
+	$(BIN)/pytest -n $(JOBS)
 
 slow: install                      ## the slow tests; one is of a network that diffusers does not know
 	-$(BIN)/pip install --quiet --no-deps visage-image

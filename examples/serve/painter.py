@@ -1,6 +1,5 @@
 """A pipeline under a policy, one request at a time; workers that share its weights."""
 
-import copy
 import io
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -53,13 +52,3 @@ class Painter:
         if session is None:
             return Picture(buffer.getvalue(), profile, float(self._steps), seconds, {})
         return Picture(buffer.getvalue(), profile, session.stats.nfc, seconds, dict(session.stats.fallbacks))
-
-
-def replicate(pipe: Any) -> Any:
-    """Return a pipeline with modules, scheduler and tokenizers of its own on the weights of `pipe`.
-
-    Two threads may sample with the two at once. A request's memory is all that a replica adds.
-    """
-    modules = [part for part in vars(pipe).values() if isinstance(part, torch.nn.Module)]
-    shared = [tensor for module in modules for tensor in (*module.parameters(), *module.buffers())]
-    return copy.deepcopy(pipe, {id(tensor): tensor for tensor in shared})

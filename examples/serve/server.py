@@ -13,10 +13,11 @@ import uvicorn
 from diffusers import DiffusionPipeline
 from fastapi import APIRouter, FastAPI, HTTPException, Request, Response
 from metrics import Metrics
-from painter import Painter, Picture, replicate
+from painter import Painter, Picture
 from pydantic import BaseModel, Field
 from service import FullError, Job, Service, TooLateError
 
+from cachesmith import replicate
 from cachesmith.policies import load
 
 POLL = 0.5

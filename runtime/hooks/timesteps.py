@@ -78,7 +78,7 @@ class Form:
 
 def forms(scheduler: Any, timesteps: Sequence[float]) -> list[Form]:
     """All forms of a scheduler's timesteps; those of its own list first."""
-    train = float(scheduler.config.get("num_train_timesteps", 1000))
+    train = float(getattr(scheduler, "config", {}).get("num_train_timesteps", 1000))
     sigmas = getattr(scheduler, "sigmas", None)
     made: list[Sequence[float]] = [
         timesteps,

@@ -75,7 +75,11 @@ def sampler_key(
 
 def settings(scheduler: Any) -> dict[str, Scalar]:
     """A scheduler's configuration, as far as it is numbers and words."""
-    public = {n: v for n, v in scheduler.config.items() if not n.startswith("_") and n not in UNSETTLED}
+    public = {
+        n: v
+        for n, v in getattr(scheduler, "config", {}).items()
+        if not n.startswith("_") and n not in UNSETTLED
+    }
     plain = {n: v for n, v in public.items() if v is None or isinstance(v, bool | int | float | str)}
     words = {n: str(v) for n, v in plain.items() if isinstance(v, float) and not math.isfinite(v)}
     return dict(sorted((plain | words).items()))

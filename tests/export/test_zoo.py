@@ -69,7 +69,6 @@ NOT_RUN: tuple[str, ...] = (
 QUICK = (
     "SD3Transformer2DModel",
     "WanTransformer3DModel",
-    "LTX2VideoTransformer3DModel",
     "AuraFlowTransformer2DModel",
 )
 NAMES = [
@@ -95,10 +94,11 @@ def exported(model: Any, part: Part, samples: Any, folder: Path) -> float:
     path = folder / f"{part.name}.onnx"
     module = FlatSegment(part_unit(model, part).members, face)
     write_onnx(module, samples[0].inputs, {s.name: s.axes for s in inputs}, path, 20)
+    weights = path.with_name(f"{path.name}.data")
     entry = SegmentEntry(
         name=part.name, start=part.start, stop=part.stop, inputs=inputs, outputs=outputs,
         ranges=axis_ranges(face, inputs, samples, ONE), key="0" * 64, onnx=describe_file(path),
-        constants=face.constants,
+        data=describe_file(weights) if weights.exists() else None, constants=face.constants,
     )  # fmt: skip
     return judge(part.name, prove(entry, samples, folder), 1e-4).error
 

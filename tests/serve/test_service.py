@@ -11,7 +11,7 @@ import torch
 from tests.serve.example import module
 from tests.tiny import policy, sample_flux, tiny_flux
 
-from cachesmith.runtime import apply
+from cachesmith.runtime import apply, replicate
 
 PROFILES = ["uncached", "quality", "fast"]
 SECONDS = {"uncached": 4.0, "quality": 1.0, "fast": 0.25}
@@ -154,7 +154,7 @@ def test_an_error_is_that_requests_alone_and_counted() -> None:
 
 def test_replicas_share_weights_and_nothing_else() -> None:
     pipe = tiny_flux()
-    other = module("painter").replicate(pipe)
+    other = replicate(pipe)
     mine, theirs = dict(pipe.transformer.named_parameters()), dict(other.transformer.named_parameters())
     assert all(mine[name].data_ptr() == theirs[name].data_ptr() for name in mine)
     assert pipe.transformer is not other.transformer and pipe.scheduler is not other.scheduler
@@ -163,7 +163,7 @@ def test_replicas_share_weights_and_nothing_else() -> None:
 
 
 def test_replicas_draw_at_once_what_each_draws_alone() -> None:
-    pipes = [tiny_flux(), module("painter").replicate(tiny_flux())]
+    pipes = [tiny_flux(), replicate(tiny_flux())]
     chosen = policy()
     alone = [sample_flux(tiny_flux(), seed=seed) for seed in range(2)]
     cached = []
