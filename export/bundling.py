@@ -11,10 +11,10 @@ from cachesmith.export.bundle_writer import finished, keep, publish, take, works
 from cachesmith.export.config import TOLERANCE, ExportConfig, Report
 from cachesmith.export.digest import engine_digest
 from cachesmith.export.job import Job, halved, make_job, manifest_of, part_key, parts_of, record_parts
-from cachesmith.export.parity import Row, judge
+from cachesmith.export.parity import ParityRow, judge
 from cachesmith.export.parts import Part, part_unit
 from cachesmith.export.prove import prove
-from cachesmith.export.record import Sample, check_shared, interface_of
+from cachesmith.export.record import PartCall, check_shared, interface_of
 from cachesmith.export.shapes import axis_ranges, specs
 from cachesmith.export.to_onnx import describe_model, require_onnx, write_onnx
 from cachesmith.policies import Policy
@@ -29,7 +29,7 @@ class Exported:
     """The bundle's manifest; parity rows of every new graph; how many graphs and engines were made, not reused."""
 
     manifest: Manifest
-    rows: dict[str, list[Row]]
+    rows: dict[str, list[ParityRow]]
     graphs: int
     engines: int
 
@@ -71,8 +71,8 @@ def export_bundle(
 
 
 def _graph(
-    job: Job, part: Part, key: str, samples: list[Sample], work: Path
-) -> tuple[SegmentEntry, list[Row]]:
+    job: Job, part: Part, key: str, samples: list[PartCall], work: Path
+) -> tuple[SegmentEntry, list[ParityRow]]:
     """Write the part's graph and prove it against its samples."""
     face = interface_of(job.transformer, part, samples)
     check_shared(part, face)

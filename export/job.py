@@ -10,7 +10,7 @@ from cachesmith.export.build_engine import plan_build
 from cachesmith.export.config import ExportConfig, Report
 from cachesmith.export.digest import digest, versions, weights_digest
 from cachesmith.export.parts import Part, part_unit, plan_parts
-from cachesmith.export.record import Sample, check_alike, record
+from cachesmith.export.record import PartCall, check_alike, record
 from cachesmith.policies import EngineError, ModelKey, Policy
 from cachesmith.policies.bundle.manifest import Build, Manifest, SegmentEntry
 from cachesmith.runtime.models.fingerprint import model_key
@@ -86,7 +86,7 @@ def halved(policy: Policy, config: ExportConfig) -> bool:
     return any(each.follower in ("first", "second") for each in units)
 
 
-def record_parts(job: Job, parts: tuple[Part, ...], report: Report) -> dict[str, list[Sample]]:
+def record_parts(job: Job, parts: tuple[Part, ...], report: Report) -> dict[str, list[PartCall]]:
     """Sample every request once and return what each part was given, by its name."""
     if not parts:
         return {}

@@ -5,13 +5,13 @@ from typing import NamedTuple
 
 import torch
 
-from cachesmith.export.record import Sample
+from cachesmith.export.record import PartCall
 from cachesmith.policies import EngineError
 from cachesmith.policies.bundle.manifest import Parity
 from cachesmith.runtime.engines.segment_call import SegmentCall
 
 
-class Row(NamedTuple):
+class ParityRow(NamedTuple):
     """One recorded call: `error` = ‖engine − torch‖ / ‖torch‖ of the worst output, `max_abs` its largest difference."""
 
     step: int
@@ -19,12 +19,12 @@ class Row(NamedTuple):
     max_abs: float
 
 
-def compare(samples: Iterable[Sample], call: SegmentCall, device: torch.device) -> list[Row]:
+def compare(samples: Iterable[PartCall], call: SegmentCall, device: torch.device) -> list[ParityRow]:
     """Run `call` on every sample's inputs and compare with the outputs torch gave."""
     return [_row(sample, call, device) for sample in samples]
 
 
-def judge(name: str, rows: Sequence[Row], tolerance: float) -> Parity:
+def judge(name: str, rows: Sequence[ParityRow], tolerance: float) -> Parity:
     """Sum the rows up; raise `EngineError` naming the segment and its first bad step."""
     for row in rows:
         if not row.error <= tolerance:
@@ -37,7 +37,7 @@ def judge(name: str, rows: Sequence[Row], tolerance: float) -> Parity:
     return Parity(steps=len(rows), error=worst.error, max_abs=largest, worst=worst.step, tolerance=tolerance)
 
 
-def _row(sample: Sample, call: SegmentCall, device: torch.device) -> Row:
+def _row(sample: PartCall, call: SegmentCall, device: torch.device) -> ParityRow:
     outputs = call({name: value.to(device) for name, value in sample.inputs.items()})
     errors, largest = [0.0], [0.0]
     for found, expected in zip(outputs, sample.outputs, strict=True):
@@ -46,7 +46,7 @@ def _row(sample: Sample, call: SegmentCall, device: torch.device) -> Row:
         errors.append(float(difference.norm() / reference.norm().clamp_min(1e-30)))
         largest.append(float(difference.abs().max()))
     # a NaN must not lose against a number
-    return Row(sample.step, _largest(errors), _largest(largest))
+    return ParityRow(sample.step, _largest(errors), _largest(largest))
 
 
 def _largest(values: list[float]) -> float:

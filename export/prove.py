@@ -7,8 +7,8 @@ from tempfile import TemporaryDirectory
 import torch
 
 from cachesmith.export.bundle_writer import take
-from cachesmith.export.parity import Row, compare
-from cachesmith.export.record import Sample
+from cachesmith.export.parity import ParityRow, compare
+from cachesmith.export.record import PartCall
 from cachesmith.export.widen import widen
 from cachesmith.policies.bundle.files import describe_file
 from cachesmith.policies.bundle.manifest import SegmentEntry, TensorSpec
@@ -18,7 +18,7 @@ from cachesmith.runtime.engines.segment_call import LoadOptions
 CPU = LoadOptions(torch.device("cpu"))
 
 
-def prove(entry: SegmentEntry, samples: Sequence[Sample], folder: Path) -> list[Row]:
+def prove(entry: SegmentEntry, samples: Sequence[PartCall], folder: Path) -> list[ParityRow]:
     """Return one row a sample. A bfloat16 graph runs as its float32 twin: that CPU has no kernels for it."""
     if not any(spec.dtype == "bfloat16" for spec in (*entry.inputs, *entry.outputs)):
         return compare(samples, open_segment(folder, entry, CPU), CPU.device)
@@ -38,7 +38,7 @@ def _wide(specs: tuple[TensorSpec, ...]) -> tuple[TensorSpec, ...]:
     return tuple(s.model_copy(update={"dtype": "float32"}) if s.dtype == "bfloat16" else s for s in specs)
 
 
-def _widened(sample: Sample) -> Sample:
+def _widened(sample: PartCall) -> PartCall:
     narrow = torch.bfloat16
     return sample._replace(
         inputs={k: v.float() if v.dtype == narrow else v for k, v in sample.inputs.items()}

@@ -26,7 +26,7 @@ from cachesmith.runtime.models.engine_segment import (
 )
 
 
-class Sample(NamedTuple):
+class PartCall(NamedTuple):
     """One call of a part, on the host: flat inputs by name, outputs in the interface's order. `templates` say how the
     inputs make up the members' arguments."""
 
@@ -44,7 +44,7 @@ class Tape:
     streams: tuple[str, ...]
     returns: tuple[str, ...]
     outputs: tuple[str, ...]
-    samples: list[Sample] = field(default_factory=list)
+    samples: list[PartCall] = field(default_factory=list)
     _inputs: dict[str, Tensor] = field(default_factory=dict)
     _templates: list[Arguments] = field(default_factory=list)
     _shared: dict[str, Tensor] = field(default_factory=dict)
@@ -78,11 +78,11 @@ class Tape:
                 f"{self.part.name} is called with other arguments at step {step} than at first, and a graph is made "
                 "for one kind of call; export requests that are alike"
             )
-        self.samples.append(Sample(step, self._inputs, kept, templates))
+        self.samples.append(PartCall(step, self._inputs, kept, templates))
         self._inputs, self._shared = {}, {}
 
 
-def interface_of(transformer: nn.Module, part: Part, samples: Sequence[Sample]) -> Interface:
+def interface_of(transformer: nn.Module, part: Part, samples: Sequence[PartCall]) -> Interface:
     """Return a part's flat inputs and outputs, from recorded calls of it."""
     streams, returns, outputs = part_streams(transformer, part)
     shapes = [{name: tuple(value.shape) for name, value in s.inputs.items()} for s in samples]
@@ -98,7 +98,7 @@ def check_shared(part: Part, face: Interface) -> None:
         _refuse_own(part.name, own.partition(":")[0])
 
 
-def check_alike(recorded: Mapping[str, Sequence[Sample]], parts: Sequence[Part]) -> None:
+def check_alike(recorded: Mapping[str, Sequence[PartCall]], parts: Sequence[Part]) -> None:
     """Raise `EngineError` where parts that may follow each other are given different tensors under one name."""
     first: dict[str, list[Tensor]] = {}
     for part in parts:
@@ -123,7 +123,7 @@ def _refuse_own(part: str, argument: str) -> None:
 
 def record(
     transformer: nn.Module, scheduler: Any, parts: tuple[Part, ...], sample: Callable[[], None]
-) -> dict[str, list[Sample]]:
+) -> dict[str, list[PartCall]]:
     """Call `sample` with every part watched; return each part's calls by its name.
 
     Steps are counted by the scheduler, which may be None where there is none.

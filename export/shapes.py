@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import get_args
 
 from cachesmith.export.config import ExportConfig
-from cachesmith.export.record import Sample
+from cachesmith.export.record import PartCall
 from cachesmith.policies import EngineError
 from cachesmith.policies.bundle.manifest import DType, Range, TensorSpec
 from cachesmith.runtime.models.engine_segment import BATCH, TOKENS, Interface
@@ -12,7 +12,7 @@ from cachesmith.runtime.models.engine_segment import BATCH, TOKENS, Interface
 Specs = tuple[TensorSpec, ...]
 
 
-def specs(face: Interface, sample: Sample) -> tuple[Specs, Specs]:
+def specs(face: Interface, sample: PartCall) -> tuple[Specs, Specs]:
     """Return the inputs and outputs of a part. Outputs have the axes of the stream they carry on."""
     kinds = {name: str(value.dtype).removeprefix("torch.") for name, value in sample.inputs.items()}
     odd = next((name for name, kind in kinds.items() if kind not in get_args(DType)), None)
@@ -26,7 +26,7 @@ def specs(face: Interface, sample: Sample) -> tuple[Specs, Specs]:
 
 
 def axis_ranges(
-    face: Interface, inputs: Specs, samples: Sequence[Sample], config: ExportConfig, halved: bool = False
+    face: Interface, inputs: Specs, samples: Sequence[PartCall], config: ExportConfig, halved: bool = False
 ) -> dict[str, Range]:
     """Return the extents of every variable axis.
 

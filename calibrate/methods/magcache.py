@@ -8,7 +8,7 @@ from collections.abc import Collection, Sequence
 import torch
 from torch import Tensor
 
-from cachesmith.calibrate.methods.schedule_recorder import Follower, Past
+from cachesmith.calibrate.methods.schedule_recorder import Past, ScheduleRecorder
 from cachesmith.calibrate.methods.threshold import threshold_within
 from cachesmith.policies import Policy, Stack, magcache_mask, preset
 from cachesmith.runtime import Unit, watch
@@ -49,7 +49,7 @@ def fit(
 def measure(renderer: Renderer, requests: Sequence[Request]) -> tuple[float, ...]:
     """Return one ratio a step: the mean over samples and tokens of |r_t| / |r_(t-1)|, 1 for the first step."""
     ratios = Ratios(renderer.steps)
-    with watch(renderer.pipe, Stack(), Follower(ratios.note, taps=1)):
+    with watch(renderer.pipe, Stack(), ScheduleRecorder(ratios.note, taps=1)):
         renderer(requests)
     return ratios.means()
 

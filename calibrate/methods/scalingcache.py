@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cachesmith.calibrate.methods.schedule_recorder import Follower, Past, schedule
+from cachesmith.calibrate.methods.schedule_recorder import Past, ScheduleRecorder, schedule
 from cachesmith.calibrate.record.recorder import lane_names
 from cachesmith.policies import (
     Fitted,
@@ -53,7 +53,7 @@ def fit(
     if len(letters) != renderer.steps:
         raise PolicyError(f"the mask has {len(letters)} letters for {renderer.steps} steps; give one a step")
     factors = Factors(letters, len(lane_names(transformer, units)))
-    with watch(renderer.pipe, units, Follower(factors.note, taps=2, mask=letters)):
+    with watch(renderer.pipe, units, ScheduleRecorder(factors.note, taps=2, mask=letters)):
         renderer(requests)
     profile = Profile(
         units=units, gate=Fixed(mask=letters), forecaster=Forecaster(rows=Fitted(weights=WEIGHTS))

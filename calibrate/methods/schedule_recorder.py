@@ -15,7 +15,7 @@ Note = Callable[[Unit, int, int, Past, Tensor], None]
 """`note(unit, lane, step, past, output)`: outputs [samples, ..., channels], float32; residuals for runs of blocks."""
 
 
-class Follower(Watcher):
+class ScheduleRecorder(Watcher):
     """Shows every output to `note`, next to the last `taps` remembered ones.
 
     `mask` says which steps are remembered (C); None: all of them.

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from cachesmith.calibrate.methods.schedule_recorder import Follower, Past
+from cachesmith.calibrate.methods.schedule_recorder import Past, ScheduleRecorder
 from cachesmith.calibrate.methods.threshold import threshold_within
 from cachesmith.policies import Fixed, Forecaster, Modules, Policy, PolicyError, Profile, Reuse, unbound
 from cachesmith.runtime import Unit, resolve_units, watch
@@ -29,8 +29,8 @@ def fit(
     """
     if not 1 <= lookahead < renderer.steps:
         raise PolicyError(f"lookahead is {lookahead}; it must be from 1 to {renderer.steps - 1}")
-    changes = Changes(renderer.steps, lookahead)
-    with watch(renderer.pipe, Modules(), Follower(changes.note, taps=lookahead)):
+    changes = StepChanges(renderer.steps, lookahead)
+    with watch(renderer.pipe, Modules(), ScheduleRecorder(changes.note, taps=lookahead)):
         renderer(requests)
     errors = changes.means()
     units = resolve_units(renderer.pipe.transformer, Modules())
@@ -65,7 +65,7 @@ def _computations(units: Sequence[Unit], errors: Mapping[str, Tensor], alpha: fl
     return round(sum(unit.share * counts[unit.group] for unit in units), 9)
 
 
-class Changes:
+class StepChanges:
     """Running means over samples and depth of |F_t - F_(t-k)|_1 / |F_t|_1, by unit group, distance k and step t - k."""
 
     def __init__(self, steps: int, lookahead: int):

@@ -22,7 +22,7 @@ DEGREES = 8
 """Highest degree of a polynomial: what the gate `distance` holds."""
 
 
-class Changes(Watcher):
+class SignalChanges(Watcher):
     """Notes how input and output of the stack change from step to step.
 
     inputs, outputs: one entry [B] for every step but the first of a run, relative L1 on the image stream.
@@ -75,7 +75,7 @@ def fit(
     """
     if not 1 <= degree <= DEGREES:
         raise PolicyError(f"the polynomial's degree is {degree}; give 1 to {DEGREES}")
-    changes = Changes()
+    changes = SignalChanges()
     with watch(renderer.pipe, Stack(), changes):
         renderer(requests)
     moved, made = torch.cat(changes.inputs), torch.cat(changes.outputs)

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from math import ceil
 from typing import Literal
 
-from cachesmith.calibrate.report.media import Media
+from cachesmith.calibrate.report.media import EmbeddedMedia
 from cachesmith.policies import Quality
 
 Family = Literal["profile", "fewer steps", "TaylorSeer", "DBCache"]
@@ -29,7 +29,7 @@ class Measurement:
 
 
 @dataclass(frozen=True)
-class Sample:
+class ReportSample:
     """A held-out sample of one profile beside the uncached one of the same prompt and seed.
 
     `difference` is |cached - uncached| times `gain`. `errors`: relative L2 error of the sampler's state after every
@@ -40,9 +40,9 @@ class Sample:
     prompt: str
     seed: int
     psnr: float
-    uncached: Media
-    cached: Media
-    difference: Media
+    uncached: EmbeddedMedia
+    cached: EmbeddedMedia
+    difference: EmbeddedMedia
     gain: float
     errors: tuple[float, ...]
 
@@ -63,7 +63,7 @@ class ProfileReport:
     dynamic: bool
     quality: Quality
     psnr: tuple[float, ...]
-    samples: tuple[Sample, ...]
+    samples: tuple[ReportSample, ...]
     losses: tuple[float, ...] = ()
     source: str = ""
 
@@ -73,7 +73,7 @@ class Appendix:
     """A further figure."""
 
     title: str
-    picture: Media
+    picture: EmbeddedMedia
     text: str = ""
 
 

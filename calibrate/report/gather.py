@@ -11,7 +11,7 @@ from torch import Tensor
 
 from cachesmith.calibrate.config import CalibrationConfig
 from cachesmith.calibrate.report.baselines import REPEATS, SAMPLES, measure, ways
-from cachesmith.calibrate.report.data import Appendix, Measurement, ProfileReport, ReportData, Sample
+from cachesmith.calibrate.report.data import Appendix, Measurement, ProfileReport, ReportData, ReportSample
 from cachesmith.calibrate.report.media import difference, encode, picture
 from cachesmith.calibrate.report.runs import distinct, trajectory
 from cachesmith.policies import Fixed, Policy, Profile
@@ -137,9 +137,9 @@ def _profile(
 
 def _sample(
     rank: Any, request: Request, psnr: float, uncached: Tensor, cached: Tensor, errors: tuple[float, ...]
-) -> Sample:
+) -> ReportSample:
     apart, gain = difference(uncached, cached)
-    return Sample(
+    return ReportSample(
         rank, _prompt(request), request.seed, psnr, encode(uncached), encode(cached), encode(apart), gain, errors
     )  # fmt: skip
 

@@ -25,7 +25,7 @@ GREATEST_GAIN = 256.0
 
 
 @dataclass(frozen=True)
-class Media:
+class EmbeddedMedia:
     """An encoded sample. `small` ones are enlarged without smoothing; width over height is `ratio`."""
 
     kind: Literal["picture", "video", "audio"]
@@ -40,7 +40,7 @@ class Media:
         return f"data:{self.mime};base64,{base64.b64encode(self.data).decode()}"
 
 
-def encode(sample: Tensor, rate: float | None = None) -> Media:
+def encode(sample: Tensor, rate: float | None = None) -> EmbeddedMedia:
     """Encode a picture [C, H, W] or a video [F, C, H, W] in [0, 1], or sound [channels, time] in [-1, 1].
 
     rate: frames a second of a video (default 8), samples a second of sound (default 44,100). Raises `ValueError`
@@ -74,7 +74,7 @@ def difference(uncached: Tensor, cached: Tensor) -> tuple[Tensor, float]:
     return (gain * apart).clamp(-1, 1), gain
 
 
-def picture(image: Image.Image) -> Media:
+def picture(image: Image.Image) -> EmbeddedMedia:
     """Encode a picture: small ones as PNG, large ones as WebP."""
     small = max(image.size) <= LOSSLESS
     ratio = image.width / image.height
@@ -82,9 +82,9 @@ def picture(image: Image.Image) -> Media:
     buffer = io.BytesIO()
     if small:
         image.save(buffer, "PNG", optimize=True)
-        return Media("picture", "image/png", buffer.getvalue(), ratio, small=True)
+        return EmbeddedMedia("picture", "image/png", buffer.getvalue(), ratio, small=True)
     image.save(buffer, "WEBP", quality=90)
-    return Media("picture", "image/webp", buffer.getvalue(), ratio)
+    return EmbeddedMedia("picture", "image/webp", buffer.getvalue(), ratio)
 
 
 def _image(sample: Tensor) -> Image.Image:
@@ -93,7 +93,7 @@ def _image(sample: Tensor) -> Image.Image:
     return tile(sample)
 
 
-def _video(frames: Tensor, rate: int) -> Media:
+def _video(frames: Tensor, rate: int) -> EmbeddedMedia:
     """H.264, which every browser plays; its frames have even sides."""
     from diffusers.utils import export_to_video
 
@@ -105,10 +105,10 @@ def _video(frames: Tensor, rate: int) -> Media:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "sample.mp4"
         export_to_video(shown, str(path), fps=rate, macro_block_size=2)
-        return Media("video", "video/mp4", path.read_bytes(), width / height)
+        return EmbeddedMedia("video", "video/mp4", path.read_bytes(), width / height)
 
 
-def _sound(samples: Tensor, rate: int) -> Media:
+def _sound(samples: Tensor, rate: int) -> EmbeddedMedia:
     buffer = io.BytesIO()
     values = (torch.nan_to_num(samples.float()).clamp(-1, 1) * 32_767).round().to(torch.int16)
     with wave.open(buffer, "wb") as file:
@@ -116,4 +116,4 @@ def _sound(samples: Tensor, rate: int) -> Media:
         file.setsampwidth(2)
         file.setframerate(rate)
         file.writeframes(values.T.contiguous().cpu().numpy().astype("<i2").tobytes())
-    return Media("audio", "audio/wav", buffer.getvalue())
+    return EmbeddedMedia("audio", "audio/wav", buffer.getvalue())

@@ -36,13 +36,13 @@ SOURCES: dict[str, Callable[[object, int | None], Converted]] = {
 }
 """Name -> `read(settings, steps)`."""
 
-Exported = tuple[Any, tuple[str, ...]]
+ExportedProfile = tuple[Any, tuple[str, ...]]
 """Settings as plain data, and what differs there, in sentences."""
 
-Exporter = Callable[[Policy, Profile, int, int | None, object], Exported]
+Exporter = Callable[[Policy, Profile, int, int | None, object], ExportedProfile]
 
 
-def _schedule(write: Callable[[Profile, int, int | None], Exported]) -> Exporter:
+def _schedule(write: Callable[[Profile, int, int | None], ExportedProfile]) -> Exporter:
     """Make an exporter of what needs to know of the profile alone."""
     return lambda policy, profile, steps, order, like: write(profile, steps, order)
 
@@ -82,7 +82,7 @@ def export_profile(
     steps: int | None = None,
     order: int | None = None,
     like: object = None,
-) -> Exported:
+) -> ExportedProfile:
     """Return a profile's schedule as another tool's settings (plain data), and what differs there, in sentences.
 
     steps: sampler steps, where neither the sampler nor a fixed mask tells. order: a Taylor order (0: reuse) in place of

@@ -11,8 +11,8 @@ from cachesmith.policies.convert.sglang_schedule import (
     SCHEMA,
     Predictor,
     Provenance,
-    Request,
-    Schedule,
+    SglangRequest,
+    SglangSchedule,
     gaps,
 )
 from cachesmith.policies.document import Document, Profile, SamplerKey
@@ -39,7 +39,7 @@ def from_sglang(raw: object, steps: int | None) -> Converted:
 
     The policy is bound to the scheduler, its steps and its noise levels, so that another sampler is told.
     """
-    schedule = parse(Schedule, raw, "SGLang's schedule", aliases={"schema_": "schema"})
+    schedule = parse(SglangSchedule, raw, "SGLang's schedule", aliases={"schema_": "schema"})
     request = schedule.request
     count = request.num_inference_steps
     if steps not in (None, count):
@@ -79,7 +79,7 @@ def to_sglang(
     full = [step for step, letter in enumerate(mask) if letter == "C"]
     request = _request(like, steps)
     lead = next((place for place, step in enumerate(full) if place != step), len(full))
-    schedule = Schedule(
+    schedule = SglangSchedule(
         schema=SCHEMA,
         schedule_method="cachesmith",
         predictor=Predictor(),
@@ -118,14 +118,14 @@ def _predictor_notes(
     return (f"the forecaster {forecaster.rows.kind!r} is left out: SGLang draws a line", RESIDUAL)
 
 
-def _request(like: object, steps: int) -> Request:
+def _request(like: object, steps: int) -> SglangRequest:
     if like is None:
         raise PolicyError(
             "SGLang's server compares a schedule with the checkpoint, size, scheduler and attention backend of a "
             "request, which a policy does not hold; give --like FILE, a schedule of SGLang's for the same request"
         )
     inner = like.get("request", like) if isinstance(like, Mapping) else like
-    request = parse(Request, inner, "the request in --like")
+    request = parse(SglangRequest, inner, "the request in --like")
     if request.num_inference_steps != steps:
         raise PolicyError(
             f"the request in --like takes {request.num_inference_steps} steps and the profile {steps}; give one of "
@@ -145,7 +145,7 @@ def _provenance(policy: Policy) -> Provenance:
     )
 
 
-def _sampler_notes(sampler: SamplerKey | None, request: Request) -> tuple[str, ...]:
+def _sampler_notes(sampler: SamplerKey | None, request: SglangRequest) -> tuple[str, ...]:
     if sampler is None:
         return ()
     pairs = zip(sampler.sigmas, request.sigmas, strict=False)

@@ -24,7 +24,7 @@ class Predictor(Frozen):
     arithmetic: Literal["feature-dtype-elementwise-v1"] = "feature-dtype-elementwise-v1"
 
 
-class Request(Frozen):
+class SglangRequest(Frozen):
     """What a request must be to be served by a schedule: the server compares every field.
 
     `timesteps` has one value a step; `sigmas` one more, the last being where sampling ends.
@@ -46,7 +46,7 @@ class Request(Frozen):
     sigmas: list[float] = Field(max_length=10_001)
 
     @model_validator(mode="after")
-    def _complete(self) -> "Request":
+    def _complete(self) -> "SglangRequest":
         steps = self.num_inference_steps
         for name, found, wanted in (
             ("timesteps", len(self.timesteps), steps),
@@ -65,7 +65,7 @@ class Provenance(Frozen, extra="allow"):
     num_samples: int = Field(ge=0)
 
 
-class Schedule(Frozen):
+class SglangSchedule(Frozen):
     """The whole file."""
 
     schema_: Literal["sglang-dpcache-schedule-v2"] = Field(alias="schema")
@@ -73,7 +73,7 @@ class Schedule(Frozen):
     predictor: Predictor
     objective: Literal["pact-mean-abs-final-feature-predicted-steps-only-v1"]
     source_commit: Text = Field(min_length=1)
-    request: Request
+    request: SglangRequest
     mandatory_full_steps: list[int] = Field(min_length=2, max_length=10_000)
     force_last_full: bool
     max_gap: int | None = Field(ge=1)
@@ -83,7 +83,7 @@ class Schedule(Frozen):
     calibration: Provenance
 
     @model_validator(mode="after")
-    def _consistent(self) -> "Schedule":
+    def _consistent(self) -> "SglangSchedule":
         full, steps = self.full_steps, self.request.num_inference_steps
         mandatory = self.mandatory_full_steps
         rules = {

@@ -3,7 +3,7 @@
 from collections import Counter
 from dataclasses import dataclass
 
-from cachesmith.runtime.discovery.trace import BlockCall, Spec, Trace
+from cachesmith.runtime.discovery.trace import BlockCall, CallTrace, Spec
 from cachesmith.runtime.models.adapter import JOINED
 
 RANK = ("same", "equal", "joined", "work")
@@ -65,7 +65,7 @@ class Chain:
         return sum(run.weight for run in self.runs)
 
 
-def runs_of(trace: Trace) -> list[Run]:
+def runs_of(trace: CallTrace) -> list[Run]:
     """Return the calls of every list, in the order in which the lists begin."""
     sizes = Counter(place.path for place in trace.places)
     found = []

@@ -11,7 +11,7 @@ from torch import nn
 from cachesmith.policies import PolicyError
 from cachesmith.runtime.discovery.chain import Chain, Run, chains_of, runs_of
 from cachesmith.runtime.discovery.prove import Replay, idle_runs, live_outputs, written
-from cachesmith.runtime.discovery.trace import Trace, parameters
+from cachesmith.runtime.discovery.trace import CallTrace, parameters
 from cachesmith.runtime.models.adapter import Adapter, BlockList, IdleList, is_compiled
 from cachesmith.runtime.models.adapters import remember
 
@@ -49,7 +49,7 @@ def discover(
     if is_compiled(transformer):
         raise PolicyError(f"{name} is compiled as a whole; compile its blocks instead")
     with _same_randomness(transformer) as rewind:
-        trace = Trace(transformer, call)
+        trace = CallTrace(transformer, call)
         runs = runs_of(trace)
         why = next((f"{w} is written to by {c.place.path}" for c in trace.calls if (w := _remembers(c))), "")
         if why:
@@ -71,7 +71,7 @@ def learn(transformer: nn.Module, call: Callable[[], Any]) -> Adapter:
 
 
 def _prove(
-    transformer: nn.Module, call: Callable[[], Any], chain: Chain, runs: list[Run], trace: Trace
+    transformer: nn.Module, call: Callable[[], Any], chain: Chain, runs: list[Run], trace: CallTrace
 ) -> tuple[Adapter | None, str]:
     paths = " and ".join(run.path for run in chain.runs)
     spoilt = written(chain)

@@ -75,7 +75,7 @@ class Link(NamedTuple):
     how: str
 
 
-class Trace:
+class CallTrace:
     """Watches the blocks of `transformer` while `call` runs once."""
 
     def __init__(self, transformer: nn.Module, call: Callable[[], Any]):

@@ -42,7 +42,7 @@ def open_tensorrt(folder: Path, manifest: Manifest, options: LoadOptions) -> dic
         engines = {
             entry.name: _deserialise(trt, folder, entry, manifest.build) for entry in manifest.segments
         }
-        place = Place.of(engines.values(), options.device)
+        place = EnginePlace.of(engines.values(), options.device)
         calls: dict[str, SegmentCall] = {}
         for entry in manifest.segments:
             segment = TensorRTSegment(trt, engines[entry.name], entry, place)
@@ -51,7 +51,7 @@ def open_tensorrt(folder: Path, manifest: Manifest, options: LoadOptions) -> dic
 
 
 @dataclass(frozen=True)
-class Place:
+class EnginePlace:
     """What all segments share. `arena`: bytes for the activations of whichever segment runs.
 
     `lock` is held from binding a segment's tensors until its work is in the stream, so that threads take turns.
@@ -62,13 +62,13 @@ class Place:
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     @staticmethod
-    def of(engines: Iterable[Any], device: torch.device) -> "Place":
+    def of(engines: Iterable[Any], device: torch.device) -> "EnginePlace":
         """Make the stream, and an arena for the largest engine."""
         size = max(engine.device_memory_size_v2 for engine in engines)
         stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
         arena = torch.empty(max(size, 1), dtype=torch.uint8, device=device)
         with aside(stream, (arena,)):
-            return Place(arena, stream)
+            return EnginePlace(arena, stream)
 
 
 def _deserialise(trt: Any, folder: Path, entry: SegmentEntry, build: Build) -> Any:
@@ -127,7 +127,7 @@ def _aligned(value: Tensor) -> Tensor:
 class TensorRTSegment:
     """One engine. Runs on the shared stream, in order with the caller's."""
 
-    def __init__(self, trt: Any, engine: Any, entry: SegmentEntry, place: Place):
+    def __init__(self, trt: Any, engine: Any, entry: SegmentEntry, place: EnginePlace):
         self.trt, self.engine, self.entry, self.place = trt, engine, entry, place
         names = {engine.get_tensor_name(i) for i in range(engine.num_io_tensors)}
         self.used = [spec.name for spec in entry.inputs if spec.name in names]

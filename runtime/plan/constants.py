@@ -14,7 +14,7 @@ from cachesmith.policies.weights import Weights
 from cachesmith.runtime.models.units import Unit
 from cachesmith.runtime.plan.plan import Forecast, Plan
 
-Array = NDArray[np.float32]
+Float32Array = NDArray[np.float32]
 Clustering = tuple[Weights, ...]
 
 
@@ -27,16 +27,16 @@ class LaneConstants:
     channels are numbers: `numbers` and `input_numbers` [steps, K].
     """
 
-    rows: Array | None = None
-    inputs: Array | None = None
-    basis: Array | None = None
-    offsets: Array | None = None
+    rows: Float32Array | None = None
+    inputs: Float32Array | None = None
+    basis: Float32Array | None = None
+    offsets: Float32Array | None = None
     place: dict[int | Clustering, int] | None = None
-    numbers: Array | None = None
-    input_numbers: Array | None = None
+    numbers: Float32Array | None = None
+    input_numbers: Float32Array | None = None
     scales: tuple[float, ...] = ()
 
-    def arrays(self) -> list[Array]:
+    def arrays(self) -> list[Float32Array]:
         """What goes to the device."""
         return [a for a in (self.rows, self.inputs, self.basis, self.offsets) if a is not None]
 
@@ -80,7 +80,7 @@ def constant_bytes(plan: Plan) -> int:
     )
 
 
-def cluster_rows(clusterings: list[Clustering], taps: int, ids: NDArray[Any]) -> Array:
+def cluster_rows(clusterings: list[Clustering], taps: int, ids: NDArray[Any]) -> Float32Array:
     """Every channel's cluster's weights: [clusterings, taps, C]. Taps that a clustering lacks weigh nothing."""
     table = np.zeros(
         (len(clusterings), taps, len(clusterings[0])) if clusterings else (0, taps, 1), np.float32
@@ -95,7 +95,7 @@ def _clusterings(plan: Plan, unit: Unit) -> list[Clustering]:
     return list(dict.fromkeys(forecasts))
 
 
-def _by_channel(table: NDArray[Any], ids: NDArray[Any]) -> Array:
+def _by_channel(table: NDArray[Any], ids: NDArray[Any]) -> Float32Array:
     """The last axis, of groups, as one of channels; rows lie dense, or every sum with them would be slower."""
     if table.shape[-1] == len(ids) and np.array_equal(ids, np.arange(len(ids))):
         return np.ascontiguousarray(table, np.float32)

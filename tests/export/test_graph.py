@@ -11,7 +11,7 @@ from tests.tiny import Pipeline, policy, sample_dit, tiny_dit
 
 from cachesmith.export import ExportConfig
 from cachesmith.export.bundle_writer import take
-from cachesmith.export.parity import Row, judge
+from cachesmith.export.parity import ParityRow, judge
 from cachesmith.export.parts import part_unit, plan_parts
 from cachesmith.export.prove import prove
 from cachesmith.export.record import interface_of, record
@@ -69,13 +69,13 @@ def test_pictures_of_a_request() -> None:
 
 
 def test_a_failure_names_the_segment_and_the_first_bad_step() -> None:
-    rows = [Row(0, 1e-6, 0.0), Row(1, 2e-3, 0.1), Row(2, 9e-3, 0.1)]
+    rows = [ParityRow(0, 1e-6, 0.0), ParityRow(1, 2e-3, 0.1), ParityRow(2, 9e-3, 0.1)]
     with pytest.raises(
         EngineError, match=r"blocks-000-004 differs from torch at step 1: relative error 2\.00e-03"
     ):
         judge("blocks-000-004", rows, 1e-4)
     with pytest.raises(EngineError, match="at step 0"):
-        judge("blocks-000-004", [Row(0, math.nan, math.nan)], 1e-4)
+        judge("blocks-000-004", [ParityRow(0, math.nan, math.nan)], 1e-4)
 
 
 def test_an_invalid_graph_is_one_sentence(tmp_path: Path) -> None:

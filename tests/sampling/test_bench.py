@@ -8,7 +8,7 @@ from rich.console import Console
 from tests.tiny_folder import open_tiny, save_tiny
 
 from cachesmith.policies import PRESETS, Quality, Summary
-from cachesmith.sampling.bench import UNCACHED, Row, bench, headings, markdown, play, table
+from cachesmith.sampling.bench import UNCACHED, BenchRow, bench, headings, markdown, play, table
 from cachesmith.sampling.pictures import Pictures
 from cachesmith.sampling.render import Renderer
 from cachesmith.sampling.requests import Request
@@ -64,12 +64,12 @@ QUALITY = Quality(
 )  # fmt: skip
 
 
-def row(name: str = "fora", **changes: Any) -> Row:
+def row(name: str = "fora", **changes: Any) -> BenchRow:
     values: dict[str, Any] = {
         "nfc": 10.0, "quality": QUALITY, "seconds": 2.0, "speedup": 4.0, "efficiency": 0.8,
         "cache_bytes": 2**20, "fallbacks": {"why": 2}, "runs": (2.0, 2.1),
     }  # fmt: skip
-    return Row(name, **(values | changes))
+    return BenchRow(name, **(values | changes))
 
 
 def test_rows_as_json() -> None:

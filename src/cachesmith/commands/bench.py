@@ -26,7 +26,7 @@ from cachesmith.sampling.heldout import heldout
 
 if TYPE_CHECKING:
     from cachesmith.runtime import Engines
-    from cachesmith.sampling.bench import Contestant, Row
+    from cachesmith.sampling.bench import BenchRow, Contestant
     from cachesmith.sampling.pictures import Pictures, Samples
     from cachesmith.sampling.render import Renderer
     from cachesmith.sampling.requests import Request
@@ -136,7 +136,7 @@ def _race(
     requests: "tuple[Request, ...]",
     repeats: int,
     lpips: Any,
-) -> "tuple[list[Row], dict[str, Samples]]":
+) -> "tuple[list[BenchRow], dict[str, Samples]]":
     """Return the rows, and the first pictures of each."""
     from cachesmith.sampling.bench import bench as compare
 
@@ -151,7 +151,7 @@ def _race(
 
 
 def _write(
-    markdown: Path | None, sheet: Path | None, rows: "list[Row]", pictures: "dict[str, Samples]"
+    markdown: Path | None, sheet: Path | None, rows: "list[BenchRow]", pictures: "dict[str, Samples]"
 ) -> None:
     if markdown is not None:
         from cachesmith.sampling.bench import markdown as written

@@ -29,7 +29,7 @@ Keep = Callable[[str, Pictures], None]
 
 
 @dataclass(frozen=True)
-class Row:
+class BenchRow:
     """What one contestant did.
 
     `seconds` is the median of `runs`, whole pipeline calls over all requests; `efficiency` is the speed-up
@@ -67,7 +67,7 @@ def bench(
     progress: Progress | None = None,
     keep: Keep | None = None,
     lpips: Perceptual | None = None,
-) -> list[Row]:
+) -> list[BenchRow]:
     """Sample all `requests` once per contestant for quality (and warm-up), then `repeats` times for speed, in turns."""
     tell_left_out(renderer, requests)
     entered = with_uncached(contestants)
@@ -141,11 +141,11 @@ def _row(
     steps: int,
     watch: Stopwatch,
     pictures: int,
-) -> Row:
+) -> BenchRow:
     seconds = medians(runs)
     speedup = seconds[UNCACHED] / seconds[name]
     nfc = float(steps) if stats is None else stats.nfc
-    return Row(
+    return BenchRow(
         name=name,
         nfc=nfc,
         quality=quality,
@@ -163,13 +163,13 @@ SPENT = ("seconds", "speed-up", "efficiency", "cache MiB", "fallbacks")
 """Headings after those of the metrics."""
 
 
-def headings(rows: Sequence[Row]) -> tuple[str, ...]:
+def headings(rows: Sequence[BenchRow]) -> tuple[str, ...]:
     """Return the headings of `cells`: every metric that was measured, PSNR also of the worst sample."""
     first, *others = shown([row.quality for row in rows])
     return "", "NFC", first.heading, "worst", *(metric.heading for metric in others), *SPENT
 
 
-def cells(row: Row, metrics: Sequence[Metric]) -> tuple[str, ...]:
+def cells(row: BenchRow, metrics: Sequence[Metric]) -> tuple[str, ...]:
     """Return one row as text, by the metrics `shown`; the uncached pictures have nothing to differ from."""
     first, *others = metrics
     quality = (
@@ -189,14 +189,14 @@ def cells(row: Row, metrics: Sequence[Metric]) -> tuple[str, ...]:
     )
 
 
-def markdown(rows: Sequence[Row]) -> str:
+def markdown(rows: Sequence[BenchRow]) -> str:
     """Return the rows as a Markdown table."""
     heads = headings(rows)
     parts = [heads, ("---", *("---:",) * (len(heads) - 1)), *lines(rows)]
     return "".join(f"| {' | '.join(part)} |\n" for part in parts)
 
 
-def table(rows: Sequence[Row]) -> Table:
+def table(rows: Sequence[BenchRow]) -> Table:
     """Return the rows as a table for the terminal."""
     made = Table(box=None, pad_edge=False)
     for index, heading in enumerate(headings(rows)):
@@ -206,13 +206,13 @@ def table(rows: Sequence[Row]) -> Table:
     return made
 
 
-def lines(rows: Sequence[Row]) -> list[tuple[str, ...]]:
+def lines(rows: Sequence[BenchRow]) -> list[tuple[str, ...]]:
     """Return the rows as text, in the order of `headings`."""
     metrics = shown([row.quality for row in rows])
     return [cells(row, metrics) for row in rows]
 
 
-def latency_table(rows: Sequence[Row]) -> Table:
+def latency_table(rows: Sequence[BenchRow]) -> Table:
     """Return the seconds of single calls, and pictures an hour, as a table for the terminal."""
     shown = Table(box=None, pad_edge=False)
     for index, heading in enumerate(("", "calls", "p50 s", "p90 s", "p99 s", "pictures/hour")):

@@ -12,7 +12,7 @@ from tests.tiny import sample_flux, tiny_dit, tiny_flux
 from torch import Tensor
 
 from cachesmith.calibrate.methods import METHODS, dpcache, eoc, magcache, scalingcache, smoothcache
-from cachesmith.calibrate.methods.schedule_recorder import Follower, schedule
+from cachesmith.calibrate.methods.schedule_recorder import ScheduleRecorder, schedule
 from cachesmith.policies import (
     Fitted,
     Fixed,
@@ -63,8 +63,8 @@ def test_magcache_ratios_are_means_over_samples_and_tokens(renderer: Renderer) -
 
 
 def test_smoothcache_errors_are_means_over_samples_and_depth(renderer: Renderer) -> None:
-    changes = smoothcache.Changes(STEPS, 3)
-    with watch(renderer.pipe, Modules(), Follower(changes.note, taps=3)):
+    changes = smoothcache.StepChanges(STEPS, 3)
+    with watch(renderer.pipe, Modules(), ScheduleRecorder(changes.note, taps=3)):
         renderer(REQUESTS)
     lanes = trajectories(renderer, REQUESTS, Modules())
     for group, table in changes.means().items():

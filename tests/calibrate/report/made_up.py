@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from cachesmith.calibrate.report.data import Appendix, Measurement, ProfileReport, ReportData, Sample
+from cachesmith.calibrate.report.data import Appendix, Measurement, ProfileReport, ReportData, ReportSample
 from cachesmith.calibrate.report.media import difference, encode
 from cachesmith.policies import Quality
 
@@ -19,12 +19,12 @@ def tensor(kind: str, seed: int) -> Tensor:
     return torch.rand(shape, generator=generator)
 
 
-def sample(kind: str, rank: Any, psnr: float) -> Sample:
+def sample(kind: str, rank: Any, psnr: float) -> ReportSample:
     uncached = tensor(kind, 0)
     cached = uncached + 0.01 * tensor(kind, 1)
     apart, gain = difference(uncached, cached)
     errors = tuple(0.0 if step < 2 else 0.01 * step for step in range(len(MASK)))
-    return Sample(rank, PROMPT, 7, psnr, encode(uncached), encode(cached), encode(apart), gain, errors)
+    return ReportSample(rank, PROMPT, 7, psnr, encode(uncached), encode(cached), encode(apart), gain, errors)
 
 
 def profile(name: str, kind: str, nfc: float, psnr: float, **changes: Any) -> ProfileReport:
