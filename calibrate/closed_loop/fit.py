@@ -28,7 +28,7 @@ FOLDS = 4
 CAUTIOUS = (10.0, 1.0, 0.1)
 """Ridges of the first turn: weights that go far before they are linearised again go wrong."""
 
-RIDGES = (1e-4, 1e-3, 1e-2, 1e-1)
+RIDGES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
 """Ridges of later turns; of each turn, the one that ends closest out of fold is kept."""
 
 FEW = 1 / 3

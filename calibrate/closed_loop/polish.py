@@ -31,8 +31,13 @@ MOMENTUM = 0.7
 TRUST = 0.3
 """Of the error at its end, a segment's weights move its latents by no more in one iteration."""
 
+LONGEST = 1.0
+"""Of its own error, a sample asks no segment to move its latents by more."""
+
 LAST = 0.6
 """The last latents' part of the loss; the ends of the other segments share the rest."""
+
+TINY = 1e-30
 
 FLOOR = 1e-8
 """Squared error below which latents count as equal."""
@@ -119,40 +124,52 @@ class Polisher:
     def _weights(self, phis: Sequence[Tensor]) -> Rows:
         rows = dict(self.fit.rows)
         for curvature, phi in zip(self.fit.curvatures, phis, strict=True):
-            theta = torch.linalg.solve_triangular(curvature.factor.T, phi[:, None], upper=True)
-            shape = (len(self.fit.schedule.lanes), AXES, -1)
-            rows |= corrected(self.fit.schedule, curvature.segment, self.fit.rows, theta.view(shape))
+            theta = torch.linalg.solve_triangular(curvature.factor.T, phi.reshape(-1, phi.shape[-1]).T, upper=True).T
+            shape = (*phi.shape[:-1], len(self.fit.schedule.lanes), AXES, -1)
+            rows |= corrected(self.fit.schedule, curvature.segment, self.fit.rows, theta.reshape(shape))
         return rows
 
     def _gradients(
         self, batches: list[Uncached], advance: Callable[[float], None] | None
     ) -> tuple[list[Tensor], list[float], float]:
         """Of the mean log error; the geometric mean of each segment's squared error; and the loss."""
-        phis = [phi.clone().requires_grad_() for phi in self.state["phi"]]
         count = sum(len(batch.requests) for batch in batches)
-        grads = [torch.zeros_like(phi) for phi in phis]
-        logs, loss = [0.0] * len(phis), 0.0
+        grads = [torch.zeros_like(phi) for phi in self.state["phi"]]
+        logs, loss = torch.zeros(len(grads)), 0.0
         for batch in batches:
-            ends = self._ends(batch, self._weights(phis)) / count
+            samples = len(batch.requests)
+            # every sample has weights of its own, so that one backward pass gives each one's gradient
+            phis = [phi.expand(samples, -1).clone().requires_grad_() for phi in self.state["phi"]]
+            ends = self._ends(batch, self._weights(phis))
             value = self._loss(ends)
-            loss += float(value.detach())
-            found = torch.autograd.grad(value, phis)
-            for index, grad in enumerate(found):
-                grads[index] += grad
-                logs[index] += float(ends[index].detach())
+            found = torch.autograd.grad(value.sum(), phis)
+            for grad, each, errors in zip(grads, found, ends.detach(), strict=True):
+                grad += self._clipped(each, errors).sum(0) / count
+            loss += float(value.detach().sum()) / count
+            logs += ends.detach().sum(1).cpu() / count
             if advance is not None:
-                advance(len(batch.requests))
-        return grads, [torch.tensor(each).exp().item() for each in logs], loss
+                advance(samples)
+        return grads, logs.exp().tolist(), loss
+
+    def _clipped(self, grads: Tensor, logs: Tensor) -> Tensor:
+        """Each sample's gradient [samples, unknowns] of a log squared error [samples], no longer than its own error.
+
+        Of a run that drifts chaotically the gradient is as long as one likes, and says nothing.
+        """
+        longest = LONGEST * 2 / (self.fit.width * logs.exp()).sqrt()
+        length = grads.norm(dim=1).clamp_min(TINY)
+        return grads * (longest / length).clamp_max(1.0)[:, None]
 
     def _loss(self, ends: Tensor) -> Tensor:
+        """Of each sample."""
         if len(ends) == 1:
             return ends[0]
-        return (1 - LAST) * ends[:-1].mean() + LAST * ends[-1]
+        return (1 - LAST) * ends[:-1].mean(0) + LAST * ends[-1]
 
     def _ends(self, batch: Uncached, rows: Rows) -> Tensor:
-        """Log squared error at the end of every segment that forecasts, summed over samples: [segments]."""
+        """Log squared error at the end of every segment that forecasts: [segments, samples]."""
         schedule, pipe = self.fit.schedule, self.renderer.pipe
-        loop = Loop(schedule.mask, rows, Past(), None)
+        loop = Loop(schedule.mask, rows, Past(), torch.arange(len(batch.requests)))
         stop = self.fit.curvatures[-1].segment.stop
         replay = replayed(pipe, len(batch.requests), [], stop, batch.prompts)
         with attached(pipe, schedule, loop), replay as trace:
@@ -161,5 +178,5 @@ class Polisher:
         for curvature in self.fit.curvatures:
             latents = trace.latents[curvature.segment.stop].float()
             miss = latents - batch.path[:, curvature.segment.stop].to(latents)
-            logs.append((miss.square().flatten(1).mean(1) + FLOOR).log().sum())
+            logs.append((miss.square().flatten(1).mean(1) + FLOOR).log())
         return torch.stack(logs)
