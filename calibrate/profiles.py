@@ -159,6 +159,9 @@ class ProfileMaker:
 
 
 def _better(samples: Tensor, usual: Tensor) -> bool:
-    """Whether `samples` are better than the same ones under the usual schedule by more than a standard error."""
+    """Whether `samples` are better than the same ones under the usual schedule by more than chance.
+
+    Chance is two standard errors: quick fits are for few samples, and favour what has fewer weights.
+    """
     gain = samples - usual
-    return len(gain) > 1 and bool(gain.mean() > gain.std() / len(gain) ** 0.5)
+    return len(gain) > 1 and bool(gain.mean() > 2 * gain.std() / len(gain) ** 0.5)

@@ -39,8 +39,11 @@ LAST = 0.6
 
 TINY = 1e-30
 
-CHANCE = 0.15
-"""The loss, less what least squares left of it on the same samples, differs between batches by about this much."""
+CHANCE = 2.0
+"""Standard errors by which the loss, less what least squares left of it on the same samples, may rise."""
+
+LATELY = 4
+"""Iterations that it is compared with."""
 
 FLOOR = 1e-8
 """Squared error below which latents count as equal."""
@@ -75,23 +78,24 @@ class Polisher:
         squares = torch.stack([each.squares.cpu() for each in fit.curvatures])
         before = self._loss((squares + FLOOR).log())
         sizes = [len(each.requests) for each in samples]
-        self._before = [float(each.sum()) for each in before.split(sizes)]
+        self._before = before.split(sizes)
 
     def __call__(self, iterations: int, advance: Callable[[float], None] | None = None) -> Rows:
         """Go on to `iterations` in all, and return the weights: the mean of those of the second half."""
         for iteration in range(self.iteration, iterations):
             drawn = self._drawn(iteration, iterations)
-            grads, errors, loss = self._gradients([self.samples[index] for index in drawn], advance)
-            count = sum(len(self.samples[index].requests) for index in drawn)
-            if self._accepted(loss - sum(self._before[index] for index in drawn) / count):
+            grads, errors, losses = self._gradients([self.samples[index] for index in drawn], advance)
+            if self._accepted(losses - torch.cat([self._before[index] for index in drawn])):
                 self._step(grads, errors, iteration, iterations)
             self._average(iteration, iterations)
             self.iteration = iteration + 1
         return self.fit.rows if self._worse() else self._weights(self.state["average"])
 
-    def _accepted(self, loss: float) -> bool:
+    def _accepted(self, losses: Tensor) -> bool:
         """Keep the weights unless the loss rose by more than chance; else go back, and take shorter steps."""
-        if self.losses and not loss <= min(self.losses) + CHANCE:
+        loss, lately = float(losses.mean()), self.losses[-LATELY:]
+        chance = CHANCE * float(losses.std(correction=0)) / len(losses) ** 0.5
+        if lately and not loss <= sum(lately) / len(lately) + chance:
             self.scale /= 2
             for phi, kept, momentum in zip(
                 *(self.state[n] for n in ("phi", "kept", "momentum")), strict=True
@@ -162,11 +166,11 @@ class Polisher:
 
     def _gradients(
         self, batches: list[Uncached], advance: Callable[[float], None] | None
-    ) -> tuple[list[Tensor], list[float], float]:
-        """Of the mean log error; the geometric mean of each segment's squared error; and the loss."""
+    ) -> tuple[list[Tensor], list[float], Tensor]:
+        """Of the mean log error; the geometric mean of each segment's squared error; and the samples' losses."""
         count = sum(len(batch.requests) for batch in batches)
         grads = [torch.zeros_like(phi) for phi in self.state["phi"]]
-        logs, loss = torch.zeros(len(grads)), 0.0
+        logs, losses = torch.zeros(len(grads)), list[Tensor]()
         for batch in batches:
             samples = len(batch.requests)
             # every sample has weights of its own, so that one backward pass gives each one's gradient
@@ -176,11 +180,11 @@ class Polisher:
             found = torch.autograd.grad(value.sum(), phis)
             for grad, each, errors in zip(grads, found, ends.detach(), strict=True):
                 grad += self._clipped(each, errors).sum(0) / count
-            loss += float(value.detach().sum()) / count
+            losses.append(value.detach().cpu())
             logs += ends.detach().sum(1).cpu() / count
             if advance is not None:
                 advance(samples)
-        return grads, logs.exp().tolist(), loss
+        return grads, logs.exp().tolist(), torch.cat(losses)
 
     def _clipped(self, grads: Tensor, logs: Tensor) -> Tensor:
         """Each sample's gradient [samples, unknowns] of a log squared error [samples], no longer than its own error.

@@ -104,9 +104,11 @@ def test_gradients_that_lead_astray_are_taken_back(monkeypatch: pytest.MonkeyPat
     renderer = dit()
     samples = uncached(renderer, 2, 4)
     fit = SegmentFitter(renderer, samples, MASK, CHANNELS)()
-    polisher, losses = Polisher(renderer, samples, fit, size=4), iter([-9.0, -4.0, -4.0, -9.0, -9.0, -9.0])
+    polisher, losses = Polisher(renderer, samples, fit, size=4), iter([0.0, 2.0, 2.0, 0.0, 0.0, 0.0])
     grads = [torch.ones_like(phi) for phi in polisher.state["phi"]]
-    monkeypatch.setattr(polisher, "_gradients", lambda *_: (grads, [1e-4] * len(grads), next(losses)))
+    monkeypatch.setattr(
+        polisher, "_gradients", lambda *_: (grads, [1e-4] * len(grads), polisher._before[0] + next(losses))
+    )
     polisher(3)
     assert polisher.scale == 0.25 and not any(phi.any() for phi in polisher.state["phi"])
     polisher(6)
