@@ -78,7 +78,7 @@ class Polisher:
         squares = torch.stack([each.squares.cpu() for each in fit.curvatures])
         before = self._loss((squares + FLOOR).log())
         sizes = [len(each.requests) for each in samples]
-        self._before = before.split(sizes)
+        self._before = torch.split(before, sizes)
 
     def __call__(self, iterations: int, advance: Callable[[float], None] | None = None) -> Rows:
         """Go on to `iterations` in all, and return the weights: the mean of those of the second half."""
@@ -193,7 +193,8 @@ class Polisher:
         """
         longest = LONGEST * 2 / (self.fit.width * logs.exp()).sqrt()
         length = grads.norm(dim=1).clamp_min(TINY)
-        return grads * (longest / length).clamp_max(1.0)[:, None]
+        shares: Tensor = (longest / length).clamp_max(1.0)
+        return grads * shares[:, None]
 
     def _loss(self, ends: Tensor) -> Tensor:
         """Of each sample."""
