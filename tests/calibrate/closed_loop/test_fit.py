@@ -106,9 +106,12 @@ def test_gradients_that_lead_astray_are_taken_back(monkeypatch: pytest.MonkeyPat
     fit = SegmentFitter(renderer, samples, MASK, CHANNELS)()
     polisher, losses = Polisher(renderer, samples, fit, size=4), iter([0.0, 2.0, 2.0, 0.0, 0.0, 0.0])
     grads = [torch.ones_like(phi) for phi in polisher.state["phi"]]
-    monkeypatch.setattr(
-        polisher, "_gradients", lambda *_: (grads, [1e-4] * len(grads), polisher._before[0] + next(losses))
-    )
+
+    def gradients(batches: Any, _: Any) -> Any:
+        before = [polisher._before[i] for each in batches for i in range(2) if samples[i] is each]
+        return grads, [1e-4] * len(grads), torch.cat(before) + next(losses)
+
+    monkeypatch.setattr(polisher, "_gradients", gradients)
     polisher(3)
     assert polisher.scale == 0.25 and not any(phi.any() for phi in polisher.state["phi"])
     polisher(6)
