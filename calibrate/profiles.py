@@ -19,7 +19,7 @@ from cachesmith.calibrate.prepared import Prepared
 from cachesmith.calibrate.references import total
 from cachesmith.calibrate.schedules import spaced
 from cachesmith.calibrate.score_cache import Memo, digest_of
-from cachesmith.calibrate.shapes import open_study, search
+from cachesmith.calibrate.shapes import open_study, search, usual_schedule
 from cachesmith.files import replacing
 from cachesmith.policies import computations
 
@@ -72,16 +72,11 @@ class ProfileMaker:
         study = open_study(
             self.config.storage, self.config.work, f"shapes-{self.key}-{budget:g}", ["maximize"]
         )
+        steps, follower = self.plan.steps, self.shape.follower
         with self.ledger.phase("schedules"):
-            return search(
-                study,
-                budget,
-                self.plan.steps,
-                self.shape.follower,
-                self.plan.shapes,
-                self.config.seed,
-                self._score,
-            )
+            best = search(study, budget, steps, follower, self.plan.shapes, self.config.seed, self._score)
+            usual = usual_schedule(budget, steps, follower)
+            return best if _better(self._quick(best), self._quick(usual)) else usual
 
     def screened(self, budget: int) -> Tensor:
         """Out-of-fold PSNR [N] of a quick fit for a budget, without a search for its schedule."""
@@ -163,3 +158,12 @@ class ProfileMaker:
 
     def _file(self, kind: str, *what: object) -> Path:
         return self.config.work / f"{kind}-{self.key}-{digest_of(*what)}.pt"
+
+
+def _better(samples: Tensor, usual: Tensor) -> bool:
+    """Whether `samples` are better than the same ones under the usual schedule by more than chance.
+
+    Chance is two standard errors: quick fits are for few samples, and favour what has fewer weights.
+    """
+    gain = samples - usual
+    return len(gain) > 1 and bool(gain.mean() > 2 * gain.std() / len(gain) ** 0.5)

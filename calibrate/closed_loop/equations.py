@@ -13,6 +13,13 @@ OWN = 0.5
 SHARED = 0.1
 """What all channels have in common is pulled by this much of the ridge."""
 
+LEAST = 1e-2
+"""Of the largest axis's size, the ridge counts every axis as at least this large.
+
+What hardly moves latents (a difference of inputs early in a run, the rounding of one that is nothing) would get weights
+in the hundreds, and with these the segment is no longer linear in them.
+"""
+
 TINY = 1e-30
 
 
@@ -81,6 +88,8 @@ class Equations:
     def ridge(self, factor: float) -> Tensor:
         """The ridge, relative to the mean curvature of an axis and, by half, to the energy of the channel along it."""
         size = self.gram.sum(0).diagonal().view(self.shape).mean(2, keepdim=True)
+        missing = size.expand(self.shape).flatten() <= 0
+        size = size.clamp_min(LEAST * size.max())
         own = size * self.energy / self.energy.mean(2, keepdim=True).clamp_min(TINY)
         ridge = torch.diag((OWN * own + (1 - OWN) * size).flatten())
         common = ((SHARED - 1) * (1 - OWN) / self.channels * size).flatten()
@@ -88,7 +97,7 @@ class Equations:
             block = slice(index * self.channels, (index + 1) * self.channels)
             ridge[block, block] += value
         # what the segment's forecasts do not have stays at zero
-        ridge.diagonal()[size.expand(self.shape).flatten() <= 0] = 1.0
+        ridge.diagonal()[missing] = 1.0
         return factor * ridge
 
 

@@ -28,7 +28,7 @@ FOLDS = 4
 CAUTIOUS = (10.0, 1.0, 0.1)
 """Ridges of the first turn: weights that go far before they are linearised again go wrong."""
 
-RIDGES = (1e-4, 1e-3, 1e-2, 1e-1)
+RIDGES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
 """Ridges of later turns; of each turn, the one that ends closest out of fold is kept."""
 
 FEW = 1 / 3
@@ -51,13 +51,18 @@ FLOOR = 0.01
 
 @dataclass(frozen=True)
 class Curvature:
-    """Of one segment: the Cholesky factor of its equations and ridge, a mean over samples and tokens."""
+    """Of one segment: the Cholesky factor of its equations and ridge, a mean over samples and tokens.
+
+    squares: squared errors at its end, out of fold [N]; before, after: their geometric mean's root without and with
+    weights.
+    """
 
     segment: Segment
     factor: Tensor
     ridge: float
     before: float
     after: float
+    squares: Tensor
 
 
 @dataclass
@@ -78,7 +83,8 @@ class Fit:
     def saved(self) -> dict[str, Any]:
         """As tensors, numbers and strings."""
         curvatures = [
-            (*each.segment, each.factor, each.ridge, each.before, each.after) for each in self.curvatures
+            (*each.segment, each.factor, each.ridge, each.before, each.after, each.squares)
+            for each in self.curvatures
         ]
         return {
             "schedule": tuple(self.schedule), "rows": self.rows, "curvatures": curvatures, "width": self.width,
@@ -171,7 +177,7 @@ class SegmentFitter:
                 break
         self._settle(segment, together, best.results)
         lower = torch.linalg.cholesky(curvature / equations.count)
-        self._fit.curvatures.append(Curvature(segment, lower, ridge, before.error, best.error))
+        self._fit.curvatures.append(Curvature(segment, lower, ridge, before.error, best.error, best.squares))
 
     def _turn(
         self, segment: Segment, equations: Equations, theta: Tensor, grid: Sequence[float]

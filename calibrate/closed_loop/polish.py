@@ -31,8 +31,19 @@ MOMENTUM = 0.7
 TRUST = 0.3
 """Of the error at its end, a segment's weights move its latents by no more in one iteration."""
 
+LONGEST = 0.5
+"""Of its own error, a sample asks no segment to move its latents by more."""
+
 LAST = 0.6
 """The last latents' part of the loss; the ends of the other segments share the rest."""
+
+TINY = 1e-30
+
+CHANCE = 2.0
+"""Standard errors by which the loss, less what least squares left of it on the same samples, may rise."""
+
+LATELY = 4
+"""Iterations that it is compared with."""
 
 FLOOR = 1e-8
 """Squared error below which latents count as equal."""
@@ -60,19 +71,48 @@ class Polisher:
         )
         self.state: dict[str, list[Tensor]] = {
             name: [torch.zeros(len(each.factor), device=each.factor.device) for each in fit.curvatures]
-            for name in ("phi", "momentum", "average")
+            for name in ("phi", "kept", "momentum", "average")
         }
-        self.iteration = 0
+        self.iteration, self.scale = 0, 1.0
         self.losses: list[float] = []
+        squares = torch.stack([each.squares.cpu() for each in fit.curvatures])
+        before = self._loss((squares + FLOOR).log())
+        sizes = [len(each.requests) for each in samples]
+        self._before = torch.split(before, sizes)
 
     def __call__(self, iterations: int, advance: Callable[[float], None] | None = None) -> Rows:
         """Go on to `iterations` in all, and return the weights: the mean of those of the second half."""
         for iteration in range(self.iteration, iterations):
-            grads, errors, loss = self._gradients(self._drawn(iteration, iterations), advance)
-            self.losses.append(loss)
-            self._step(grads, errors, iteration, iterations)
+            drawn = self._drawn(iteration, iterations)
+            grads, errors, losses = self._gradients([self.samples[index] for index in drawn], advance)
+            if self._accepted(losses - torch.cat([self._before[index] for index in drawn])):
+                self._step(grads, errors, iteration, iterations)
+            self._average(iteration, iterations)
             self.iteration = iteration + 1
         return self.fit.rows if self._worse() else self._weights(self.state["average"])
+
+    def _accepted(self, losses: Tensor) -> bool:
+        """Keep the weights unless the loss rose by more than chance; else go back, and take shorter steps."""
+        loss, lately = float(losses.mean()), self.losses[-LATELY:]
+        chance = CHANCE * float(losses.std(correction=0)) / len(losses) ** 0.5
+        if lately and not loss <= sum(lately) / len(lately) + chance:
+            self.scale /= 2
+            for phi, kept, momentum in zip(
+                *(self.state[n] for n in ("phi", "kept", "momentum")), strict=True
+            ):
+                phi.copy_(kept)
+                momentum.zero_()
+            return False
+        self.losses.append(loss)
+        for phi, kept in zip(self.state["phi"], self.state["kept"], strict=True):
+            kept.copy_(phi)
+        return True
+
+    def _average(self, iteration: int, iterations: int) -> None:
+        """Count weights that were kept: where the next step leads has not been seen."""
+        if iteration >= iterations // 2:
+            for kept, average in zip(self.state["kept"], self.state["average"], strict=True):
+                average.add_(kept, alpha=1 / (iterations - iterations // 2))
 
     def _worse(self) -> bool:
         """Whether the loss rose: least squares are kept where gradients led astray."""
@@ -81,78 +121,91 @@ class Polisher:
 
     def saved(self) -> dict[str, Any]:
         """All that an interrupted one needs to go on."""
-        return {"iteration": self.iteration, "state": self.state, "losses": self.losses}
+        return {"iteration": self.iteration, "scale": self.scale, "state": self.state, "losses": self.losses}
 
     def load(self, saved: dict[str, Any]) -> None:
         """Go on where `saved` was made."""
-        self.iteration, self.losses, state = saved["iteration"], [*saved["losses"]], saved["state"]
+        self.iteration, self.scale = saved["iteration"], saved["scale"]
+        self.losses, state = [*saved["losses"]], saved["state"]
         self.state = {
             name: [each.to(self.renderer.pipe.transformer.device) for each in state[name]] for name in state
         }
 
-    def _drawn(self, iteration: int, iterations: int) -> list[Uncached]:
-        """Batches of at least `size` samples, without replacement until all were drawn."""
-        chooser, drawn = random.Random(self.seed), list[Uncached]()
-        groups: list[list[Uncached]] = []
+    def _drawn(self, iteration: int, iterations: int) -> list[int]:
+        """Numbers of batches of at least `size` samples, without replacement until all were drawn."""
+        chooser, drawn = random.Random(self.seed), list[int]()
+        groups: list[list[int]] = []
         while len(groups) <= iteration:
-            order = [*self.samples]
+            order = [*range(len(self.samples))]
             chooser.shuffle(order)
             for each in order:
                 drawn.append(each)
-                if sum(len(batch.requests) for batch in drawn) >= self.size:
+                if sum(len(self.samples[index].requests) for index in drawn) >= self.size:
                     groups.append(drawn)
                     drawn = []
         return groups[iteration]
 
     def _step(self, grads: list[Tensor], errors: list[float], iteration: int, iterations: int) -> None:
-        rate = self.rate * min(1.0, 2 * (1 - iteration / iterations))
-        averaged = iterations - iterations // 2
+        rate = self.scale * self.rate * min(1.0, 2 * (1 - iteration / iterations))
         for index, (grad, error) in enumerate(zip(grads, errors, strict=True)):
-            phi, momentum, average = (self.state[name][index] for name in ("phi", "momentum", "average"))
+            phi, momentum = self.state["phi"][index], self.state["momentum"][index]
             momentum.mul_(MOMENTUM).add_(grad, alpha=error * self.fit.width / 2)
             longest = TRUST * (error * self.fit.width) ** 0.5
             length = rate * (1 - MOMENTUM) * float(momentum.norm())
             phi.sub_(momentum, alpha=rate * (1 - MOMENTUM) * min(1.0, longest / max(length, FLOOR)))
-            if iteration >= iterations // 2:
-                average.add_(phi, alpha=1 / averaged)
 
     def _weights(self, phis: Sequence[Tensor]) -> Rows:
         rows = dict(self.fit.rows)
         for curvature, phi in zip(self.fit.curvatures, phis, strict=True):
-            theta = torch.linalg.solve_triangular(curvature.factor.T, phi[:, None], upper=True)
-            shape = (len(self.fit.schedule.lanes), AXES, -1)
-            rows |= corrected(self.fit.schedule, curvature.segment, self.fit.rows, theta.view(shape))
+            theta = torch.linalg.solve_triangular(
+                curvature.factor.T, phi.reshape(-1, phi.shape[-1]).T, upper=True
+            ).T
+            shape = (*phi.shape[:-1], len(self.fit.schedule.lanes), AXES, -1)
+            rows |= corrected(self.fit.schedule, curvature.segment, self.fit.rows, theta.reshape(shape))
         return rows
 
     def _gradients(
         self, batches: list[Uncached], advance: Callable[[float], None] | None
-    ) -> tuple[list[Tensor], list[float], float]:
-        """Of the mean log error; the geometric mean of each segment's squared error; and the loss."""
-        phis = [phi.clone().requires_grad_() for phi in self.state["phi"]]
+    ) -> tuple[list[Tensor], list[float], Tensor]:
+        """Of the mean log error; the geometric mean of each segment's squared error; and the samples' losses."""
         count = sum(len(batch.requests) for batch in batches)
-        grads = [torch.zeros_like(phi) for phi in phis]
-        logs, loss = [0.0] * len(phis), 0.0
+        grads = [torch.zeros_like(phi) for phi in self.state["phi"]]
+        logs, losses = torch.zeros(len(grads)), list[Tensor]()
         for batch in batches:
-            ends = self._ends(batch, self._weights(phis)) / count
+            samples = len(batch.requests)
+            # every sample has weights of its own, so that one backward pass gives each one's gradient
+            phis = [phi.expand(samples, -1).clone().requires_grad_() for phi in self.state["phi"]]
+            ends = self._ends(batch, self._weights(phis))
             value = self._loss(ends)
-            loss += float(value.detach())
-            found = torch.autograd.grad(value, phis)
-            for index, grad in enumerate(found):
-                grads[index] += grad
-                logs[index] += float(ends[index].detach())
+            found = torch.autograd.grad(value.sum(), phis)
+            for grad, each, errors in zip(grads, found, ends.detach(), strict=True):
+                grad += self._clipped(each, errors).sum(0) / count
+            losses.append(value.detach().cpu())
+            logs += ends.detach().sum(1).cpu() / count
             if advance is not None:
-                advance(len(batch.requests))
-        return grads, [torch.tensor(each).exp().item() for each in logs], loss
+                advance(samples)
+        return grads, logs.exp().tolist(), torch.cat(losses)
+
+    def _clipped(self, grads: Tensor, logs: Tensor) -> Tensor:
+        """Each sample's gradient [samples, unknowns] of a log squared error [samples], no longer than its own error.
+
+        Of a run that drifts chaotically the gradient is as long as one likes, and says nothing.
+        """
+        longest = LONGEST * 2 / (self.fit.width * logs.exp()).sqrt()
+        length = grads.norm(dim=1).clamp_min(TINY)
+        shares: Tensor = (longest / length).clamp_max(1.0)
+        return grads * shares[:, None]
 
     def _loss(self, ends: Tensor) -> Tensor:
+        """Of each sample."""
         if len(ends) == 1:
             return ends[0]
-        return (1 - LAST) * ends[:-1].mean() + LAST * ends[-1]
+        return (1 - LAST) * ends[:-1].mean(0) + LAST * ends[-1]
 
     def _ends(self, batch: Uncached, rows: Rows) -> Tensor:
-        """Log squared error at the end of every segment that forecasts, summed over samples: [segments]."""
+        """Log squared error at the end of every segment that forecasts: [segments, samples]."""
         schedule, pipe = self.fit.schedule, self.renderer.pipe
-        loop = Loop(schedule.mask, rows, Past(), None)
+        loop = Loop(schedule.mask, rows, Past(), torch.arange(len(batch.requests)))
         stop = self.fit.curvatures[-1].segment.stop
         replay = replayed(pipe, len(batch.requests), [], stop, batch.prompts)
         with attached(pipe, schedule, loop), replay as trace:
@@ -161,5 +214,5 @@ class Polisher:
         for curvature in self.fit.curvatures:
             latents = trace.latents[curvature.segment.stop].float()
             miss = latents - batch.path[:, curvature.segment.stop].to(latents)
-            logs.append((miss.square().flatten(1).mean(1) + FLOOR).log().sum())
+            logs.append((miss.square().flatten(1).mean(1) + FLOOR).log())
         return torch.stack(logs)

@@ -109,6 +109,17 @@ def test_the_ridge_spares_what_channels_share() -> None:
     assert torch.linalg.eigvalsh(ridge).min() > 0
 
 
+def test_an_axis_that_is_rounding_gets_no_weights_and_one_that_is_missing_none() -> None:
+    equations = Equations(1, Schedule("CF"), 4, torch.device("cpu"))
+    sizes = torch.ones(AXES * 4)
+    sizes[:4], sizes[-4:] = 1e-12, 0.0
+    equations.gram += torch.diag(sizes)
+    equations.energy += sizes.view(1, AXES, 4)
+    equations.right += 1e-6 * sizes.sign()
+    found = equations.without(torch.zeros(1, *equations.shape), 1e-2)
+    assert float(found.abs().max()) < 0.1 and not found[..., -1, :].any()
+
+
 def test_a_folds_weights_never_saw_its_targets() -> None:
     equations = Equations(3, Schedule("CF"), 4, torch.device("cpu"))
     theta = torch.zeros(3, *equations.shape)

@@ -98,3 +98,34 @@ def test_gradients_come_closer_and_an_interrupted_descent_goes_on() -> None:
     resumed.load(parts.saved())
     again = resumed(6)
     assert all(torch.allclose(rows[step], again[step], atol=1e-6) for step in rows)
+
+
+def test_gradients_that_lead_astray_are_taken_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    renderer = dit()
+    samples = uncached(renderer, 2, 4)
+    fit = SegmentFitter(renderer, samples, MASK, CHANNELS)()
+    polisher, losses = Polisher(renderer, samples, fit, size=4), iter([0.0, 2.0, 2.0, 0.0, 0.0, 0.0])
+    grads = [torch.ones_like(phi) for phi in polisher.state["phi"]]
+
+    def gradients(batches: Any, _: Any) -> Any:
+        before = [polisher._before[i] for each in batches for i in range(2) if samples[i] is each]
+        return grads, [1e-4] * len(grads), torch.cat(before) + next(losses)
+
+    monkeypatch.setattr(polisher, "_gradients", gradients)
+    polisher(3)
+    assert polisher.scale == 0.25 and not any(phi.any() for phi in polisher.state["phi"])
+    polisher(6)
+    assert polisher.scale == 0.25 and all(phi.any() for phi in polisher.state["phi"])
+
+
+def test_a_sample_asks_for_no_more_than_its_own_error() -> None:
+    renderer = dit()
+    samples = uncached(renderer, 1, 2)
+    polisher = Polisher(renderer, samples, SegmentFitter(renderer, samples, MASK, CHANNELS)())
+    grads = torch.zeros(2, 3)
+    grads[0, 0], grads[1, 1] = 1e6, 1e-3
+    clipped = polisher._clipped(grads, torch.tensor([1e-4, 1e-4]).log())
+    # at the end of a step along it, half of the error
+    step = clipped[0].norm() * 1e-4 * polisher.fit.width / 2
+    assert float(step) == pytest.approx(0.5 * (1e-4 * polisher.fit.width) ** 0.5, rel=1e-4)
+    assert torch.equal(clipped[1], grads[1])
