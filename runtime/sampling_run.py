@@ -225,7 +225,9 @@ class SamplingRun:
         forecast = partial(self._own_forecast, unit, history, inputs)
         changed = bool(history.steps) and not fits
         computed = ProbeComputed(self._step, inputs, result.feature, last, forecast, changed)
-        self._follow(branch.gate.leave(computed))
+        decision = branch.gate.leave(computed)
+        if self._undecided:  # a call that is made again was decided about, whatever the probe says now
+            self._follow(decision)
 
     def _own_forecast(self, unit: Unit, history: History, inputs: Feature) -> Feature | None:
         """What would have been cached of a unit that was computed."""

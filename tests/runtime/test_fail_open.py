@@ -11,11 +11,13 @@ from tests.tiny import Pipeline, policy, sample_dit, sample_flux
 from torch import nn
 
 from cachesmith.policies import (
+    Distance,
     Fitted,
     Fixed,
     Interval,
     Modules,
     Observed,
+    Probe,
     Relational,
     Segments,
     Stack,
@@ -24,6 +26,7 @@ from cachesmith.policies import (
 )
 from cachesmith.runtime import apply
 from cachesmith.runtime import session as session_module
+from cachesmith.runtime.forecast.estimator import Estimator
 from cachesmith.runtime.models.fingerprint import sampler_key
 from cachesmith.runtime.stats import (
     CHANGED_SHAPE,
@@ -205,3 +208,21 @@ def test_few_steps_in_between_leave_other_requests_alone(dit: Pipeline) -> None:
             warnings.simplefilter("ignore")
             sample_dit(dit, steps=4)
         assert np.array_equal(sample_dit(dit), expected)
+
+
+@pytest.mark.filterwarnings("ignore:cachesmith computed")
+@pytest.mark.parametrize(
+    "gate", [Probe(threshold=1e5), Probe(threshold=1e5, place="last"), Distance(threshold=1e5)]
+)
+def test_a_call_that_is_made_again_is_computed_whatever_the_gate_says(
+    dit: Pipeline, monkeypatch: Any, gate: Any
+) -> None:
+    plain, forecast = sample_dit(dit), Estimator.output
+
+    def spoilt(self: Any, *args: Any) -> Any:
+        return tuple(output * torch.nan for output in forecast(self, *args))
+
+    monkeypatch.setattr(Estimator, "output", spoilt)
+    with apply(dit, policy(Segments(starts=(0, 2)), gate)) as session:
+        assert np.array_equal(sample_dit(dit), plain)
+    assert session.stats.fallbacks[NON_FINITE] and not session.stats.fallbacks[NON_FINITE_OUTPUT]
