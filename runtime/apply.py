@@ -97,9 +97,11 @@ class Attachment:
         self.__enter__()
 
     def __enter__(self) -> None:
-        for part, session in zip(self._parts, self._sessions, strict=True):
-            engines = self._engines if part is self._parts[0] else None
-            self._attached.enter_context(part.attached(session, engines))
+        with ExitStack() as stack:  # all denoisers or none
+            for part, session in zip(self._parts, self._sessions, strict=True):
+                engines = self._engines if part is self._parts[0] else None
+                stack.enter_context(part.attached(session, engines))
+            self._attached = stack.pop_all()
 
     def __exit__(self, *error: object) -> None:
         self._attached.__exit__(None, None, None)

@@ -8,7 +8,7 @@ import pytest
 import torch
 from tests.tiny import Pipeline, policy
 
-from cachesmith.policies import Interval, Policy, Stack, preset
+from cachesmith.policies import Interval, Policy, PolicyError, Stack, preset
 from cachesmith.runtime import apply
 from cachesmith.runtime.models.fingerprint import model_key
 
@@ -111,3 +111,12 @@ def test_nothing_to_forecast_from_across_the_boundary(wan: Pipeline) -> None:
         assert torch.equal(sample(wan), first)
     assert session.stats.cache_bytes > 0
     assert sample(wan).isfinite().all()
+
+
+def test_a_denoiser_that_is_in_use_elsewhere_leaves_the_others_as_they_were(wan: Pipeline) -> None:
+    with apply(wan.transformer_2, policy(), scheduler=wan.scheduler):
+        with pytest.raises(PolicyError, match="already runs under a policy"), apply(wan, policy()):
+            pass
+        assert all("forward" not in vars(module) for module in wan.transformer.modules())
+    with apply(wan, policy()):
+        pass
