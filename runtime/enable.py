@@ -2,13 +2,28 @@
 
 from contextlib import AbstractContextManager
 from typing import Any
-from weakref import WeakKeyDictionary
 
 from cachesmith.policies import Policy, PolicyError
 from cachesmith.runtime.apply import apply
 from cachesmith.runtime.session import Session
 
-_ENABLED: WeakKeyDictionary[Any, AbstractContextManager[Session]] = WeakKeyDictionary()
+_ENABLED = "_cachesmith_enabled"
+
+
+class _Enabled:
+    """The context that a pipeline is in, kept on the pipeline: both go together, and copies of it are in none."""
+
+    def __init__(self, context: AbstractContextManager[Session] | None = None):
+        self.context = context
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "_Enabled":
+        return _Enabled()
+
+    def __copy__(self) -> "_Enabled":
+        return _Enabled()
+
+    def __reduce__(self) -> tuple[type["_Enabled"], tuple[()]]:
+        return _Enabled, ()
 
 
 def enable(pipe: Any, policy: Policy, profile: str | None = None, **options: Any) -> Session:
@@ -17,16 +32,21 @@ def enable(pipe: Any, policy: Policy, profile: str | None = None, **options: Any
     The returned session's `use("fast")` changes the profile between requests; `stats.runs` tells of each request.
     Raises `PolicyError` where the pipeline is enabled already, and whatever `apply` raises.
     """
-    if pipe in _ENABLED:
+    if _context(pipe) is not None:
         raise PolicyError("this pipeline runs under a policy already; call cachesmith.disable(pipe) first")
     context = apply(pipe, policy, profile, **options)
     session = context.__enter__()
-    _ENABLED[pipe] = context
+    vars(pipe)[_ENABLED] = _Enabled(context)
     return session
 
 
 def disable(pipe: Any) -> None:
     """Put the pipeline back as it was. Does nothing where it is not enabled."""
-    context = _ENABLED.pop(pipe, None)
+    context = _context(pipe)
+    vars(pipe).pop(_ENABLED, None)
     if context is not None:
         context.__exit__(None, None, None)
+
+
+def _context(pipe: Any) -> AbstractContextManager[Session] | None:
+    return getattr(vars(pipe).get(_ENABLED), "context", None)

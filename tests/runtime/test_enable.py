@@ -1,10 +1,13 @@
 """A policy for the life of a server: enabled, switched between requests, disabled."""
 
+import copy
+import gc
+import weakref
 from typing import Any
 
 import numpy as np
 import pytest
-from tests.tiny import Pipeline, sample_dit
+from tests.tiny import Pipeline, sample_dit, tiny_dit
 
 import cachesmith
 from cachesmith.policies import Document, Interval, Modules, Policy, PolicyError, Profile, Stack
@@ -70,3 +73,25 @@ def test_an_unknown_profile_leaves_the_present_one(dit: Pipeline) -> None:
         with pytest.raises(PolicyError, match="no profile"):
             session.use("none")
         assert np.array_equal(sample_dit(dit), expected)
+
+
+def test_an_enabled_pipeline_that_is_dropped_is_freed() -> None:
+    pipe = tiny_dit()
+    transformer = weakref.ref(pipe.transformer)
+    cachesmith.enable(pipe, two_profiles())
+    sample_dit(pipe)
+    del pipe
+    gc.collect()
+    assert transformer() is None
+
+
+def test_a_copy_of_an_enabled_pipeline_is_not_enabled(dit: Pipeline) -> None:
+    plain = sample_dit(dit)
+    cachesmith.enable(dit, two_profiles())
+    for copied in (copy.deepcopy(dit), cachesmith.replicate(dit)):
+        assert np.array_equal(sample_dit(copied), plain)
+        cachesmith.disable(copied)
+        cachesmith.enable(copied, two_profiles())
+        cachesmith.disable(copied)
+    cachesmith.disable(dit)
+    assert np.array_equal(sample_dit(dit), plain)
