@@ -61,7 +61,6 @@ class DeviceConstants:
     def __init__(self, plan: Plan):
         self.plan = plan
         self._lanes: dict[tuple[int, torch.device], DeviceLane] = {}
-        self._clusters: dict[tuple[object, ...], tuple[Tensor, ...]] = {}
 
     def prepare(self, unit: Unit, feature: Feature) -> None:
         """Have the constants of `unit` where `feature` is. Raises `PolicyError` for another number of channels."""
@@ -78,23 +77,22 @@ class DeviceConstants:
         return self._lanes[key]
 
     def weights(self, unit: Unit, stream: int, decision: Forecast, like: Tensor) -> tuple[Weight, ...]:
-        """The weights of a forecast; those of clusters that were not planned are made now."""
+        """The weights of a forecast; those of clusters that were not planned are made now.
+
+        They are not kept: a gate that decides while sampling makes others in every request of a server.
+        """
         lane = self.lane(unit, stream, like)
         rows = self.plan.forecaster(unit).rows
         known = lane.host.place is not None and decision.clusters in lane.host.place
         if not isinstance(rows, Clusters) or known:
             return lane.weights(decision)
-        key = decision.clusters, unit.lane + stream, like.device
-        if key not in self._clusters:
-            ids = self.plan.policy.arrays[rows.ids][unit.lane + stream]
-            table = torch.from_numpy(cluster_rows([decision.clusters], len(decision.sources), ids)[0])
-            self._clusters[key] = table.to(like.device, non_blocking=True).unbind()
-        return self._clusters[key]
+        ids = self.plan.policy.arrays[rows.ids][unit.lane + stream]
+        table = torch.from_numpy(cluster_rows([decision.clusters], len(decision.sources), ids)[0])
+        return table.to(like.device, non_blocking=True).unbind()
 
     def tensors(self) -> list[Tensor]:
         """Everything held."""
-        lanes = [tensor for lane in self._lanes.values() for tensor in lane.tensors()]
-        return lanes + [rows[0] for rows in self._clusters.values()]
+        return [tensor for lane in self._lanes.values() for tensor in lane.tensors()]
 
 
 def _check_channels(plan: Plan, unit: Unit, host: LaneConstants, channels: int) -> None:

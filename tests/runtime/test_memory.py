@@ -12,6 +12,7 @@ from tests.tiny import Pipeline, policy, sample_dit, sample_flux
 from cachesmith.policies import (
     PRESETS,
     Calibrated,
+    Clusters,
     Distance,
     Interval,
     Modules,
@@ -118,3 +119,13 @@ def test_nothing_outlives_the_context(dit: Pipeline, interrupted: bool) -> None:
             raise KeyboardInterrupt
     gc.collect()
     assert held[0]() is None and session.plan is not None and session.stats.nfc > 0
+
+
+def test_requests_that_a_gate_decides_differently_leave_nothing_behind(dit: Pipeline) -> None:
+    pool = Clusters(ids="c", rows=(Taylor(order=1), Taylor(order=2)))
+    gate, arrays = Relational(thresholds=(0.02,), order=1), {"c": np.zeros((1, 32), np.int32)}
+    with apply(dit, policy(gate=gate, rows=pool, arrays=arrays)) as session:
+        for seed in range(4):
+            sample_dit(dit, seed=seed, steps=24, labels=(seed, seed + 1))
+    assert session.stats.forecast["stack"] > 2
+    assert session.plan is not None and cache_bytes(session.plan, DIT, 4) == session.stats.cache_bytes
