@@ -11,8 +11,9 @@ from torch import nn
 from cachesmith.runtime.discovery.chain import Chain
 from cachesmith.runtime.discovery.discover import DiscoveryError, discover
 from cachesmith.runtime.discovery.prove import returned
-from cachesmith.runtime.discovery.trace import BlockCall, parameters, patch_call
-from cachesmith.runtime.hooks.patch import patched
+from cachesmith.runtime.discovery.trace import BlockCall, parameters
+from cachesmith.runtime.hooks.member_layers import layer_on_call
+from cachesmith.runtime.hooks.patch import Layer
 from cachesmith.runtime.models.adapters import remember
 
 
@@ -51,7 +52,8 @@ def learned_at_first_call(
             return _once(transformer, found.chain, *kept)
 
         def wait() -> None:
-            waiting.enter_context(patched(transformer, "forward", wraps(transformer.forward)(first)))
+            # a layer: copies of the transformer that are made before its first call are its own, and wait for nothing
+            waiting.callback(Layer(transformer, "forward", lambda _: first).remove)
 
         wait()
         yield
@@ -72,7 +74,8 @@ def _recorded_blocks(chain: Chain) -> Iterator[None]:
     with ExitStack() as stack:
         for run in chain.runs:
             for call in run.calls:
-                stack.enter_context(patch_call(call.place.module, _recorded(call, run.streams, chain)))
+                layer = layer_on_call(call.place.module, _recorded(call, run.streams, chain))
+                stack.callback(layer.remove)
         yield
 
 

@@ -16,6 +16,21 @@ Wrap = Callable[[Forward], Forward]
 COMPILED = "_compiled_call_impl"
 
 
+def layer_on_call(module: nn.Module, wrap: Wrap) -> Layer:
+    """Wrap the compiled call of a compiled module, else its forward."""
+
+    def eager(compiled: Forward) -> Forward:
+        disable: Any = torch.compiler.disable
+        return disable(wrap(compiled), recursive=False)  # type: ignore[no-any-return]
+
+    name = _call_name(module)
+    return Layer(module, name, wrap if name == "forward" else eager)
+
+
+def _call_name(module: nn.Module) -> str:
+    return "forward" if getattr(module, COMPILED, None) is None else COMPILED
+
+
 class MemberLayer:
     """Wraps the calls of one module, in its place `holder[key]`."""
 
@@ -31,7 +46,7 @@ class MemberLayer:
 
     def refresh(self) -> None:
         """Be on top of whatever was put over the layer, or in its place, since the last call."""
-        if self._layer.on_top and self._layer.name == self._name:
+        if self._layer.on_top and self._layer.name == _call_name(self.module):
             return
         self._layer.remove()
         self._layer = self._new()
@@ -40,16 +55,8 @@ class MemberLayer:
         """Leave the module as it would be without us."""
         self._layer.remove()
 
-    @property
-    def _name(self) -> str:
-        return "forward" if getattr(self.module, COMPILED, None) is None else COMPILED
-
     def _new(self) -> Layer:
-        return Layer(self.module, self._name, self._wrap if self._name == "forward" else self._eager)
-
-    def _eager(self, compiled: Forward) -> Forward:
-        eager: Any = torch.compiler.disable
-        return eager(self._wrap(compiled), recursive=False)  # type: ignore[no-any-return]
+        return layer_on_call(self.module, self._wrap)
 
 
 class MemberLayers:

@@ -1,5 +1,6 @@
 """Blocks are found by a call of them, proven, or refused with the reason."""
 
+import copy
 import weakref
 from dataclasses import replace
 from typing import Any, ClassVar
@@ -295,6 +296,21 @@ def test_a_run_that_looks_is_the_run_that_knows(units: Any) -> None:
             results.append(sample(network, plan))
         assert session.stats.nfc == 3 and not session.stats.fallbacks
     assert torch.equal(*results)
+
+
+@pytest.mark.parametrize("sampled", [False, True])
+def test_a_copy_of_a_network_that_waits_for_its_first_call_is_its_own(sampled: bool) -> None:
+    torch.manual_seed(0)
+    network, plan = Network(), scheduler()
+    with apply(network, policy(Stack(), Fixed(mask="CFCFFFFF"), Reuse()), scheduler=plan):
+        if sampled:
+            sample(network, plan)
+        copied = copy.deepcopy(network)
+        for parameter in copied.layers.parameters():
+            parameter.data.zero_()
+        alone = Network()
+        alone.load_state_dict(copied.state_dict())
+        assert torch.equal(sample(copied, scheduler()), sample(alone, scheduler()))
 
 
 def test_what_cannot_be_proven_is_refused_in_the_first_call() -> None:
