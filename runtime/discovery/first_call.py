@@ -25,7 +25,7 @@ def learned_at_first_call(
 
     Whatever `attached` watches sees that call, too: it is repeated. Where blocks are watched as a `whole` they then
     return what they returned, so that they compute once; parts of them compute again. Raises, from within the call,
-    what `discover` raises.
+    what `discover` raises, and looks at the next call in its place.
     """
     with ExitStack() as stack:
         waiting = stack.enter_context(ExitStack())
@@ -38,17 +38,19 @@ def learned_at_first_call(
                 values, named = fresh(kept)
                 return original(*values, **named)
 
+            learned = False
             try:
                 found = discover(transformer, lambda: original(*args, **kwargs), again)
+                remember(transformer, found.adapter)
+                stack.enter_context(_followed(found.chain, attached, whole))
+                learned = True
             except DiscoveryError as error:
                 if not error.writes:
                     raise
-                wait()
                 return error.result
-            remember(transformer, found.adapter)
-            if whole and not torch.is_grad_enabled():
-                stack.enter_context(_recorded_blocks(found.chain))
-            stack.enter_context(attached())
+            finally:
+                if not learned:  # nor is the next call to go by without the policy, and without a word
+                    wait()
             return _once(transformer, found.chain, *kept)
 
         def wait() -> None:
@@ -56,6 +58,17 @@ def learned_at_first_call(
             waiting.callback(Layer(transformer, "forward", lambda _: first).remove)
 
         wait()
+        yield
+
+
+@contextmanager
+def _followed(
+    chain: Chain, attached: Callable[[], AbstractContextManager[None]], whole: bool
+) -> Iterator[None]:
+    with ExitStack() as stack:
+        if whole and not torch.is_grad_enabled():
+            stack.enter_context(_recorded_blocks(chain))
+        stack.enter_context(attached())
         yield
 
 

@@ -337,3 +337,29 @@ def test_a_call_that_writes_to_a_cache_is_never_taken_for_an_example() -> None:
     with apply(network, policy(Stack(), Fixed(mask="C" * 8), Reuse()), scheduler=plan) as session:
         assert torch.equal(sample(network, plan, cache=cache), expected)
     assert session.stats.nfc == 7 and "keys" in cache
+
+
+@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
+def test_a_first_call_that_is_interrupted_leaves_the_next_one_to_tell(error: type[BaseException]) -> None:
+    torch.manual_seed(0)
+    network, plan = Network(), scheduler()
+
+    def fail(*_: Any) -> None:
+        raise error("out of memory")
+
+    with apply(network, policy(Stack(), Fixed(mask="CFCFFFFF"), Reuse()), scheduler=plan) as session:
+        hook = network.layers[2].register_forward_pre_hook(fail)
+        with pytest.raises(error):
+            sample(network, plan)
+        hook.remove()
+        sample(network, plan)
+    assert session.stats.nfc == 2 and all("forward" not in vars(module) for module in network.modules())
+
+
+def test_what_is_refused_once_is_refused_again() -> None:
+    network, plan = Network(Narrowing), scheduler()
+    with apply(network, policy(Stack()), scheduler=plan):
+        for _ in range(2):
+            with pytest.raises(DiscoveryError, match="no blocks of Network can be cached"):
+                sample(network, plan)
+    assert "forward" not in vars(network)
