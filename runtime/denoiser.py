@@ -37,6 +37,7 @@ class Denoiser:
         self.others: tuple[Denoiser, ...] = ()
         self._match = Match(policy)
         self._layers: MemberLayers | None = None
+        self._engines: BoundEngines | None = None
         self._plans: dict[tuple[float, ...], Plan] = {}
         check_no_other_cache(name, transformer)
         self._fits = self._compare()
@@ -45,7 +46,7 @@ class Denoiser:
     @contextmanager
     def attached(self, session: Session, engines: BoundEngines | None = None) -> Iterator[None]:
         """Route the transformer's calls through `session` until the context is left."""
-        self._session = session
+        self._session, self._engines = session, engines
         session.follow(self._plan)
 
         @contextmanager
@@ -98,6 +99,8 @@ class Denoiser:
         self.begin()
         check_no_other_cache(self.name, self.transformer)
         self._rebind()
+        if self._engines is not None:
+            self._engines.begin()
         scheduler = self.clock.scheduler
         fits = self._compare() and self._match.sampling(scheduler, self.clock.call)
         sigmas = noise_levels(scheduler)

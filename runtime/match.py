@@ -14,7 +14,7 @@ from torch import nn
 from cachesmith.policies import Action, Fixed, ModelKey, Policy, PolicyError, Profile, SamplerKey, Size, remap
 from cachesmith.runtime.engines.drop_weights import present_weights
 from cachesmith.runtime.models.fingerprint import config_hash, facts, lora_names, settings
-from cachesmith.runtime.models.weights import same_weights, weights_sketch
+from cachesmith.runtime.models.weights import same_weights, weights_marks, weights_sketch
 from cachesmith.runtime.pipeline_call import PipelineCall
 from cachesmith.runtime.plan.plan import has_fitted
 
@@ -40,7 +40,7 @@ class Match:
     def __init__(self, policy: Policy):
         self.policy = policy
         self._said: set[str] = set()
-        self._state: tuple[Any, ...] = ()
+        self._state: tuple[object, ...] = ()
         self._same_weights = True
 
     def model(self, transformer: nn.Module) -> bool:
@@ -107,7 +107,7 @@ class Match:
 
     def _weights(self, expected: ModelKey, transformer: nn.Module) -> bool:
         """Whether the weights are the policy's; read again only where they may have changed."""
-        state = tuple((id(p), 0 if p.is_inference() else p._version) for p in transformer.parameters())
+        state = weights_marks(transformer)
         if state != self._state:
             self._state, self._same_weights = state, _same_weights(expected, transformer)
         return self._same_weights

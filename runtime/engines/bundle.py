@@ -13,12 +13,13 @@ from torch import Tensor, nn
 from cachesmith.policies import EngineError, ModelKey
 from cachesmith.policies.bundle.manifest import Manifest, SegmentEntry, read_manifest
 from cachesmith.runtime.engines.backends import opener
-from cachesmith.runtime.engines.drop_weights import drop_weights, present_key
+from cachesmith.runtime.engines.drop_weights import drop_weights, present_key, present_weights
 from cachesmith.runtime.engines.segment_call import LoadOptions, SegmentCall, mismatch
 from cachesmith.runtime.features import Feature
 from cachesmith.runtime.models.engine_segment import constants, real, tensors
 from cachesmith.runtime.models.fingerprint import lora_names
 from cachesmith.runtime.models.units import BlockRun, GuidanceDifference, NetworkUnit, Unit, block_lists
+from cachesmith.runtime.models.weights import weights_marks
 from cachesmith.runtime.stats import Stats
 
 Outside = Literal["error", "torch"]
@@ -52,7 +53,7 @@ class Engines:
         for unit in units:
             for entry in chains.get(unit.name, ()):
                 _check_names(unit, entry)
-        return BoundEngines(self, transformer, chains, stats)
+        return BoundEngines(self, transformer, chains, stats, present)
 
 
 class BoundEngines:
@@ -64,8 +65,21 @@ class BoundEngines:
         transformer: nn.Module,
         chains: Mapping[str, tuple[SegmentEntry, ...]],
         stats: Stats,
+        present: ModelKey,
     ):
         self.engines, self.transformer, self.chains, self.stats = engines, transformer, chains, stats
+        self._present, self._marks = present, weights_marks(transformer)
+
+    def begin(self) -> None:
+        """A run begins: raise `EngineError` where the weights are no longer those that the engines compute with."""
+        marks = weights_marks(self.transformer)
+        if marks != self._marks:
+            changed = {
+                "weights_hash": present_weights(self.transformer),
+                "adapters": lora_names(self.transformer),
+            }
+            check_bundle(self.engines.manifest, self._present.model_copy(update=changed))
+            self._marks = marks
 
     def compute(self, unit: Unit, arguments: Mapping[str, Any]) -> Feature | None:
         """Compute `unit` from the named arguments of its first member; None when torch is to do it."""

@@ -7,6 +7,9 @@ import torch
 from torch import Tensor, nn
 
 SAMPLES_PER_TENSOR = 64
+MARKED = 8
+"""Values of a tensor that are held against what they were in the request before."""
+
 SIGNS = 1 - 2 * torch.tensor([int(c) for c in f"{0x9E3779B97F4A7C15:064b}"], dtype=torch.float32)
 """Fixed signs, of the golden ratio's digits, that a tensor's values are summed with."""
 
@@ -55,6 +58,29 @@ def weights_sketch(transformer: nn.Module) -> tuple[Numbers, ...] | None:
         return None
     samples = [_read(value) for value in own]
     return tuple(None if sample is None else _numbers(sample.cpu()) for sample in samples)
+
+
+@torch.no_grad()
+def weights_marks(transformer: nn.Module) -> tuple[object, ...]:
+    """What differs as soon as weights may have: parameters' identities and versions, and a few values of each.
+
+    The values are read at once, by one copy a device and dtype: who fuses a LoRA writes to `weight.data`, which counts
+    no version. Parameters that are offloaded, or have no values of their own, are told apart by the rest.
+    """
+    parameters = [*transformer.parameters()]
+    groups: dict[tuple[torch.device, torch.dtype], list[Tensor]] = {}
+    for value in parameters:
+        if type(value) in (Tensor, nn.Parameter) and value.is_contiguous() and value.numel():
+            flat = value.detach().view(-1)
+            few = flat[:: max(1, len(flat) // MARKED)][:MARKED]
+            groups.setdefault((value.device, value.dtype), []).append(few)
+    state = tuple((id(p), 0 if p.is_inference() else p._version) for p in parameters)
+    values = [
+        torch.cat(each).cpu().view(torch.uint8).numpy().tobytes()
+        for (device, _), each in groups.items()
+        if device.type != "meta"
+    ]
+    return state, *values
 
 
 def same_weights(a: Sequence[Numbers], b: Sequence[Numbers]) -> bool:

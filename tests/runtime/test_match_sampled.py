@@ -108,7 +108,16 @@ def test_other_weights_of_the_same_architecture(seed: int) -> None:
     assert same_weights(*sketches[:2]) and not same_weights(sketches[0], sketches[2])
 
 
-def test_weights_that_change_between_two_requests(flux: Pipeline) -> None:
+def in_place(weight: torch.Tensor, delta: torch.Tensor) -> None:
+    weight.add_(delta)
+
+
+def unseen(weight: torch.Tensor, delta: torch.Tensor) -> None:
+    weight.data += delta  # as peft does, which counts no version
+
+
+@pytest.mark.parametrize("change", [in_place, unseen])
+def test_weights_that_change_between_two_requests(flux: Pipeline, change: Any) -> None:
     """As by `fuse_lora`."""
     chosen = policy(model=model_key(flux.transformer))
     with apply(flux, chosen):
@@ -117,7 +126,7 @@ def test_weights_that_change_between_two_requests(flux: Pipeline) -> None:
             sample_flux(flux)
         with torch.no_grad():
             weight = flux.transformer.transformer_blocks[0].attn.to_q.weight
-            weight.add_(0.1 * weight.std() * torch.randn(weight.shape))
+            change(weight, 0.1 * weight.std() * torch.randn(weight.shape))
         with pytest.warns(RuntimeWarning, match="a model with others"):
             sample_flux(flux)
 

@@ -80,3 +80,14 @@ def test_what_torch_computes_instead_is_counted(dit_bundle: Shipped) -> None:
 def test_cuda_graphs_are_for_tensorrt(dit_bundle: Shipped) -> None:
     with pytest.raises(EngineError, match="CUDA graphs are for backend tensorrt, this is onnxruntime"):
         open_bundle(dit_bundle.folder, cuda_graphs=True)
+
+
+def test_a_lora_that_is_fused_between_two_requests(dit_bundle: Shipped) -> None:
+    """Into weights that the engines do not look at."""
+    pipe = tiny_dit()
+    with apply(pipe, dit_bundle.policy, bundle=dit_bundle.folder):
+        sample_dit(pipe)
+        pipe.transformer.transformer_blocks[0].attn1.to_q.weight.data += 0.1
+        with pytest.raises(EngineError, match=r"the weights differ .* as after fuse_lora\(\)"):
+            sample_dit(pipe)
+        pipe.transformer.transformer_blocks[0].attn1.to_q.weight.data -= 0.1
