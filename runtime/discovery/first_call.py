@@ -12,6 +12,7 @@ from cachesmith.runtime.discovery.chain import Chain
 from cachesmith.runtime.discovery.discover import DiscoveryError, discover
 from cachesmith.runtime.discovery.prove import returned
 from cachesmith.runtime.discovery.trace import BlockCall, parameters
+from cachesmith.runtime.hooks.arguments import fresh
 from cachesmith.runtime.hooks.member_layers import layer_on_call
 from cachesmith.runtime.hooks.patch import Layer
 from cachesmith.runtime.models.adapters import remember
@@ -108,16 +109,3 @@ def _recorded(call: BlockCall, streams: tuple[str, ...], chain: Chain) -> Callab
         return forward
 
     return wrap
-
-
-def fresh(value: Any) -> Any:
-    """Copy lists and dicts, which some models consume; tensors stay the same."""
-    match value:
-        case dict():
-            return type(value)((key, fresh(item)) for key, item in value.items())
-        case list():
-            return [fresh(item) for item in value]
-        case tuple() if type(value) is tuple:
-            return tuple(fresh(item) for item in value)
-        case _:
-            return value

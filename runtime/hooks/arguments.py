@@ -86,3 +86,16 @@ def _places(module: nn.Module, names: tuple[str, ...]) -> tuple[tuple[str, int],
     parameters = _parameters(module)
     known = tuple(n if n in parameters else parameters[0] for n in names)
     return tuple((n, parameters.index(n)) for n in known)
+
+
+def fresh(value: Any) -> Any:
+    """Copy lists and dicts, which some models consume; tensors stay the same."""
+    match value:
+        case dict():
+            return type(value)((key, fresh(item)) for key, item in value.items())
+        case list():
+            return [fresh(item) for item in value]
+        case tuple() if type(value) is tuple:
+            return tuple(fresh(item) for item in value)
+        case _:
+            return value

@@ -16,7 +16,7 @@ from weakref import WeakSet
 from torch import Tensor, nn
 
 from cachesmith.policies import PolicyError
-from cachesmith.runtime.hooks.arguments import reader
+from cachesmith.runtime.hooks.arguments import fresh, reader
 from cachesmith.runtime.hooks.clock import ANOTHER_THREAD, Clock
 from cachesmith.runtime.hooks.member_layers import MemberLayers
 from cachesmith.runtime.hooks.patch import Layer
@@ -89,11 +89,14 @@ def _no_hook() -> Callable[..., None]:
 def _watch_calls(transformer: Any, call: TransformerCall, layers: MemberLayers) -> Iterator[None]:
     """Tell the runner of every call. Hooks, since CPU offloading replaces `forward` after each pipeline call."""
     read = reader(transformer, (adapter_for(transformer).timestep, IMAGE))
+    given: Any = None  # what the call in hand was given: some models empty the lists that they are given
 
     def before(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         if not call.enter(transformer, wait=not call.clock.stranger()):
             warnings.warn(f"cachesmith left a call alone: {ANOTHER_THREAD}", RuntimeWarning, stacklevel=2)
             return
+        nonlocal given
+        given = fresh((args, kwargs))
         timestep, latents = read(args, kwargs)
         latents = latents if isinstance(latents, Tensor) else None
         call.begin(replace(call.clock.tick(timestep, latents), latents=latents))
@@ -101,16 +104,19 @@ def _watch_calls(transformer: Any, call: TransformerCall, layers: MemberLayers) 
 
     def after(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
         """`output` is None where the call failed."""
+        nonlocal given
         if not call.open:  # it was left alone
             return None
         try:
             sample = _first_tensor(output)
             if sample is None or not call.runner.end(sample):
                 return None
+            args, kwargs = given
             again = module.forward(*args, **kwargs)
             call.runner.end(_first_tensor(again))
             return again
         finally:
+            given = None
             call.leave()
 
     with ExitStack() as stack:

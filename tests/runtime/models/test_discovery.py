@@ -24,6 +24,7 @@ from cachesmith.runtime import (
     register,
     resolve_units,
 )
+from cachesmith.runtime.forecast.estimator import Estimator
 from cachesmith.runtime.models import adapters
 from cachesmith.runtime.models.rows import ROWS, rows_text
 from cachesmith.zoo import NO_ROW, VARIANTS, ZOO, transformer_classes
@@ -363,3 +364,30 @@ def test_what_is_refused_once_is_refused_again() -> None:
             with pytest.raises(DiscoveryError, match="no blocks of Network can be cached"):
                 sample(network, plan)
     assert "forward" not in vars(network)
+
+
+def test_a_model_that_empties_its_lists_can_be_called_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Emptying(Network):
+        def forward(self, latent: Tensor, time: Tensor, extra: list[Tensor] | None = None) -> Tensor:
+            x = latent if extra is None else latent + extra.pop()
+            return super().forward(x, time)
+
+    def run() -> Tensor:
+        plan.set_timesteps(8)
+        x = torch.ones(1, 5, 8)
+        with torch.no_grad():
+            for t in plan.timesteps:
+                x = plan.step(network(x, t[None], extra=[x]), t, x).prev_sample
+        return x
+
+    torch.manual_seed(0)
+    network, plan, forecast = Emptying(), scheduler(), Estimator.output
+
+    def spoilt(self: Any, *args: Any) -> Any:
+        return tuple(output * torch.nan for output in forecast(self, *args))
+
+    expected = run()
+    monkeypatch.setattr(Estimator, "output", spoilt)
+    with apply(network, policy(Stack(), Fixed(mask="CFCFFFFF"), Reuse()), scheduler=plan) as session:
+        assert torch.equal(run(), expected)
+    assert session.stats.forecast["stack"] == 6
