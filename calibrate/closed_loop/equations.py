@@ -145,3 +145,16 @@ def solve(matrix: Tensor, right: Tensor) -> Tensor:
         return solution.float()
     solution = torch.cholesky_solve(right[:, None], factor)[:, 0]
     return solution
+
+
+def factored(matrix: Tensor) -> Tensor:
+    """The Cholesky factor of a curvature; where rounding made it indefinite, its diagonal is raised first."""
+    mean = matrix.diagonal().mean().clamp_min(torch.finfo(matrix.dtype).tiny)
+    raised, lift = matrix.clone(), 1e-7
+    factor: Tensor
+    factor, failed = torch.linalg.cholesky_ex(raised)
+    while failed and lift < 1:
+        raised.diagonal().add_(lift * mean)
+        factor, failed = torch.linalg.cholesky_ex(raised)
+        lift *= 10
+    return factor

@@ -17,7 +17,7 @@ from torch import Tensor
 from cachesmith.calibrate.closed_loop.axes import AXES, Segment, segments
 from cachesmith.calibrate.closed_loop.batch import Batch, Uncached
 from cachesmith.calibrate.closed_loop.combinations import combinations
-from cachesmith.calibrate.closed_loop.equations import Equations, solve
+from cachesmith.calibrate.closed_loop.equations import Equations, factored, solve
 from cachesmith.calibrate.closed_loop.lanes import Rows, Schedule, corrected, lines
 from cachesmith.calibrate.closed_loop.replay import Results
 from cachesmith.sampling.metrics import psnr
@@ -176,7 +176,7 @@ class SegmentFitter:
             if turn and best.error > WORTH * before_turn:
                 break
         self._settle(segment, together, best.results)
-        lower = torch.linalg.cholesky(curvature / equations.count)
+        lower = factored(curvature / equations.count)
         self._fit.curvatures.append(Curvature(segment, lower, ridge, before.error, best.error, best.squares))
 
     def _turn(

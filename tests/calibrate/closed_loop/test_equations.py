@@ -8,7 +8,7 @@ from torch import Tensor
 from cachesmith.calibrate.closed_loop.axes import AXES, Segment
 from cachesmith.calibrate.closed_loop.batch import Batch
 from cachesmith.calibrate.closed_loop.combinations import combinations, tokens_of
-from cachesmith.calibrate.closed_loop.equations import Equations
+from cachesmith.calibrate.closed_loop.equations import Equations, factored
 from cachesmith.calibrate.closed_loop.lanes import Schedule, corrected, lines
 from cachesmith.sampling.render import Renderer
 
@@ -129,3 +129,12 @@ def test_a_folds_weights_never_saw_its_targets() -> None:
     equations.right[0] += 1.0
     after = equations.without(theta, 0.1)
     assert torch.equal(before[0], after[0]) and not torch.allclose(before[1:], after[1:])
+
+
+def test_a_curvature_that_rounding_made_indefinite_has_a_factor() -> None:
+    """Few samples, many unknowns: a matrix of low rank, a little below zero in some directions."""
+    rows = torch.randn(3, 40, generator=torch.Generator().manual_seed(0))
+    matrix = rows.T @ rows - 1e-6 * torch.eye(40)
+    factor = factored(matrix)
+    assert factor.isfinite().all()
+    torch.testing.assert_close(factor @ factor.T, matrix, rtol=0, atol=1e-3)
