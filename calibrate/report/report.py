@@ -23,9 +23,7 @@ SHOWN = 8
 """Held-out samples on the sheet and in the error curves."""
 
 APPENDIX = {
-    "All trials of the search, over full computations": "front.png",
-    "Input-to-output scales": "scales.png",
-    "Clusters of channels": "clusters.png",
+    "Profiles over full computations": "front.png",
     "Sheet of held-out samples": "sheet.png",
 }
 """The Markdown report's figures that the page shows as well."""

@@ -9,7 +9,7 @@ import typer
 
 from cachesmith.commands import options
 from cachesmith.commands.failure import INTERRUPTED, complain, need
-from cachesmith.commands.output import print_json, say, write_text
+from cachesmith.commands.output import note, print_json, say, write_text
 from cachesmith.commands.pipeline import STEPS, check_requests, open_pipeline
 from cachesmith.commands.shared import completion
 from cachesmith.commands.shared.config_file import used_config
@@ -159,7 +159,7 @@ def calibrate(
     --guidance-scale 1.5 --budget 20 --heldout 8 --speedup 7 --out fashion.policy.safetensors
     """
     if unused is not None:
-        complain("--validation, --moves and --iterations are no longer used: --budget says what is spent")
+        note("--validation, --moves and --iterations are no longer used: --budget says what is spent")
     kept = work or out.with_name(out.name.removesuffix(SUFFIX) + ".work")
     need("optuna", "sklearn", "torchmetrics")
     check_policy_file(out, force)
