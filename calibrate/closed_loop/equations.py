@@ -22,6 +22,9 @@ in the hundreds, and with these the segment is no longer linear in them.
 
 TINY = 1e-30
 
+BLOCKS = 6
+"""Of columns: those of a symmetric matrix that are right of a block are not multiplied out."""
+
 
 class Equations:
     """gram [folds, unknowns, unknowns] = sum w D^T D and right = sum w D^T r, D = d (latents at the end) / d theta.
@@ -55,21 +58,21 @@ class Equations:
         combinations: list[Tensor],
     ) -> None:
         """Add one batch: latents `end` [N, ...] with a graph to `notes`, what they `miss`, and samples' weights [N]."""
-        design = _Design(end, notes, self.schedule, self.channels)
-        weights = weight.view(-1, *(1,) * (end.ndim - 1))
         count = notes[0].output.shape[1]
-        tokens = torch.randperm(count, generator=self._generator)[: max(1, round(self.share * count))].to(
-            end.device
-        )
-        rows = design.rows(miss * weights)[:, tokens]
-        self.count += rows.shape[0] * rows.shape[1]
-        for fold in sorted(set(folds.tolist())):
+        tokens = torch.randperm(count, generator=self._generator)[: max(1, round(self.share * count))]
+        design = _Design(end, notes, self.schedule, self.channels, tokens.to(end.device))
+        weights = weight.view(-1, *(1,) * (end.ndim - 1))
+        self.count += len(end) * len(tokens)
+        present = sorted(set(folds.tolist()))
+        rows = design.rows(miss * weights)
+        for fold in present:
             self.right[fold] += rows[folds == fold].sum((0, 1))
         for combination in combinations:
-            rows = design.rows(combination * weights.sqrt(), self.energy)[:, tokens]
-            for fold in sorted(set(folds.tolist())):
-                part = rows[folds == fold].flatten(0, 1)
-                self.gram[fold].addmm_(part.T, part)
+            rows = design.rows(combination * weights.sqrt(), self.energy)
+            for fold in present:
+                _add_square(self.gram[fold], rows[folds == fold].flatten(0, 1))
+        for fold in present:
+            _mirror(self.gram[fold])
 
     def target(self, theta: Tensor) -> Tensor:
         """Each fold's right side for the weights themselves, linearised at theta [folds, ...]: [folds, unknowns]."""
@@ -102,12 +105,15 @@ class Equations:
 
 
 class _Design:
-    """One batch's D, row by row."""
+    """One batch's D, row by row, of some of the tokens."""
 
-    def __init__(self, end: Tensor, notes: list[Note], schedule: Schedule, channels: int):
-        self.end, self.notes, self.lanes, self.channels = end, notes, len(schedule.lanes), channels
+    def __init__(self, end: Tensor, notes: list[Note], schedule: Schedule, channels: int, tokens: Tensor):
+        self.end, self.notes, self.tokens = end, notes, tokens
+        self.shape = (len(schedule.lanes), AXES, channels)
         self.outputs = [note.output for note in notes]
-        self.changes = [_changes(note, schedule.lanes[note.lane]) for note in notes]
+        changes = [_changes(note, schedule.lanes[note.lane]) for note in notes]
+        self.sizes = [change.square().sum((1, 2)) for change in changes]
+        self.changes = [change[:, :, tokens] for change in changes]
 
     def rows(self, combination: Tensor, energy: Tensor | None = None) -> Tensor:
         """The derivative of `combination` [N, ...] of the latents: [N, tokens, unknowns]; `energy` is added to.
@@ -117,14 +123,33 @@ class _Design:
         adjoints = torch.autograd.grad(
             self.end, self.outputs, combination.expand_as(self.end), retain_graph=True
         )
-        samples, tokens = len(self.end), self.outputs[0].shape[1]
-        total = self.end.new_zeros(samples, tokens, self.lanes, AXES, self.channels, dtype=torch.float32)
-        for adjoint, note, change in zip(adjoints, self.notes, self.changes, strict=True):
-            each = torch.einsum("rtc,krtc->rtkc", adjoint.float(), change)
-            total[:, :, note.lane] += each.reshape(-1, samples, *each.shape[1:]).sum(0)
+        samples = len(self.end)
+        total = self.end.new_zeros(samples, len(self.tokens), *self.shape, dtype=torch.float32)
+        for adjoint, note, change, size in zip(adjoints, self.notes, self.changes, self.sizes, strict=True):
             if energy is not None:
-                energy[note.lane] += adjoint.square().mean() * change.square().sum((1, 2))
+                energy[note.lane] += adjoint.square().mean() * size
+            some = adjoint[:, self.tokens].float()
+            for axis, moved in enumerate(change):
+                for part, move in zip(torch.split(some, samples), torch.split(moved, samples), strict=True):
+                    total[:, :, note.lane, axis].addcmul_(part, move)
         return total.flatten(2)
+
+
+def _add_square(gram: Tensor, rows: Tensor) -> None:
+    """Add rows^T rows to the lower blocks of `gram`; the others are theirs, see `_mirror`."""
+    for block in _blocks(gram):
+        gram[block.start :, block].addmm_(rows[:, block.start :].T, rows[:, block])
+
+
+def _mirror(gram: Tensor) -> None:
+    """Fill the upper blocks of a symmetric matrix from the lower ones."""
+    for block in _blocks(gram):
+        gram[block, block.stop :] = gram[block.stop :, block].T
+
+
+def _blocks(gram: Tensor) -> list[slice]:
+    width = -(-len(gram) // BLOCKS)
+    return [slice(start, min(start + width, len(gram))) for start in range(0, len(gram), width)]
 
 
 def _changes(note: Note, mask: str) -> Tensor:
