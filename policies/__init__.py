@@ -1,6 +1,6 @@
 """The policy file: its schema, its checks, reading and writing. Needs neither torch nor a model."""
 
-from cachesmith.policies.base import Arrays, Frozen
+from cachesmith.policies.base import MAIN, Arrays, Frozen
 from cachesmith.policies.document import (
     FORMAT,
     Action,
@@ -8,11 +8,8 @@ from cachesmith.policies.document import (
     Document,
     Mismatch,
     ModelKey,
-    Profile,
-    Quality,
     SamplerKey,
     Size,
-    Summary,
     TrialRecord,
     UnitFit,
     canonical,
@@ -44,8 +41,9 @@ from cachesmith.policies.gate import (
     StaticGate,
 )
 from cachesmith.policies.magcache import magcache_mask, resample_ratios
-from cachesmith.policies.policy import Policy, content_id, unbound
+from cachesmith.policies.policy import Policy, content_id, denoiser_policy, unbound
 from cachesmith.policies.presets.presets import PRESETS, parse_preset, preset
+from cachesmith.policies.profile import DenoiserProfile, Profile, Quality, Sampled, Summary
 from cachesmith.policies.rows import (
     AdamsBashforth,
     Bdf,
@@ -65,6 +63,7 @@ from cachesmith.policies.units import GUIDANCE, Follower, Modules, Segments, Sta
 __all__ = [
     "FORMAT",
     "GUIDANCE",
+    "MAIN",
     "MIGRATIONS",
     "PRESETS",
     "SUFFIX",
@@ -80,6 +79,7 @@ __all__ = [
     "Clustered",
     "Clusters",
     "Correction",
+    "DenoiserProfile",
     "Distance",
     "Document",
     "DynamicGate",
@@ -111,6 +111,7 @@ __all__ = [
     "Relational",
     "Reuse",
     "Row",
+    "Sampled",
     "SamplerKey",
     "Scored",
     "Segments",
@@ -127,6 +128,7 @@ __all__ = [
     "computations",
     "content_id",
     "decode",
+    "denoiser_policy",
     "encode",
     "halves",
     "load",

@@ -1,11 +1,13 @@
 """Checks across fields, and between a document and its arrays, that the schema alone cannot express."""
 
 from cachesmith.policies.arrays import Spans, check_array, check_forecaster, id_spans
-from cachesmith.policies.base import Arrays
-from cachesmith.policies.document import Document, Profile, SamplerKey
+from cachesmith.policies.base import MAIN, Arrays
+from cachesmith.policies.document import Document, SamplerKey
 from cachesmith.policies.errors import PolicyError
+from cachesmith.policies.forecaster import by_step
 from cachesmith.policies.gate import Fixed, StaticGate
-from cachesmith.policies.references import forecasters, mentions, references
+from cachesmith.policies.profile import Profile, Sampled
+from cachesmith.policies.references import denoisers_in, forecasters, mentions, references
 from cachesmith.policies.units import Modules, Segments
 
 MAX_BYTES = 2**30
@@ -19,19 +21,63 @@ def check(document: Document, arrays: Arrays) -> None:
     _check_names(document, arrays)
     _check_size(arrays)
     spans = _check_content(document, arrays)
-    blocks = None if document.model is None else document.model.blocks
     for name, profile in document.profiles.items():
-        _check_units(name, profile, blocks)
-        steps = _check_masks(name, profile, document.sampler)
-        _check_follower(name, profile)
-        _check_lanes(name, profile, arrays)
-        for field, forecaster in forecasters(name, profile):
-            check_forecaster(field, forecaster, steps, arrays, spans)
-            if forecaster.refresh is not None and not isinstance(profile.units, Modules):
-                raise PolicyError(
-                    f"{field}.refresh computes single tokens, but profiles.{name}.units is {profile.units.kind!r}; "
-                    "use the units `module`"
-                )
+        _check_denoisers(name, profile, document)
+        _check_steps_of_denoisers(name, profile)
+        keys = (document.model, *(document.models.get(further) for further in profile.denoisers))
+        for (path, sampled), key in zip(denoisers_in(name, profile), keys, strict=True):
+            _check_units(path, sampled, None if key is None else key.blocks)
+            steps = _check_masks(path, sampled, document.sampler)
+            _check_follower(path, sampled)
+            _check_lanes(path, sampled, arrays)
+            _check_forecasters(path, sampled, steps, arrays, spans)
+
+
+def _check_forecasters(path: str, sampled: Sampled, steps: int | None, arrays: Arrays, spans: Spans) -> None:
+    for field, forecaster in forecasters(path, sampled):
+        check_forecaster(field, forecaster, steps, arrays, spans)
+        if forecaster.refresh is not None and not isinstance(sampled.units, Modules):
+            raise PolicyError(
+                f"{field}.refresh computes single tokens, but {path}.units is {sampled.units.kind!r}; "
+                "use the units `module`"
+            )
+
+
+def _check_denoisers(name: str, profile: Profile, document: Document) -> None:
+    """Every profile is for the same denoisers; a policy that is bound to models, for those."""
+    told, known = set(profile.denoisers), set(document.models)
+    if MAIN in told | known:
+        raise PolicyError(
+            f"{MAIN!r} is the main denoiser, which `model` and the profile itself are about; take it out of "
+            "`models` and `denoisers`"
+        )
+    if document.model is None and known:
+        raise PolicyError("`models` binds further denoisers, but `model` binds no first one; give both")
+    others = {f"profiles.{other}.denoisers": set(p.denoisers) for other, p in document.profiles.items()}
+    others |= {"models": known} if document.model is not None else {}
+    for field, names in others.items():
+        if names != told:
+            raise PolicyError(
+                f"profiles.{name}.denoisers has {', '.join(sorted(told)) or 'none'} and {field} has "
+                f"{', '.join(sorted(names)) or 'none'}; give both the same"
+            )
+
+
+def _check_steps_of_denoisers(name: str, profile: Profile) -> None:
+    """Masks of several denoisers are over one run, and weights that were fitted say for which of its steps."""
+    for path, sampled in denoisers_in(name, profile) if profile.denoisers else ():
+        fitted = any(by_step(forecaster) for _, forecaster in forecasters(path, sampled))
+        if fitted and not isinstance(sampled.gate, Fixed):
+            raise PolicyError(
+                f"{path} has weights that were fitted for the steps of one of several denoisers, but the gate "
+                f"{sampled.gate.kind!r} does not say which these are; use the gate `fixed`"
+            )
+    masks = {len(e.gate.mask) for _, e in denoisers_in(name, profile) if isinstance(e.gate, Fixed)}
+    if len(masks) > 1:
+        raise PolicyError(
+            f"the masks of profiles.{name} and its denoisers have {min(masks)} and {max(masks)} letters; give each one "
+            "letter per step of the whole run"
+        )
 
 
 def _check_sampler(sampler: SamplerKey) -> None:
@@ -72,52 +118,51 @@ def _check_content(document: Document, arrays: Arrays) -> Spans:
     return id_spans(mentioned, arrays)
 
 
-def _check_units(name: str, profile: Profile, blocks: int | None) -> None:
-    if blocks is None or not isinstance(profile.units, Segments):
+def _check_units(path: str, sampled: Sampled, blocks: int | None) -> None:
+    if blocks is None or not isinstance(sampled.units, Segments):
         return
-    last = max(profile.units.starts)
+    last = max(sampled.units.starts)
     if last >= blocks:
         raise PolicyError(
-            f"profiles.{name}.units.starts ends with block {last} but the model has {blocks} blocks; "
+            f"{path}.units.starts ends with block {last} but the model has {blocks} blocks; "
             f"use starts below {blocks}"
         )
-    profile.units.resolved(blocks)
+    sampled.units.resolved(blocks)
 
 
-def _check_masks(name: str, profile: Profile, sampler: SamplerKey | None) -> int | None:
+def _check_masks(path: str, sampled: Sampled, sampler: SamplerKey | None) -> int | None:
     """Return the number of steps the profile is bound to, if any."""
     steps = None if sampler is None else sampler.steps
-    if not isinstance(profile.gate, Fixed):
+    if not isinstance(sampled.gate, Fixed):
         return steps
-    steps = len(profile.gate.mask) if steps is None else steps
-    masks = {"mask": profile.gate.mask} | {f"groups.{group}": m for group, m in profile.gate.groups.items()}
+    steps = len(sampled.gate.mask) if steps is None else steps
+    masks = {"mask": sampled.gate.mask} | {f"groups.{group}": m for group, m in sampled.gate.groups.items()}
     for field, mask in masks.items():
         if len(mask) != steps:
             raise PolicyError(
-                f"profiles.{name}.gate.{field} has {len(mask)} letters for {steps} steps; "
-                "give one letter per step"
+                f"{path}.gate.{field} has {len(mask)} letters for {steps} steps; give one letter per step"
             )
     return steps
 
 
-def _check_follower(name: str, profile: Profile) -> None:
+def _check_follower(path: str, sampled: Sampled) -> None:
     """Steps that are computed by half, and the half that follows, come together and are settled beforehand."""
-    follower = profile.units.follower
-    if follower is None and isinstance(profile.gate, Fixed) and "H" in profile.gate.mask:
+    follower = sampled.units.follower
+    if follower is None and isinstance(sampled.gate, Fixed) and "H" in sampled.gate.mask:
         raise PolicyError(
-            f"profiles.{name}.gate.mask computes half of guidance at some steps, but no half follows the other; "
+            f"{path}.gate.mask computes half of guidance at some steps, but no half follows the other; "
             "say which one does in units.follower, or replace H"
         )
-    if follower is not None and not isinstance(profile.gate, StaticGate):
+    if follower is not None and not isinstance(sampled.gate, StaticGate):
         raise PolicyError(
-            f"profiles.{name}.units has a follower, but the gate {profile.gate.kind!r} decides while sampling; "
+            f"{path}.units has a follower, but the gate {sampled.gate.kind!r} decides while sampling; "
             "use the gate `fixed` or `interval`, or leave the follower out"
         )
 
 
-def _check_lanes(name: str, profile: Profile, arrays: Arrays) -> None:
+def _check_lanes(path: str, sampled: Sampled, arrays: Arrays) -> None:
     """Lanes are counted over all units of a profile, so its arrays have the same number of them."""
-    fields = [m for field, forecaster in forecasters(name, profile) for m in mentions(field, forecaster)]
+    fields = [m for field, forecaster in forecasters(path, sampled) for m in mentions(field, forecaster)]
     counts = {m.field: arrays[m.name].shape[0] for m in fields}
     if len(set(counts.values())) > 1:
         low, high = min(counts, key=counts.__getitem__), max(counts, key=counts.__getitem__)
@@ -125,10 +170,10 @@ def _check_lanes(name: str, profile: Profile, arrays: Arrays) -> None:
             f"{low} has {counts[low]} lanes and {high} has {counts[high]}; "
             "all arrays of a profile need the same number"
         )
-    units = len(profile.units.starts) if isinstance(profile.units, Segments) else 1
+    units = len(sampled.units.starts) if isinstance(sampled.units, Segments) else 1
     # segments may differ in streams: only the picture's leave the last one
     if counts and max(counts.values()) < units:
         raise PolicyError(
-            f"the arrays of profiles.{name} have {max(counts.values())} lanes for {units} segments; "
+            f"the arrays of {path} have {max(counts.values())} lanes for {units} segments; "
             "store at least one lane per segment"
         )

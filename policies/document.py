@@ -1,20 +1,12 @@
 """The JSON part of a policy file."""
 
 import json
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Literal
 
-from pydantic import (
-    Field,
-    SerializerFunctionWrapHandler,
-    field_validator,
-    model_serializer,
-    model_validator,
-)
+from pydantic import Field, field_validator, model_validator
 
-from cachesmith.policies.base import MAX_GROUPS, Frozen, Name, Sha256, Text
-from cachesmith.policies.forecaster import Forecaster
-from cachesmith.policies.gate import Gate
-from cachesmith.policies.units import Stack, Units
+from cachesmith.policies.base import MAX_DENOISERS, Frozen, Grown, Name, Sha256, Text
+from cachesmith.policies.profile import Profile
 
 FORMAT = 1
 """The version this code writes. Readers upgrade older files through `migrations.MIGRATIONS`."""
@@ -27,19 +19,6 @@ Seed = Annotated[int, Field(ge=-(2**63), lt=2**64)]
 Scalar = bool | int | float | Annotated[str, Field(max_length=400)] | None
 Extent = Annotated[int, Field(ge=0, le=2**31)]
 Range = tuple[float, float]
-
-
-class Grown(Frozen):
-    """A value that got fields after files were written with it: `LATER` are written only where they say something, so
-    that older files keep their bytes and ids."""
-
-    LATER: ClassVar[tuple[str, ...]] = ()
-
-    @model_serializer(mode="wrap")
-    def _without_defaults(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        written: dict[str, Any] = handler(self)
-        same = [n for n in self.LATER if getattr(self, n) == type(self).model_fields[n].default]
-        return {name: value for name, value in written.items() if name not in same}
 
 
 class ModelKey(Grown):
@@ -133,77 +112,6 @@ class Mismatch(Grown):
     size: Action = "warn"
 
 
-class Summary(Frozen):
-    """One metric over all samples: mean, 95 % bootstrap interval of the mean, and the worst sample."""
-
-    mean: float
-    low: float
-    high: float
-    worst: float
-
-
-class Quality(Frozen):
-    """Error against the uncached picture of the same seed, on held-out prompts.
-
-    `psnr_low` and `psnr_high` bound the 95 % bootstrap interval of the mean, in dB. `ssim` is None where the samples
-    are no pictures. `metrics`: every metric that was measured, by name; `above_floor`: share of the samples whose PSNR
-    is at least `floor` dB; `parts`: PSNR of the samples of each size or guidance, where they differ. Files of before
-    those three were kept have none of them, and are written without them again.
-    """
-
-    samples: Annotated[int, Field(ge=1)]
-    psnr: float
-    psnr_low: float
-    psnr_high: float
-    ssim: float | None = None
-    latent_error: Annotated[float, Field(ge=0)]
-    lpips: float | None = None
-    floor: float | None = None
-    above_floor: Annotated[float, Field(ge=0, le=1)] | None = None
-    metrics: dict[Name, Summary] = Field(default_factory=dict, max_length=64)
-    parts: dict[Text, Summary] = Field(default_factory=dict, max_length=1000)
-
-    @model_validator(mode="after")
-    def _once(self) -> "Quality":
-        for name in ("psnr", "ssim", "latent_error", "lpips"):
-            if name in self.metrics and self.metrics[name].mean != getattr(self, name):
-                raise ValueError(f"{name} and metrics.{name}.mean differ")
-        if (self.floor is None) != (self.above_floor is None):
-            raise ValueError("floor and above_floor belong together; give both or none")
-        return self
-
-    def mean(self, name: str) -> float | None:
-        """Mean of one metric, None where it was not measured."""
-        value: float | None = self.metrics[name].mean if name in self.metrics else getattr(self, name, None)
-        return value
-
-    def worst(self, name: str) -> float | None:
-        """One metric of the worst sample, None where it was not kept."""
-        return self.metrics[name].worst if name in self.metrics else None
-
-    @model_serializer(mode="wrap")
-    def _as_before(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Leave out what older files do not have, so that they keep their ids."""
-        fields: dict[str, Any] = handler(self)
-        absent = [name for name in ("floor", "above_floor") if getattr(self, name) is None]
-        absent += [name for name in ("metrics", "parts") if not getattr(self, name)]
-        return {name: value for name, value in fields.items() if name not in absent}
-
-
-class Profile(Frozen):
-    """One point of the speed/quality front: complete by itself."""
-
-    units: Units = Stack()
-    axis: Literal["step", "sigma", "log-snr"] = "step"
-    gate: Gate
-    forecaster: Forecaster = Forecaster()
-    overrides: dict[Name, Forecaster] = Field(default_factory=dict, max_length=MAX_GROUPS)
-    nfc: Annotated[float, Field(ge=0)] | None = None
-    speedup: Annotated[float, Field(ge=0)] | None = None
-    measured_speedup: Annotated[float, Field(ge=0)] | None = None
-    quality: Quality | None = None
-
-
 class UnitFit(Frozen):
     """Goodness of fit of one lane (a stream of a unit): scale s over prompts and steps."""
 
@@ -250,13 +158,20 @@ class Calibration(Frozen):
         return 1 + max((*self.fitting_seeds, *self.heldout_seeds))
 
 
-class Document(Frozen):
-    """The JSON part of a policy file."""
+class Document(Grown):
+    """The JSON part of a policy file.
+
+    `model` is the pipeline's main denoiser, `transformer`; `models` are its further ones by name, such as
+    `transformer_2`.
+    """
+
+    LATER = ("models",)
 
     format: Literal[1] = 1
     name: Name
     profiles: dict[Name, Profile] = Field(min_length=1, max_length=64)
     model: ModelKey | None = None
+    models: dict[Name, ModelKey] = Field(default_factory=dict, max_length=MAX_DENOISERS)
     sampler: SamplerKey | None = None
     mismatch: Mismatch = Mismatch()
     calibration: Calibration | None = None

@@ -136,3 +136,8 @@ class Forecaster(Frozen):
     def _plain(self, write: SerializerFunctionWrapHandler) -> dict[str, object]:
         # files written before these parts existed must keep their text, and with it their id
         return {name: part for name, part in write(self).items() if part is not None or name not in LATER}
+
+
+def by_step(forecaster: Forecaster) -> bool:
+    """Whether weights or a correction were fitted for each step of one schedule."""
+    return isinstance(forecaster.rows, Fitted) or forecaster.correction is not None

@@ -6,10 +6,12 @@ from typing import Any
 
 import numpy as np
 
-from cachesmith.policies.base import Arrays
+from cachesmith.policies.base import MAIN, Arrays
 from cachesmith.policies.check import check
-from cachesmith.policies.document import Document, Profile, canonical
+from cachesmith.policies.document import Document, canonical
 from cachesmith.policies.errors import PolicyError
+from cachesmith.policies.profile import Profile, Sampled
+from cachesmith.policies.references import references
 
 
 class Policy:
@@ -65,6 +67,33 @@ class Policy:
 def unbound(profile: Profile, arrays: Arrays | None = None, name: str = "candidate") -> Policy:
     """One profile, with the arrays it names, as a policy that is bound to no model."""
     return Policy(Document(name=name, profiles={"default": profile}), arrays)
+
+
+def denoiser_policy(policy: Policy, name: str = MAIN) -> Policy | None:
+    """Return what `policy` says of the denoiser `name`; None where it is not for that one.
+
+    What names no denoisers and no model is for all of them.
+    """
+    document = policy.document
+    told = next(iter(document.profiles.values())).denoisers  # all profiles have the same
+    if name == MAIN and told:
+        profiles = {n: each.model_copy(update={"denoisers": {}}) for n, each in document.profiles.items()}
+        return _with(policy, document.model_copy(update={"profiles": profiles}))
+    if name in told:
+        profiles = {n: _profile(each.denoisers[name]) for n, each in document.profiles.items()}
+        model = document.models.get(name)
+        return _with(policy, document.model_copy(update={"profiles": profiles, "model": model}))
+    return policy if name == MAIN or not (told or document.model) else None
+
+
+def _profile(own: Sampled) -> Profile:
+    return Profile(**{name: getattr(own, name) for name in type(own).model_fields})
+
+
+def _with(policy: Policy, document: Document) -> Policy:
+    own = document.model_copy(update={"models": {}})
+    named = {reference.name for reference in references(own)}
+    return Policy(own, {name: array for name, array in policy.arrays.items() if name in named})
 
 
 def content_id(document: bytes, arrays: Arrays) -> str:

@@ -3,8 +3,9 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from cachesmith.policies.document import Document, Profile
+from cachesmith.policies.document import Document
 from cachesmith.policies.forecaster import Calibrated, Clusters, Fitted, Forecaster, Mixed
+from cachesmith.policies.profile import Profile, Sampled
 
 FORMS = {
     "weights": ("float32", ("lanes", "steps", "taps")),
@@ -31,15 +32,23 @@ class Reference:
 def references(document: Document) -> Iterator[Reference]:
     """Yield every mention of an array in the document."""
     for name, profile in document.profiles.items():
-        for field, forecaster in forecasters(name, profile):
-            yield from mentions(field, forecaster)
+        for path, each in denoisers_in(name, profile):
+            for field, forecaster in forecasters(path, each):
+                yield from mentions(field, forecaster)
 
 
-def forecasters(name: str, profile: Profile) -> Iterator[tuple[str, Forecaster]]:
-    """Yield the field path and value of every forecaster in a profile."""
-    yield f"profiles.{name}.forecaster", profile.forecaster
-    for group, forecaster in profile.overrides.items():
-        yield f"profiles.{name}.overrides.{group}", forecaster
+def denoisers_in(name: str, profile: Profile) -> Iterator[tuple[str, Sampled]]:
+    """Yield the field path of what a profile says of every denoiser, the main one first."""
+    yield f"profiles.{name}", profile
+    for denoiser, further in profile.denoisers.items():
+        yield f"profiles.{name}.denoisers.{denoiser}", further
+
+
+def forecasters(path: str, sampled: Sampled) -> Iterator[tuple[str, Forecaster]]:
+    """Yield the field path and value of every forecaster of one denoiser."""
+    yield f"{path}.forecaster", sampled.forecaster
+    for group, forecaster in sampled.overrides.items():
+        yield f"{path}.overrides.{group}", forecaster
 
 
 def mentions(field: str, forecaster: Forecaster) -> Iterator[Reference]:

@@ -1,4 +1,5 @@
-"""Which steps a static gate computes: masks with one letter a step, C computed, F forecast or H by halves."""
+"""Which steps a static gate computes: masks with one letter a step, C computed, F forecast or H by halves; - where the
+denoiser is not called."""
 
 from collections.abc import Sequence
 from math import inf, log
@@ -23,17 +24,22 @@ def mask(gate: StaticGate, steps: int, group: str | None = None) -> str:
 
 
 def remap(mask: str, sigmas_from: Sequence[float], sigmas_to: Sequence[float]) -> str:
-    """Carry a mask to other noise levels: each computed step goes to the nearest one in log sigma, C before H."""
+    """Carry a mask to other noise levels: each computed step goes to the nearest one in log sigma, C before H.
+
+    Steps at which the denoiser is not called stay so where the nearest old one was; the first of its own is computed.
+    """
     if len(mask) != len(sigmas_from):
         raise PolicyError(
             f"the mask has {len(mask)} letters for {len(sigmas_from)} noise levels; give one letter per step"
         )
     old, new = _logs(sigmas_from), _logs(sigmas_to)
-    letters = ["F"] * len(new)
+    letters = ["-" if mask[_nearest(new, step, old)] == "-" else "F" for step in range(len(new))]
     for letter in "HC":
         for step in (step for step, found in enumerate(mask) if found == letter):
             letters[_nearest(old, step, new)] = letter
-    return "".join(["C", *letters[1:]])
+    first = next(step for step, letter in enumerate(letters) if letter != "-")
+    letters[first] = "C"
+    return "".join(letters)
 
 
 def computations(mask: str) -> float:

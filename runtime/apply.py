@@ -32,8 +32,8 @@ def apply(
     """Sample under `policy` until the context is left.
 
     pipe: a diffusers pipeline, or a transformer (then pass its `scheduler`). Every denoiser that a pipeline has is
-    counted in one session: those after the first (`transformer_2`) run under the policy, too, if it is bound to no
-    model, and are otherwise computed at every step, which is told.
+    counted in one session: those after the first (`transformer_2`) run under their part of the policy, or under all of
+    it if it is bound to no model, and are otherwise computed at every step, which is told.
     profile: a profile of the policy; by default its only one, or `balanced`.
     memory_budget: largest cache in bytes; the first step is refused with the exact figure if it needs more.
     bundle: engines that compute the units, as a folder or, loaded once for many calls, from `open_bundle`.
@@ -79,10 +79,9 @@ class Attachment:
 
     def prepare(self, profile: str | None) -> Session:
         """Resolve and check a profile; what is attached stays as it is until `__enter__`."""
-        chosen = self.policy.profile(profile)
-        parts = denoisers_of(denoisers(self.pipe), self.policy, chosen, self.clock)
+        parts = denoisers_of(denoisers(self.pipe), self.policy, profile, self.clock)
         if self._drop:
-            check_droppable(chosen, parts[0].units, self._bundle)
+            check_droppable(parts[0].profile, parts[0].units, self._bundle)
         if not self._sessions:
             first = Session(self._budget, self.use)
             self._sessions = [first, *(Session(self._budget, self.use, first.stats) for _ in parts[1:])]

@@ -6,14 +6,14 @@ from dataclasses import replace
 
 from torch import nn
 
-from cachesmith.policies import Policy, PolicyError, Profile, Stack
+from cachesmith.policies import MAIN, Policy, PolicyError, Stack, denoiser_policy
 from cachesmith.runtime.discovery.first_call import learned_at_first_call
 from cachesmith.runtime.engines.bundle import BoundEngines
 from cachesmith.runtime.guidance import guided
 from cachesmith.runtime.hooks.attach import attach
 from cachesmith.runtime.hooks.clock import Clock
 from cachesmith.runtime.hooks.member_layers import MemberLayers
-from cachesmith.runtime.match import Match
+from cachesmith.runtime.match import Match, check_denoisers
 from cachesmith.runtime.models.adapters import known_adapter
 from cachesmith.runtime.models.sampler import axis_values, is_flow, noise_levels
 from cachesmith.runtime.models.units import Unit, network_units, resolve_units
@@ -22,17 +22,16 @@ from cachesmith.runtime.plan.compile_plan import compile_plan
 from cachesmith.runtime.plan.plan import Plan, has_fitted
 from cachesmith.runtime.session import Session
 
-MAIN = "transformer"
-
 
 class Denoiser:
-    """A transformer that runs under `profile` of a policy; `clock` is that of the whole pipeline.
+    """A transformer that runs under a policy's `profile`; `clock` is that of the whole pipeline.
 
     Raises `PolicyError` where the policy does not fit, now or at the first step of a run.
     """
 
-    def __init__(self, name: str, transformer: nn.Module, policy: Policy, profile: Profile, clock: Clock):
-        self.name, self.transformer, self.policy, self.profile = name, transformer, policy, profile
+    def __init__(self, name: str, transformer: nn.Module, policy: Policy, profile: str | None, clock: Clock):
+        self.name, self.transformer, self.policy = name, transformer, policy
+        self.profile = policy.profile(profile)
         self.clock = clock
         self.others: tuple[Denoiser, ...] = ()
         self._match = Match(policy)
@@ -154,14 +153,20 @@ def _members(units: tuple[Unit, ...]) -> list[tuple[int, ...]]:
 
 
 def denoisers_of(
-    named: dict[str, nn.Module], policy: Policy, profile: Profile, clock: Clock
+    named: dict[str, nn.Module], policy: Policy, profile: str | None, clock: Clock
 ) -> list[Denoiser]:
-    """One for each of a pipeline's denoisers. A policy that is bound to a model is for the main one only."""
-    (first, *others) = named.items()
-    bound = policy.document.model is not None or has_fitted(profile)
-    further = Counted if bound else Denoiser
-    parts = [Denoiser(*first, policy, profile, clock)]
-    parts += [further(name, transformer, policy, profile, clock) for name, transformer in others]
+    """One for each of a pipeline's denoisers, under its own part of the policy.
+
+    A policy that is bound to a model and says nothing of a further denoiser is not for that one. Raises `PolicyError`
+    where it is for denoisers that the pipeline has not.
+    """
+    check_denoisers(policy, named)
+    fitted = has_fitted(policy.profile(profile))
+    parts: list[Denoiser] = []
+    for name, transformer in named.items():
+        own = denoiser_policy(policy, name if len(named) > 1 else MAIN)
+        further = Counted if own is None or (own is policy and fitted and parts) else Denoiser
+        parts.append(further(name, transformer, own or policy, profile, clock))
     for part in parts:
         part.others = tuple(other for other in parts if other is not part)
     return parts

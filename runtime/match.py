@@ -5,13 +5,24 @@ The pipeline's class is not compared: an img2img pipeline may run the same model
 
 import re
 import warnings
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from math import isclose
 from typing import Any
 
 from torch import nn
 
-from cachesmith.policies import Action, Fixed, ModelKey, Policy, PolicyError, Profile, SamplerKey, Size, remap
+from cachesmith.policies import (
+    MAIN,
+    Action,
+    Fixed,
+    ModelKey,
+    Policy,
+    PolicyError,
+    Profile,
+    SamplerKey,
+    Size,
+    remap,
+)
 from cachesmith.runtime.engines.drop_weights import present_weights
 from cachesmith.runtime.models.fingerprint import config_hash, facts, lora_names, settings
 from cachesmith.runtime.models.weights import same_weights, weights_marks, weights_sketch
@@ -179,6 +190,17 @@ class Match:
         if message not in self._said:
             self._said.add(message)
             warnings.warn(message, RuntimeWarning, stacklevel=4)
+
+
+def check_denoisers(policy: Policy, named: Collection[str]) -> None:
+    """Raise `PolicyError` where `policy` is for denoisers that a pipeline with those `named` has not."""
+    told = {name for profile in policy.document.profiles.values() for name in profile.denoisers}
+    missing = sorted(told - set(named))
+    if missing:
+        raise PolicyError(
+            f"the policy was made for a pipeline with {', '.join((MAIN, *sorted(told)))}, and this one has no "
+            f"{missing[0]}: load it with all of them"
+        )
 
 
 def check_guidance(policy: Policy, branches: int) -> bool:

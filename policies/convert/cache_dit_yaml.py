@@ -4,11 +4,11 @@ from typing import Any
 
 from cachesmith.policies.convert.cache_dit_config import SLOPE, CacheConfig, read_config
 from cachesmith.policies.convert.common import Converted, letters, masks_of, order_of, row, settings, wrap
-from cachesmith.policies.document import Profile
 from cachesmith.policies.errors import PolicyError, refusing
 from cachesmith.policies.forecaster import Forecaster
 from cachesmith.policies.gate import Fixed
 from cachesmith.policies.presets.presets import preset
+from cachesmith.policies.profile import Profile
 from cachesmith.policies.units import Segments, Stack
 
 TOOL = "cache-dit"

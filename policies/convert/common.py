@@ -5,11 +5,11 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple, TypeVar
 
 from cachesmith.policies.base import Frozen
-from cachesmith.policies.document import Profile
 from cachesmith.policies.errors import PolicyError, refusing
 from cachesmith.policies.forecaster import Row
 from cachesmith.policies.gate import Fixed, Interval
 from cachesmith.policies.policy import Policy, unbound
+from cachesmith.policies.profile import Profile
 from cachesmith.policies.rows import Reuse, Taylor
 from cachesmith.policies.schedule import mask
 

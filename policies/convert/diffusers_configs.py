@@ -15,11 +15,11 @@ from cachesmith.policies.convert.common import (
     row,
     wrap,
 )
-from cachesmith.policies.document import Profile
 from cachesmith.policies.errors import PolicyError
 from cachesmith.policies.forecaster import Forecaster
 from cachesmith.policies.gate import Fixed
 from cachesmith.policies.presets.presets import preset
+from cachesmith.policies.profile import Profile
 from cachesmith.policies.units import Modules, Segments, Stack
 
 TAYLOR = "diffusers' TaylorSeerCacheConfig"

@@ -9,11 +9,11 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from cachesmith.policies.base import Arrays
-from cachesmith.policies.document import Profile
 from cachesmith.policies.errors import PolicyError
 from cachesmith.policies.forecaster import Fitted, Forecaster
 from cachesmith.policies.gate import Fixed
 from cachesmith.policies.policy import Policy
+from cachesmith.policies.profile import Profile
 from cachesmith.policies.units import Stack
 
 WEIGHTS, INPUTS = "final/weights", "final/input_weights"

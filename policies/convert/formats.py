@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
+from cachesmith.policies.base import MAIN
 from cachesmith.policies.convert.cache_dit_yaml import from_cache_dit, to_cache_dit
 from cachesmith.policies.convert.common import Converted, need_steps
 from cachesmith.policies.convert.diffusers_configs import from_first_block, from_taylorseer, to_taylorseer
@@ -17,10 +18,11 @@ from cachesmith.policies.convert.lists import (
 )
 from cachesmith.policies.convert.magcache_config import from_magcache, to_magcache
 from cachesmith.policies.convert.sglang import from_sglang, to_sglang
-from cachesmith.policies.document import Document, Profile
+from cachesmith.policies.document import Document
 from cachesmith.policies.errors import PolicyError, refusing
 from cachesmith.policies.gate import Fixed
 from cachesmith.policies.policy import Policy
+from cachesmith.policies.profile import Profile
 
 SOURCES: dict[str, Callable[[object, int | None], Converted]] = {
     "cache-dit": from_cache_dit,
@@ -92,6 +94,11 @@ def export_profile(
     if target not in TARGETS:
         raise PolicyError(f"there is no format {target!r} to export to; choose from {', '.join(TARGETS)}")
     chosen = policy.profile(profile)
+    if chosen.denoisers:
+        raise PolicyError(
+            f"{target} says nothing of several denoisers, and this profile is for {MAIN}, "
+            f"{', '.join(chosen.denoisers)}; there is nothing to export it to"
+        )
     if chosen.units.follower is not None:
         raise PolicyError(
             f"{target} computes both halves of guidance alike, and this profile some steps by half (H); "

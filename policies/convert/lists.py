@@ -6,11 +6,11 @@ from pydantic import Field
 
 from cachesmith.policies.base import Frozen
 from cachesmith.policies.convert.common import Converted, letters, masks_of, order_of, parse, row, wrap
-from cachesmith.policies.document import Profile
 from cachesmith.policies.errors import PolicyError
 from cachesmith.policies.forecaster import Forecaster
 from cachesmith.policies.gate import Fixed
 from cachesmith.policies.presets.presets import preset
+from cachesmith.policies.profile import Profile
 from cachesmith.policies.units import Modules, Stack
 
 COMPONENTS = {

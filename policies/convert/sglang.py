@@ -15,9 +15,10 @@ from cachesmith.policies.convert.sglang_schedule import (
     SglangSchedule,
     gaps,
 )
-from cachesmith.policies.document import Document, Profile, SamplerKey
+from cachesmith.policies.document import Document, SamplerKey
 from cachesmith.policies.errors import PolicyError
 from cachesmith.policies.policy import Policy
+from cachesmith.policies.profile import Profile
 from cachesmith.policies.rows import Lagrange, Taylor
 from cachesmith.policies.units import Stack
 

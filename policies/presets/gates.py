@@ -6,11 +6,11 @@ one, set it for the number of computations you want (`cachesmith.calibrate.metho
 
 from collections.abc import Callable
 
-from cachesmith.policies.document import Profile
 from cachesmith.policies.errors import refusing
 from cachesmith.policies.forecaster import Forecaster
 from cachesmith.policies.gate import Distance, DynamicGate, Probe
 from cachesmith.policies.policy import Policy, unbound
+from cachesmith.policies.profile import Profile
 from cachesmith.policies.rows import ClosedRow, Reuse, Taylor
 from cachesmith.policies.units import Segments, Stack, Units
 

@@ -2,11 +2,11 @@
 
 from collections.abc import Callable
 
-from cachesmith.policies.document import Profile
 from cachesmith.policies.errors import refusing
 from cachesmith.policies.forecaster import Forecaster, Observed, Row
 from cachesmith.policies.gate import Gate, Interval, Relational
 from cachesmith.policies.policy import Policy, unbound
+from cachesmith.policies.profile import Profile
 from cachesmith.policies.rows import AdamsBashforth, Bdf, Hermite, Heun, Reuse, Taylor
 from cachesmith.policies.units import Modules, Stack, Units
 

@@ -3,11 +3,11 @@
 from collections.abc import Callable
 from typing import Literal
 
-from cachesmith.policies.document import Profile
 from cachesmith.policies.errors import refusing
 from cachesmith.policies.forecaster import Forecaster, Row
 from cachesmith.policies.gate import Interval
 from cachesmith.policies.policy import Policy, unbound
+from cachesmith.policies.profile import Profile
 from cachesmith.policies.rows import Reuse, Taylor
 from cachesmith.policies.token_refresh import Clustered, Refresh, Scored
 from cachesmith.policies.units import Modules

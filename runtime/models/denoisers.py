@@ -7,11 +7,13 @@ from torch import nn
 
 from cachesmith.policies import PolicyError
 
-NAMES = re.compile(r"transformer(_\d+)?")
+NAMES = re.compile(r"(unconditional_)?transformer(_\d+)?")
 
 
 def denoisers(pipe: Any) -> dict[str, nn.Module]:
-    """Every denoiser of a pipeline by its name, the main one first: Wan 2.2 changes to `transformer_2` on the way.
+    """Every denoiser of a pipeline by its name, the main one first.
+
+    Wan 2.2 changes to `transformer_2` on the way; Ideogram 4 computes the other half of guidance by one of its own.
 
     A bare transformer is its own only denoiser. Raises `PolicyError` when there is none.
     """

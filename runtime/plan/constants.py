@@ -50,7 +50,7 @@ def lane_constants(plan: Plan, unit: Unit, stream: int) -> LaneConstants:
             parts["numbers"] = arrays[name][lane]
             parts["input_numbers"] = None if inputs is None else arrays[inputs][lane]
         case Fitted(weights=name, input_weights=inputs, ids=str(ids)):
-            steps = [step for step, letter in enumerate(plan.masks[unit.group]) if letter != "C"]
+            steps = [step for step, letter in enumerate(plan.masks[unit.group]) if letter == "F"]
             parts["rows"] = _by_channel(arrays[name][lane][steps], arrays[ids][lane])
             parts["inputs"] = (
                 None if inputs is None else _by_channel(arrays[inputs][lane][steps], arrays[ids][lane])

@@ -16,6 +16,7 @@ from cachesmith.policies import (
     Refresh,
     Scored,
 )
+from cachesmith.policies.forecaster import by_step
 from cachesmith.policies.rows import forecast_weights
 from cachesmith.policies.weights import Weights
 from cachesmith.runtime.gates.base import GateRules, time_bin
@@ -46,6 +47,9 @@ class Forecast:
 
 Decision = Compute | Forecast
 UNPLANNED = Compute(keep=False, why="fitted weights do not cover the steps that were computed")
+NOT_ITS_STEP = Compute(
+    keep=False, why="the policy was made for another denoiser at this step: the boundary between them moved"
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -159,7 +163,9 @@ class Plan:
         decisions: list[Decision] = [Compute(keep=False)] * start
         for step in range(start, self.steps):
             decision: Decision = Compute()
-            if letters[step] != "C" and fixed and not self._as_fitted(unit, step, computed):
+            if letters[step] == "-":
+                decision = NOT_ITS_STEP
+            elif letters[step] != "C" and fixed and not self._as_fitted(unit, step, computed):
                 decision = UNPLANNED
             elif letters[step] != "C" and computed:
                 decision = self.forecast(unit, step, computed)
@@ -204,11 +210,6 @@ def _with_liveness(decisions: list[Decision], observes_scale: bool) -> tuple[Dec
         Compute(keep=step in live) if decision == Compute() else decision
         for step, decision in enumerate(decisions)
     )
-
-
-def by_step(forecaster: Forecaster) -> bool:
-    """Whether weights or a correction were fitted for each step of one schedule."""
-    return isinstance(forecaster.rows, Fitted) or forecaster.correction is not None
 
 
 def has_fitted(profile: Profile) -> bool:

@@ -4,9 +4,10 @@ from pathlib import Path
 
 import pytest
 from tests.commands.shop import GOLDEN, Cli, Shop, fails, succeeds
+from tests.policies.several import HIGH, LOW, several_policy
 from tests.tiny import policy as small
 
-from cachesmith.policies import Document, Fixed, ModelKey, Policy, Stack, load, save
+from cachesmith.policies import Document, Fixed, ModelKey, Policy, SamplerKey, Stack, load, save
 from cachesmith.policies.bundle.manifest import (
     MANIFEST,
     FileEntry,
@@ -102,3 +103,40 @@ def test_inspect_shows_steps_computed_by_half(cli: Cli, tmp_path: Path) -> None:
     save(small(Stack(follower="second"), Fixed(mask="CHFFCF")), tmp_path / "x.policy.safetensors")
     said = succeeds(cli("inspect", tmp_path / "x.policy.safetensors"))
     assert "CHFFCF" in said and "stack; the second half follows" in said
+
+
+def two_experts(folder: Path) -> Path:
+    policy, file = several_policy(), folder / "two.policy.safetensors"
+    sampler = SamplerKey(
+        scheduler="UniPCMultistepScheduler", steps=8, sigmas=tuple(1 - i / 8 for i in range(8))
+    )
+    save(Policy(policy.document.model_copy(update={"sampler": sampler}), policy.arrays), file)
+    return file
+
+
+def test_inspect_shows_every_denoiser(cli: Cli, tmp_path: Path) -> None:
+    said = succeeds(cli("inspect", two_experts(tmp_path)))
+    assert HIGH in said and LOW in said and "40 blocks" in said and "30 blocks" in said
+    assert said.count("transformer_2") == 3
+
+
+def test_inspect_prints_one_plan_over_both_denoisers(cli: Cli, tmp_path: Path) -> None:
+    file = two_experts(tmp_path)
+    rows = json.loads(succeeds(cli("inspect", file, "--plan", "--json")))["plan"]
+    letters = [
+        "".join(
+            "-" if row["units"][u] is None else "C" if "compute" in row["units"][u] else "F" for row in rows
+        )
+        for u in ("stack", "transformer_2/stack")
+    ]
+    assert letters == [HIGH, LOW]
+    assert rows[4]["units"]["transformer_2/stack"]["sources"] == [3]
+    said = succeeds(cli("inspect", file, "--plan"))
+    assert "transformer_2/stack" in said and "F 3" in said
+
+
+def test_edit_keeps_every_denoiser(cli: Cli, tmp_path: Path) -> None:
+    file = two_experts(tmp_path)
+    succeeds(cli("edit", file, "--mismatch", "size=error", "-o", tmp_path / "strict.policy.safetensors"))
+    before, after = load(file), load(tmp_path / "strict.policy.safetensors")
+    assert after.document.profiles == before.document.profiles and after.document.mismatch.size == "error"

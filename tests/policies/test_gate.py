@@ -3,7 +3,8 @@
 import pytest
 
 from cachesmith.policies import Distance, Gate, Policy, PolicyError, Probe, Segments, decode, encode, preset
-from cachesmith.policies.document import Document, Profile
+from cachesmith.policies.document import Document
+from cachesmith.policies.profile import Profile
 
 GATES: list[Gate] = [
     Distance(threshold=0.1),

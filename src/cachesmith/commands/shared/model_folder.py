@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from cachesmith.commands.options import Loading
-from cachesmith.policies import CachesmithError, Policy
+from cachesmith.policies import MAIN, CachesmithError, Policy, denoiser_policy
 
 
 def check_model_name(model: str, loading: Loading) -> None:
@@ -31,11 +31,24 @@ def check_policy(model: str, loading: Loading, policy: Policy) -> None:
 
     The transformer is built without memory for its weights, so that every default of its class counts as it does later.
     """
-    from cachesmith.runtime.match import Match
+    import diffusers
 
-    transformer = _hollow_transformer(model, loading)
-    if transformer is not None:
-        Match(policy).architecture(transformer)
+    from cachesmith.runtime.match import Match, check_denoisers
+
+    parts = {
+        name for name, value in _config(diffusers.DiffusionPipeline, model, loading).items() if _loaded(value)
+    }
+    if MAIN in parts:
+        check_denoisers(policy, parts)
+    for name in (MAIN, *policy.document.models):
+        transformer, own = _hollow_transformer(model, loading, name), denoiser_policy(policy, name)
+        if transformer is not None and own is not None:
+            Match(own).architecture(transformer)
+
+
+def _loaded(value: Any) -> bool:
+    """Whether an entry of model_index.json names a class: a component that is left out has none."""
+    return isinstance(value, list | tuple) and all(value)
 
 
 def pipeline_class(model: str, loading: Loading) -> Any:
@@ -46,11 +59,11 @@ def pipeline_class(model: str, loading: Loading) -> Any:
     return getattr(diffusers, name, None) if isinstance(name, str) else None
 
 
-def _hollow_transformer(model: str, loading: Loading) -> Any:
+def _hollow_transformer(model: str, loading: Loading, name: str) -> Any:
     import diffusers
     import torch
 
-    config = _config(diffusers.AutoModel, model, loading, subfolder="transformer")
+    config = _config(diffusers.AutoModel, model, loading, subfolder=name)
     try:
         with torch.device("meta"):
             return getattr(diffusers, config["_class_name"]).from_config(config)

@@ -15,10 +15,11 @@ from cachesmith.policies import (
     Fixed,
     Forecaster,
     Interval,
+    ModelKey,
     Policy,
     Probe,
-    Profile,
     Relational,
+    Sampled,
     Segments,
     Stack,
     mask,
@@ -47,7 +48,7 @@ def show(policy: Policy) -> None:
         console.print(_pairs(_calibration(policy.document.calibration)))
 
 
-def timeline(profile: Profile, steps: int | None) -> Iterator[tuple[str, str]]:
+def timeline(profile: Sampled, steps: int | None) -> Iterator[tuple[str, str]]:
     """Yield the gate as pairs of a unit group (empty: all) and a string of C, H and F, or the rule in words."""
     match profile.gate:
         case Fixed() as gate:
@@ -102,15 +103,20 @@ def _origin(policy: Policy) -> Iterator[tuple[str, str]]:
     if document.model is None:
         yield "model", "any: bound to no model"
     else:
-        key = document.model
-        yield "model", f"{key.transformer} of {key.pipeline or 'any pipeline'}, {key.blocks} blocks"
-        yield "", f"configuration {key.config_hash[:12]}, weights {(key.weights_hash or 'not recorded')[:12]}"
-        if key.adapters:
-            yield "LoRA", ", ".join(key.adapters)
+        yield from _model("model", document.model)
+        for name, key in document.models.items():
+            yield from _model(name, key)
     if document.sampler is not None:
         sampler, scale = document.sampler, document.sampler.guidance_range
         guided = "" if scale is None else f", scale {scale[0]:g} to {scale[1]:g}"
         yield "sampler", f"{sampler.scheduler}, {sampler.steps} steps, guidance {sampler.guidance}{guided}"
+
+
+def _model(name: str, key: ModelKey) -> Iterator[tuple[str, str]]:
+    yield name, f"{key.transformer} of {key.pipeline or 'any pipeline'}, {key.blocks} blocks"
+    yield "", f"configuration {key.config_hash[:12]}, weights {(key.weights_hash or 'not recorded')[:12]}"
+    if key.adapters:
+        yield "LoRA", ", ".join(key.adapters)
 
 
 def _profiles(document: Document) -> Table:
@@ -123,6 +129,8 @@ def _profiles(document: Document) -> Table:
     for name, profile in document.profiles.items():
         figures = (_number(profile.nfc), *cells(profile.quality, metrics), _number(profile.speedup, "x"))
         table.add_row(name, _units(profile), _forecasters(profile), *figures)
+        for further, own in profile.denoisers.items():
+            table.add_row(f"  {further}", _units(own), _forecasters(own))
     return table
 
 
@@ -130,7 +138,7 @@ def _number(value: float | None, unit: str = "") -> str:
     return "-" if value is None else f"{value:.2f}{unit}"
 
 
-def _units(profile: Profile) -> str:
+def _units(profile: Sampled) -> str:
     match profile.units:
         case Segments(starts=starts):
             return f"{len(starts)} segments"
@@ -140,7 +148,7 @@ def _units(profile: Profile) -> str:
             return units.kind
 
 
-def _forecasters(profile: Profile) -> str:
+def _forecasters(profile: Sampled) -> str:
     own = (f"{group}: {describe(forecaster)}" for group, forecaster in profile.overrides.items())
     return "; ".join((describe(profile.forecaster), *own))
 
@@ -150,6 +158,9 @@ def _gates(document: Document) -> Iterator[tuple[str, str]]:
     for name, profile in document.profiles.items():
         for group, letters in timeline(profile, steps):
             yield f"{name} {group}".strip(), letters
+        for further, own in profile.denoisers.items():
+            for group, letters in timeline(own, steps):
+                yield f"{name} {further} {group}".strip(), letters
 
 
 def _calibration(record: Calibration) -> Iterator[tuple[str, str]]:
