@@ -27,6 +27,13 @@ class Uncached:
     images: Tensor
     prompts: dict[str, Any] = field(default_factory=dict)
 
+    def parts(self, size: int) -> "list[Uncached]":
+        """The same in calls of at most `size` samples."""
+        if len(self.requests) <= size:
+            return [self]
+        places = [slice(i, i + size) for i in range(0, len(self.requests), size)]
+        return [Uncached(self.requests[p], self.path[p], self.images[p]) for p in places]
+
 
 class Batch:
     """One batch's cached run on a schedule, up to some step."""

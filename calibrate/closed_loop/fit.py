@@ -142,6 +142,7 @@ class SegmentFitter:
         self.segments = segments(schedule.mask)
         self._fit = Fit(schedule)
         self._combinations: dict[torch.Size, list[Tensor]] = {}
+        self._places: dict[tuple[float, ...], int] = {}
 
     def __call__(self) -> Fit:
         """Walk all segments; the runs' pictures, out of fold, are the score."""
@@ -182,12 +183,26 @@ class SegmentFitter:
     def _turn(
         self, segment: Segment, equations: Equations, theta: Tensor, grid: Sequence[float]
     ) -> tuple[float, Tensor, Walked]:
-        """The ridge of the grid whose out-of-fold weights end closest, these weights, and where they end."""
-        turns = []
-        for factor in grid:
-            found = equations.without(theta, factor)
-            turns.append((factor, found, self._walked(segment, found)))
-        return min(turns, key=lambda turn: turn[2].error)
+        """The ridge of the grid whose out-of-fold weights end closest, these weights, and where they end.
+
+        It is looked for from the one that the last segment took, up or down as long as that comes closer.
+        """
+        turns: dict[int, tuple[float, Tensor, Walked]] = {}
+
+        def error(place: int) -> float:
+            if place not in range(len(grid)):
+                return torch.inf
+            if place not in turns:
+                found = equations.without(theta, grid[place])
+                turns[place] = grid[place], found, self._walked(segment, found)
+            return turns[place][2].error
+
+        best = self._places.get(tuple(grid), len(grid) // 2)
+        way = 1 if error(best + 1) < error(best) else -1
+        while error(best + way) < error(best):
+            best += way
+        self._places[tuple(grid)] = best
+        return turns[best]
 
     def _settle(self, segment: Segment, theta: Tensor, results: list[Results]) -> None:
         for batch, each in zip(self.batches, results, strict=True):

@@ -61,14 +61,8 @@ class Polisher:
         seed: int = 0,
         rate: float = RATE,
     ):
-        self.renderer, self.samples, self.fit, self.size, self.seed, self.rate = (
-            renderer,
-            samples,
-            fit,
-            size,
-            seed,
-            rate,
-        )
+        self.renderer, self.fit, self.size, self.seed, self.rate = renderer, fit, size, seed, rate
+        self.samples = [part for each in samples for part in each.parts(size)]
         self.state: dict[str, list[Tensor]] = {
             name: [torch.zeros(len(each.factor), device=each.factor.device) for each in fit.curvatures]
             for name in ("phi", "kept", "momentum", "average")
@@ -77,7 +71,7 @@ class Polisher:
         self.losses: list[float] = []
         squares = torch.stack([each.squares.cpu() for each in fit.curvatures])
         before = self._loss((squares + FLOOR).log())
-        sizes = [len(each.requests) for each in samples]
+        sizes = [len(each.requests) for each in self.samples]
         self._before = torch.split(before, sizes)
 
     def __call__(self, iterations: int, advance: Callable[[float], None] | None = None) -> Rows:
