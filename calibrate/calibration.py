@@ -33,7 +33,7 @@ from cachesmith.policies.base import Arrays
 from cachesmith.runtime.models.fingerprint import model_key, sampler_key
 from cachesmith.sampling.evaluate import Evaluator
 from cachesmith.sampling.lpips import load_lpips
-from cachesmith.sampling.render import Renderer
+from cachesmith.sampling.render import Renderer, device_of
 from cachesmith.sampling.requests import Prompt, Split, batches, digest, parts_of, requests, split
 from cachesmith.sampling.scores import compare, summarise
 from cachesmith.sampling.timing import elapsed
@@ -112,7 +112,7 @@ class _Calibration:
     def run(self) -> CalibrationResult:
         """Do everything."""
         config = self.config
-        ledger = Ledger(config.steps, config.work / f"ledger-{self.key}.json", self.pipe.transformer.device)
+        ledger = Ledger(config.steps, config.work / f"ledger-{self.key}.json", device_of(self.pipe))
         with overall(self.plan.runs) as advance:
             samples = self._references(ledger, advance)
             shape = probe(self.renderer, samples[0])

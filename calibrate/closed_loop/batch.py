@@ -10,16 +10,18 @@ from torch import Tensor
 
 from cachesmith.calibrate.closed_loop.lanes import Schedule
 from cachesmith.calibrate.closed_loop.loop import Loop, Note, Past, Weights, attached
-from cachesmith.calibrate.closed_loop.replay import Results, Trace, replayed
-from cachesmith.sampling.render import Renderer
+from cachesmith.calibrate.closed_loop.replay import Results, Trace, part_of, replayed
+from cachesmith.sampling.render import Renderer, device_of
 from cachesmith.sampling.requests import Request
+
+HOST = torch.device("cpu")
 
 
 @dataclass
 class Uncached:
-    """Samples that are called together: their uncached path [N, steps + 1, ...] in float32, and pictures [N, C, H, W].
+    """Samples that are called together: their uncached path [N, steps + 1, ...], and pictures [N, C, H, W].
 
-    `prompts` remembers what they were encoded to.
+    Both are on the host, in the dtype that the pipeline has them in. `prompts` remembers what they were encoded to.
     """
 
     requests: Sequence[Request]
@@ -36,28 +38,53 @@ class Uncached:
 
 
 class Batch:
-    """One batch's cached run on a schedule, up to some step."""
+    """One batch's cached run on a schedule, up to some step. What is remembered of it rests on `home`."""
 
-    def __init__(self, renderer: Renderer, uncached: Uncached, schedule: Schedule, folds: Tensor):
+    def __init__(
+        self,
+        renderer: Renderer,
+        uncached: Uncached,
+        schedule: Schedule,
+        folds: Tensor,
+        home: torch.device | None = None,
+    ):
         self.renderer, self.uncached, self.schedule, self.folds = renderer, uncached, schedule, folds
+        self.device = device_of(renderer.pipe)
+        self.home = home or self.device
         self.known: Results = []
         self.past = Past()
 
+    def parts(self, size: int) -> "list[Batch]":
+        """The same as batches of at most `size` samples, each as far as this one is."""
+        samples = len(self.folds)
+        if samples <= size:
+            return [self]
+        made = []
+        for number, part in enumerate(self.uncached.parts(size)):
+            places = torch.arange(number * size, number * size + len(part.requests))
+            each = Batch(self.renderer, part, self.schedule, self.folds[places], self.home)
+            each.known = part_of(self.known, places, samples)
+            each.past = self.past.part(places, samples)
+            made.append(each)
+        return made
+
     def compute(self, step: int, weights: Weights) -> None:
         """Compute step `step`, in full or by half. What is forecast of it by `weights` is not kept."""
-        trace = self._replay(step + 1, weights)
+        past = self.past.on(self.device)
+        trace = self._replay(step + 1, weights, past)
+        self.past = past.on(self.home)
         if self.schedule.mask[step] == "C":
             self.known = trace.results
 
     def walk(self, stop: int, weights: Weights) -> tuple[Tensor, Results]:
         """Go on to step `stop` by `weights`: the latents that enter it, and what the transformer returned."""
-        trace = self._replay(stop, weights)
+        trace = self._replay(stop, weights, self.past.on(self.device))
         return trace.latents[-1], trace.results
 
     def differentiable(self, stop: int, weights: Weights) -> tuple[Tensor, list[Note]]:
         """As `walk`: the latents, and the forecasts that they were made from, with a graph between them."""
         notes: list[Note] = []
-        loop = Loop(self.schedule.mask, weights, self.past, self.folds, notes)
+        loop = Loop(self.schedule.mask, weights, self.past.on(self.device), self.folds, notes)
         with self._watched(loop, stop) as trace:
             self.renderer.differentiable(self.uncached.requests)
         return trace.latents[-1], notes
@@ -67,8 +94,8 @@ class Batch:
         with replayed(self.renderer.pipe, len(self.folds), self.known, None, self.uncached.prompts):
             return self.renderer(self.uncached.requests).images
 
-    def _replay(self, stop: int, weights: Weights) -> Trace:
-        with self._watched(Loop(self.schedule.mask, weights, self.past, self.folds), stop) as trace:
+    def _replay(self, stop: int, weights: Weights, past: Past) -> Trace:
+        with self._watched(Loop(self.schedule.mask, weights, past, self.folds), stop) as trace:
             self.renderer(self.uncached.requests)
         return trace
 
@@ -89,4 +116,11 @@ def sample(renderer: Renderer, requests: Sequence[Request]) -> Uncached:
     with replayed(renderer.pipe, len(requests), [], None, prompts) as trace:
         pictures = renderer(requests)
     renderer.check_finite(pictures)
-    return Uncached(requests, torch.stack(trace.latents, 1).float().cpu(), pictures.images, prompts)
+    path = torch.stack(trace.latents, 1).cpu()
+    return Uncached(requests, path, _narrowed(pictures.images, path.dtype), prompts)
+
+
+def _narrowed(images: Tensor, dtype: torch.dtype) -> Tensor:
+    """Pictures in the pipeline's dtype, if that is what they were drawn in: nothing is lost."""
+    narrow = images.to(dtype)
+    return narrow if torch.equal(narrow.to(images.dtype), images) else images

@@ -21,7 +21,7 @@ from cachesmith.calibrate.closed_loop.equations import Equations, factored, solv
 from cachesmith.calibrate.closed_loop.lanes import Rows, Schedule, corrected, lines
 from cachesmith.calibrate.closed_loop.replay import Results
 from cachesmith.sampling.metrics import psnr
-from cachesmith.sampling.render import Renderer
+from cachesmith.sampling.render import Renderer, device_of
 
 FOLDS = 4
 
@@ -130,7 +130,7 @@ class SegmentFitter:
     ):
         self.schedule, self.channels, self.ridges, self.hold = schedule, channels, ridges, hold
         self.turns, self.share = turns, share
-        self.device = renderer.pipe.transformer.device
+        self.device = device_of(renderer.pipe)
         count = sum(len(each.requests) for each in samples)
         self.folds = min(FOLDS, count)
         assigned = torch.split(torch.arange(count) % self.folds, [len(each.requests) for each in samples])

@@ -1,6 +1,6 @@
 """A runner whose weights are tensors: they may differ from sample to sample, and carry gradients."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
@@ -10,6 +10,7 @@ from torch import Tensor
 
 from cachesmith.calibrate.closed_loop.axes import TAPS
 from cachesmith.calibrate.closed_loop.lanes import Schedule
+from cachesmith.calibrate.closed_loop.replay import rows_of
 from cachesmith.policies import GUIDANCE, halves
 from cachesmith.runtime import (
     COMPUTE_ALL,
@@ -46,6 +47,20 @@ class Past:
     def __init__(self) -> None:
         self.known: dict[tuple[str, str], list[tuple[Tensor, Tensor]]] = {}
         self.answers: dict[tuple[int, str], Feature] = {}
+
+    def on(self, device: torch.device) -> "Past":
+        """The same on a device; what is learnt there is not known here."""
+        return self._made(lambda tensor: tensor.to(device))
+
+    def part(self, places: Tensor, samples: int) -> "Past":
+        """Some of the batch's `samples`."""
+        return self._made(lambda tensor: rows_of(tensor, places, samples))
+
+    def _made(self, change: Callable[[Tensor], Tensor]) -> "Past":
+        past = Past()
+        past.known = {name: [(change(a), change(b)) for a, b in pairs] for name, pairs in self.known.items()}
+        past.answers = {name: tuple(change(each) for each in found) for name, found in self.answers.items()}
+        return past
 
 
 class Loop:
@@ -89,7 +104,8 @@ class Loop:
             rows = rows[self.folds.to(now.device)[samples]]
         total = now.float() if isinstance(unit, BlockRun) else torch.zeros_like(now, dtype=torch.float32)
         for index, tensor in enumerate(raw):
-            total = torch.addcmul(total, rows[:, index, None], tensor.float())
+            # not widened: a graph would keep a copy of every tap for every step
+            total = torch.addcmul(total, rows[:, index, None], tensor)
         output = total.to(now.dtype)
         if self.notes is not None:
             if not output.requires_grad:

@@ -8,7 +8,7 @@ After step `stop` the call is left by an exception. Prompts are encoded once.
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
-from functools import wraps
+from functools import partial, wraps
 from types import MethodType
 from typing import Any
 
@@ -16,9 +16,10 @@ import torch
 from torch import Tensor
 
 from cachesmith.runtime.hooks.patch import patched
+from cachesmith.sampling.render import device_of
 
 Results = list[list[Any]]
-"""What the transformer returned: by step, then by call within the step."""
+"""What the transformer returned, on the host: by step, then by call within the step."""
 
 
 class Stopped(BaseException):
@@ -48,9 +49,11 @@ def replayed(
     samples: of the batch; prompts: remembers what `encode_prompt` returned, for the next replay of the same batch.
     """
     trace = Trace(samples)
-    transformer, scheduler = pipe.transformer, pipe.scheduler
+    transformer, scheduler, device = pipe.transformer, pipe.scheduler, partial(device_of, pipe)
     with ExitStack() as stack:
-        stack.enter_context(patched(transformer, "forward", _answering(transformer.forward, known, trace)))
+        stack.enter_context(
+            patched(transformer, "forward", _answering(transformer.forward, known, trace, device))
+        )
         stack.enter_context(_stepping(scheduler, trace, stop))
         if prompts is not None and hasattr(pipe, "encode_prompt"):
             stack.enter_context(patched(pipe, "encode_prompt", _once(pipe.encode_prompt, prompts)))
@@ -58,7 +61,9 @@ def replayed(
             yield trace
 
 
-def _answering(forward: Callable[..., Any], known: Results, trace: Trace) -> Callable[..., Any]:
+def _answering(
+    forward: Callable[..., Any], known: Results, trace: Trace, device: Callable[[], torch.device]
+) -> Callable[..., Any]:
     calls = [0, 0]  # the step in hand, and its calls so far
 
     @wraps(forward)
@@ -67,9 +72,14 @@ def _answering(forward: Callable[..., Any], known: Results, trace: Trace) -> Cal
             calls[:] = trace.step, 0
         step, call = calls
         calls[1] += 1
-        result = _copy(known[step][call]) if step < len(known) else forward(*args, **kwargs)
-        trace.results.extend([] for _ in range(step + 1 - len(trace.results)))
-        trace.results[step].append(known[step][call] if step < len(known) else result)
+        if step < len(known):
+            result = _made(known[step][call], lambda tensor: tensor.to(device(), copy=True))
+        else:
+            result = forward(*args, **kwargs)
+        if not torch.is_grad_enabled():
+            trace.results.extend([] for _ in range(step + 1 - len(trace.results)))
+            again = step < len(known)
+            trace.results[step].append(known[step][call] if again else _made(result, _kept))
         return result
 
     return answered
@@ -112,14 +122,33 @@ def _once(encode: Callable[..., Any], prompts: dict[str, Any]) -> Callable[..., 
     return encoded
 
 
-def _copy(result: Any) -> Any:
-    """A pipeline may write into what it was given."""
+def part_of(results: Results, places: Tensor, samples: int) -> Results:
+    """What the transformer returned for some of a batch's `samples`."""
+    found: Results = _made(results, lambda tensor: rows_of(tensor, places, samples))
+    return found
+
+
+def rows_of(tensor: Tensor, places: Tensor, samples: int) -> Tensor:
+    """The rows of some samples, in every half of guidance; tensors that are not of the batch as they are."""
+    if tensor.ndim == 0 or len(tensor) % samples:
+        return tensor
+    halves = tensor.reshape(-1, samples, *tensor.shape[1:])
+    return halves[:, places.to(tensor.device)].flatten(0, 1)
+
+
+def _kept(tensor: Tensor) -> Tensor:
+    """On the host; a copy in any case, since a pipeline may write into what it was given."""
+    return tensor.to("cpu", copy=True)
+
+
+def _made(result: Any, change: Callable[[Tensor], Tensor]) -> Any:
+    """The same with every tensor changed."""
     match result:
         case Tensor():
-            return result.clone()
+            return change(result)
         case tuple() | list():
-            return type(result)(_copy(item) for item in result)
+            return type(result)(_made(item, change) for item in result)
         case dict():  # diffusers' outputs are dictionaries and dataclasses in one
-            return type(result)(**{name: _copy(item) for name, item in result.items()})
+            return type(result)(**{name: _made(item, change) for name, item in result.items()})
         case _:
             return result

@@ -132,12 +132,17 @@ class Renderer:
         """Tensors where the pipeline computes; embeddings in its denoiser's dtype."""
         if not isinstance(value, Tensor):
             return value
-        device = getattr(self.pipe, "_execution_device", self.pipe.device)
-        dtype = self.pipe.transformer.dtype
+        device, dtype = device_of(self.pipe), self.pipe.transformer.dtype
         # weights that are stored in 8 bits are not computed in them
         computes = dtype.is_floating_point and dtype.itemsize > 1
         embeds = name.endswith("embeds") and value.is_floating_point()
         return value.to(device, dtype if embeds and computes else None)
+
+
+def device_of(pipe: Any) -> torch.device:
+    """Return where a pipeline computes, wherever its weights are kept between calls."""
+    device: torch.device = getattr(pipe, "_execution_device", pipe.device)
+    return device
 
 
 def _parameters(function: Callable[..., Any]) -> Sequence[str]:
