@@ -10,7 +10,8 @@ one uncached step, which is block executions / blocks where whole blocks are ski
 project's runtime, which counts block executions / blocks itself. Thresholds are set to the budget by bisection on the
 requests of the screening. Every setting is screened on a few samples; each method's best are measured on all, and
 timed in turns. Writes `peers.json`, `peers.md` and `peers.png`; `peers.jsonl` keeps what is done but the times, so that
-the same command goes on after an interruption.
+the same command goes on after an interruption. With `--add`, rows that `peers.json` already has and this run does not
+measure stay as they are; rows that are new then have no times, since only those of one run compare.
 """
 
 import argparse
@@ -38,13 +39,13 @@ from rich.console import Console
 
 from cachesmith.commands.output import write_text
 from cachesmith.files import replacing
-from cachesmith.policies import load
+from cachesmith.policies import CachesmithError, load
 from cachesmith.progress import stage
 from cachesmith.sampling.render import Renderer
 from cachesmith.sampling.requests import digest, heldout_part, read_prompts, requests
 from cachesmith.sampling.timing import machine
 
-FAMILIES = ("samplers", "ours", "of_diffusers", "of_cache_dit")
+FAMILIES = ("samplers", "controls", "ours", "of_diffusers", "of_cache_dit")
 UNUSED = 1_000_000
 """First seed where there is no calibration that could have used it."""
 TUNING = 16
@@ -121,6 +122,22 @@ def said(facts: dict[str, Any]) -> str:
     )
 
 
+def add_earlier(path: Path, facts: dict[str, Any], fixed: dict[str, Any], results: list[Result]) -> None:
+    """Add the rows that a run before has written and this one has not measured; the policy they are about stays, too.
+
+    The profiles of a policy are replaced together. Raises `CachesmithError` for other conditions.
+    """
+    written = json.loads(path.read_text(encoding="utf-8"))
+    if {name: value for name, value in written["conditions"].items() if name in fixed} != fixed:
+        raise CachesmithError(f"{path} was made under other conditions; leave --add out")
+    measured = {result.name for result in results}
+    anew = any(result.family == CALIBRATED for result in results)
+    rows = (Result(**row) for row in written["rows"])
+    results += [r for r in rows if r.name not in measured and not (anew and r.family == CALIBRATED)]
+    if not anew:
+        facts["policy"] = written["conditions"]["policy"]
+
+
 def shown(results: list[Result], budgets: tuple[int, ...]) -> set[str]:
     """Names that the budgets' tables show, uncached, and the policy's profiles: a screening is no choice among them."""
     found = {result.name for budget in budgets for result in best(results, budget)}
@@ -157,6 +174,9 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--quality-only", action="store_true", help="measure no times")
     parser.add_argument("--families", nargs="+", default=list(FAMILIES), choices=FAMILIES)
     parser.add_argument("--only", metavar="TEXT,TEXT", help="only settings whose name holds one of these")
+    parser.add_argument(
+        "--add", action="store_true", help="keep the other rows of peers.json; measures no times"
+    )
     parser.add_argument("--lpips", type=Path, metavar="FILE", help="what benchmarks/fetch_lpips.py wrote")
     parser.add_argument("--dtype", default="float32")
     parser.add_argument("--device", default="cpu")
@@ -176,7 +196,7 @@ def main() -> None:
     diffusers_logging.set_verbosity_error()
     args.out.mkdir(parents=True, exist_ok=True)
     run = course(args)
-    facts = conditions(args, run)
+    facts = json.loads(json.dumps(conditions(args, run)))
     lpips = None
     if args.lpips is not None:
         from cachesmith.sampling.lpips import load_lpips
@@ -190,8 +210,10 @@ def main() -> None:
         results = race.run(listed, lambda name: advance(note=name))
     with stage("best settings", len(shown(results, run.budgets))) as advance:
         results = race.confirm(results, partial(shown, budgets=run.budgets), lambda name: advance(note=name))
+    if args.add:
+        add_earlier(args.out / "peers.json", facts, fixed, results)
     write(args.out, facts, results)
-    if not args.quality_only:
+    if not args.quality_only and not args.add:
         names = shown(results, run.budgets)
         with stage("time", len(names) * args.repeats) as advance:
             results = race.time(results, names, args.repeats, lambda name: advance(note=name))

@@ -33,6 +33,8 @@ TRIED: dict[str, dict[str, tuple[Any, ...]]] = {
     "magcache (fitted)": {"max_skips": (5, 9)},
     "smoothcache (fitted)": {"lookahead": (3, 7)},
     "svd-cache (fitted)": {"row": ("ema", "taylor-2")},
+    "sglang-dpcache (fitted)": {"max_gap": (8, 0)},
+    "golden-path (fitted)": {"evaluations": (150,)},
 }
 """Values of options that names do not tell, or that a method restricts, for 8, 10 and 14 of 50 steps."""
 LEFT_OUT = ("uncached", "magcache")

@@ -6,20 +6,27 @@ from cachesmith.calibrate.methods import (
     dpcache,
     eoc,
     hyca,
+    l2p,
     magcache,
     scalingcache,
+    sglang_dpcache,
     smoothcache,
     svd_cache,
     teacache,
 )
+from cachesmith.calibrate.methods.searches import budcache, golden_path
 from cachesmith.policies import Policy
 
 METHODS: dict[str, Callable[..., Policy]] = {
+    "budcache": budcache.fit,
     "dpcache": dpcache.fit,
     "eoc": eoc.fit,
+    "golden-path": golden_path.fit,
     "hyca": hyca.fit,
+    "l2p": l2p.fit,
     "magcache": magcache.fit,
     "scalingcache": scalingcache.fit,
+    "sglang-dpcache": sglang_dpcache.fit,
     "smoothcache": smoothcache.fit,
     "svd-cache": svd_cache.fit,
     "teacache": teacache.fit,

@@ -61,8 +61,11 @@ def bars() -> Progress:
 
 
 @contextmanager
-def stage(title: str, total: int) -> Iterator[Advance]:
-    """Show one bar while the context is open; the yielded function moves it on: `advance(n=1, note="")`."""
+def stage(title: str, total: int | None) -> Iterator[Advance]:
+    """Show one bar while the context is open; the yielded function moves it on: `advance(n=1, note="")`.
+
+    total: None where nobody knows it.
+    """
     with bars() as display:
         task = display.add_task(title, total=total, note="")
 
@@ -112,7 +115,8 @@ class Lines(Progress):
 
 def line(task: Task) -> str:
     """Say how far a task is, and the time it has taken: `sampling: 12 of 64, 0:01:30, 0:06:30 left`."""
-    done = "" if task.total is None else f" {task.completed:g} of {task.total:g},"
+    of = "" if task.total is None else f" of {task.total:g}"
+    done = f" {task.completed:g}{of}," if task.completed or of else ""
     left = None if task.finished else task.time_remaining
     rest = "" if left is None else f", {_clock(left)} left"
     note = f", {task.fields['note']}" if task.fields.get("note") else ""

@@ -14,7 +14,7 @@ from tests.tiny import tiny_dit, tiny_flux
 from tests.tiny_folder import open_tiny, save_tiny
 
 from cachesmith.calibrate.methods import METHODS
-from cachesmith.policies import Fixed, Forecaster, Modules, Policy, Profile, Taylor, preset
+from cachesmith.policies import Fixed, Forecaster, Modules, Policy, Profile, Stack, Taylor, preset, unbound
 from cachesmith.policies.document import Document
 from cachesmith.sampling.metrics import relative_error
 from cachesmith.sampling.render import Renderer
@@ -22,7 +22,7 @@ from cachesmith.sampling.requests import Request
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 
-from contest import of_cache_dit, of_diffusers, ours, samplers
+from contest import controls, of_cache_dit, of_diffusers, ours, samplers
 from contest.contestant import Contestant, Course, Dial, Enter, Entry, nothing
 from contest.journal import Journal
 from contest.race import Race, Result, first_sentence
@@ -278,3 +278,18 @@ def test_intervals_follow_from_budgets() -> None:
     assert first_sentence(KeyError("x")) == "KeyError: 'x'"
     assert of_cache_dit.even_mask(4, 12) == [1, 0, 0] * 4
     assert of_cache_dit.even_mask(4, 13, first=2) == [1, 1, 0, 0, 0, 1, 0, 0, 0, 1, 0, 0, 0]
+
+
+def test_controls_have_the_policys_ends() -> None:
+    gate = Fixed(mask="CCFFCFFFFCFF")
+    policy = unbound(Profile(units=Stack(), gate=gate, forecaster=Forecaster(rows=Taylor(order=1))))
+    course = replace(dit_course(), policy=policy)
+    found = list(controls.entries(course))
+    assert [entry.name for entry in found] == [
+        "uniform, 4 steps from 0 to 9, reuse",
+        "uniform, 4 steps from 0 to 9, line",
+    ]
+    assert controls.even(12, 0, 9, 4) == "CFFCFFCFFCFF"
+    assert nfc(course, found[0].enter) == pytest.approx(4)
+    unbounded = next(controls.entries(dit_course()))
+    assert unbounded.name == "uniform, 6 steps from 0 to 11, reuse"

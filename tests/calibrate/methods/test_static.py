@@ -45,9 +45,13 @@ def gate_of(policy: Any) -> Fixed:
     return gate
 
 
+BRIEF: dict[str, Any] = {"budcache": {"annealing": 3, "climbing": 0}, "golden-path": {"evaluations": 3}}
+"""Options of methods that sample over and over."""
+
+
 @pytest.mark.parametrize("name", METHODS)
 def test_every_method_gives_a_policy_that_runs(renderer: Renderer, name: str) -> None:
-    policy = METHODS[name](renderer, REQUESTS, budget=5)
+    policy = METHODS[name](renderer, REQUESTS, budget=5, **BRIEF.get(name, {}))
     assert policy.document.model is None and policy.document.sampler is None
     with apply(renderer.pipe, policy) as session:
         pictures = renderer(REQUESTS)

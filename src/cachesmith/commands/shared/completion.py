@@ -9,7 +9,20 @@ from cachesmith.policies import PRESETS, SUFFIX, load
 from cachesmith.policies.bundle.manifest import MANIFEST
 from cachesmith.policies.convert import SOURCES, TARGETS
 
-METHODS = ("dpcache", "eoc", "hyca", "magcache", "scalingcache", "smoothcache", "svd-cache", "teacache")
+METHODS = (
+    "budcache",
+    "dpcache",
+    "eoc",
+    "golden-path",
+    "hyca",
+    "l2p",
+    "magcache",
+    "scalingcache",
+    "sglang-dpcache",
+    "smoothcache",
+    "svd-cache",
+    "teacache",
+)
 """Those of `cachesmith.calibrate.methods`, whose import takes seconds; a test compares."""
 
 

@@ -1,0 +1,53 @@
+"""Controls: evenly spread steps with the first, the last and the number of computed steps that the policy has."""
+
+from collections.abc import Iterator
+from functools import partial
+
+from cachesmith.calibrate.schedules import from_steps
+from cachesmith.policies import (
+    Fixed,
+    Forecaster,
+    Policy,
+    Profile,
+    Reuse,
+    Stack,
+    Taylor,
+    computations,
+    mask,
+    unbound,
+)
+from contest.contestant import Contestant, Course
+from contest.ours import applied
+
+FAMILY = "control"
+ROWS: dict[str, Reuse | Taylor] = {"reuse": Reuse(), "line": Taylor(order=1)}
+
+
+def entries(course: Course) -> Iterator[Contestant]:
+    """Yield reuse and a line on each of the even schedules."""
+    for first, last, count in _ends(course):
+        gate = Fixed(mask=even(course.steps, first, last, count))
+        for name, rows in ROWS.items():
+            profile = Profile(units=Stack(), gate=gate, forecaster=Forecaster(rows=rows))
+            label = f"uniform, {count} steps from {first} to {last}, {name}"
+            yield Contestant(label, FAMILY, f"uniform, {name}", applied(partial(_same, unbound(profile))))
+
+
+def even(steps: int, first: int, last: int, count: int) -> str:
+    """Return the mask of `count` computed steps, as evenly spread from `first` to `last` as they can be."""
+    places = {first + round((last - first) * i / max(1, count - 1)) for i in range(count)}
+    return from_steps(places, steps)
+
+
+def _ends(course: Course) -> list[tuple[int, int, int]]:
+    """First and last computed step of every fixed profile, and its whole computations; without a policy, both ends."""
+    if course.policy is None:
+        return [(0, course.steps - 1, budget) for budget in course.budgets]
+    gates = [profile.gate for profile in course.policy.document.profiles.values()]
+    masks = [mask(gate, course.steps) for gate in gates if isinstance(gate, Fixed)]
+    found = {(0, len(letters.rstrip("F")) - 1, int(computations(letters))) for letters in masks}
+    return sorted(found, key=lambda ends: ends[2])
+
+
+def _same(policy: Policy) -> Policy:
+    return policy

@@ -1,0 +1,175 @@
+"""How far is the schedule search from the best? Every schedule of a small space, by reuse, by a line, and by fits.
+
+    python benchmarks/exhaustive.py examples/fashion_flux/model --prompts examples/fashion_flux/prompts.jsonl \\
+        --fits --out benchmarks/fashion_flux
+
+20 steps, 7 of them computed, steps 0, 1, 2 and the last always: 560 schedules. Each is sampled with plain reuse of the
+stack, and with the line through its last two computed outputs; `--fits` also gives each the quick closed-loop fit by
+which `cachesmith calibrate` compares schedules, where its weights can bring it. Then the product's own search
+(`calibrate.shapes.search`) is run for each of these scores on the same samples. It is not bound to the four steps, so
+what it chooses may rank before the first. Beside it: even steps with the same ends, and BudCache's annealing and hill
+climbing inside the space. Writes `exhaustive.md`; `exhaustive.jsonl` keeps what is done, so that the same command goes
+on.
+"""
+
+import argparse
+import random
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+import optuna
+import torch
+from contest.controls import even
+from contest.journal import Journal
+from diffusers import DiffusionPipeline
+
+from cachesmith.calibrate.closed_loop.batch import Uncached, sample
+from cachesmith.calibrate.closed_loop.fit import SegmentFitter
+from cachesmith.calibrate.closed_loop.lanes import Schedule
+from cachesmith.calibrate.methods.searches.moves import Losses, Space, anneal, climb
+from cachesmith.calibrate.methods.searches.reuse import ScheduleSampler
+from cachesmith.calibrate.probe import probe
+from cachesmith.calibrate.profiles import SCREENING
+from cachesmith.calibrate.schedules import from_steps
+from cachesmith.calibrate.shapes import search
+from cachesmith.commands.output import write_text
+from cachesmith.progress import stage
+from cachesmith.sampling.metrics import psnr
+from cachesmith.sampling.render import Renderer
+from cachesmith.sampling.requests import digest, read_prompts, requests
+from cachesmith.sampling.timing import machine
+
+ANNEALING, CLIMBING, HOT, COLD = 100, 5, 3.0, 0.003
+"""Iterations, rounds, and temperatures in dB of the annealing."""
+
+Score = Callable[[str], float]
+"""Mask -> mean PSNR, dB."""
+
+
+class Scores:
+    """Scores of masks by every judge, remembered on disk."""
+
+    def __init__(self, renderer: Renderer, uncached: Uncached, journal: Journal):
+        self._renderer, self._uncached, self._journal = renderer, uncached, journal
+        self._channels = probe(renderer, uncached).channels
+        asked = uncached.requests
+        self._samplers = {
+            name: ScheduleSampler(renderer, asked, name == "line") for name in ("reuse", "line")
+        }
+
+    def __call__(self, judge: str, mask: str) -> float:
+        """Mean PSNR of a mask by `judge`: reuse, line or fit."""
+        known = self._journal.get(judge, mask)
+        if known is None:
+            found = self._fitted(mask) if judge == "fit" else self._sampled(judge, mask)
+            known = self._journal.add(judge, mask, psnr=found)
+        return float(known["psnr"])
+
+    def _sampled(self, judge: str, mask: str) -> float:
+        computed = [step for step, letter in enumerate(mask) if letter == "C"]
+        images = self._samplers[judge](computed).images
+        return float(psnr(self._uncached.images, images).mean())
+
+    def _fitted(self, mask: str) -> float:
+        fit = SegmentFitter(self._renderer, [self._uncached], Schedule(mask), self._channels, **SCREENING)()
+        return fit.psnr
+
+
+def every(space: Space) -> Iterator[str]:
+    """Yield the masks of the space."""
+    others = [step for step in range(space.steps) if step not in space.forced]
+    for chosen in combinations(others, space.budget - len(space.forced)):
+        yield from_steps((*space.forced, *chosen), space.steps)
+
+
+def chosen(space: Space, score: Score, trials: int) -> dict[str, str]:
+    """Name -> mask of what each search chooses by `score`."""
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    study = optuna.create_study(direction="maximize")
+    ours = search(
+        study, space.budget, space.steps, None, trials, 0, lambda schedule: score(schedule.mask)
+    ).mask
+    loss = Losses(lambda computed: -score(from_steps(computed, space.steps)))
+    rng = random.Random(0)
+    found = anneal(space, space.drawn(rng), loss, ANNEALING, HOT, COLD, rng)
+    climb(space, found, loss, CLIMBING, rng)
+    best = loss.best()
+    return {
+        f"cachesmith's search, {trials} trials": ours,
+        f"annealing and hill climbing, {len(loss.known)} evaluations": from_steps(best, space.steps),
+        "even steps": even(space.steps, 0, space.steps - 1, space.budget),
+    }
+
+
+def table(judge: str, ranked: Sequence[float], named: dict[str, str], score: Score) -> str:
+    """Return the choices by one judge: PSNR, how far from the best, and how many of the space are better."""
+    lines = [
+        f"## By {judge}\n\nBest {ranked[0]:.2f} dB, median {ranked[len(ranked) // 2]:.2f}, worst {ranked[-1]:.2f}.\n\n",
+        "| chosen by | schedule | PSNR dB | to the best | better ones, of "
+        f"{len(ranked)} |\n| --- | --- | ---: | ---: | ---: |\n",
+    ]
+    for name, mask in named.items():
+        value = score(mask)
+        better = sum(other > value for other in ranked)
+        lines.append(f"| {name} | `{mask}` | {value:.2f} | {value - ranked[0]:+.2f} | {better} |\n")
+    return "".join(lines)
+
+
+def parse() -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("model")
+    parser.add_argument("--prompts", type=Path, required=True)
+    parser.add_argument("--steps", type=int, default=20)
+    parser.add_argument("--budget", type=int, default=7)
+    parser.add_argument("--samples", type=int, default=16)
+    parser.add_argument("--seed", type=int, default=5_000_000)
+    parser.add_argument("--trials", type=int, default=12)
+    parser.add_argument("--fits", action="store_true", help="judge by quick fits, too")
+    parser.add_argument("--out", type=Path, required=True)
+    return parser.parse_args()
+
+
+def main() -> None:
+    """Sample every schedule by every judge, run the searches, and write the tables."""
+    args = parse()
+    args.out.mkdir(parents=True, exist_ok=True)
+    pipe: Any = DiffusionPipeline.from_pretrained(args.model, dtype=torch.float32)
+    pipe.set_progress_bar_config(disable=True)
+    renderer = Renderer(pipe, args.steps, args.samples)
+    prompts = random.Random(0).sample(read_prompts(args.prompts), args.samples)
+    asked = requests(prompts, args.samples, args.seed)
+    space = Space(args.steps, args.budget, frozenset({0, 1, 2, args.steps - 1}))
+    conditions = {"model": args.model, "steps": args.steps, "prompts": digest(asked), "seed": args.seed}
+    score = Scores(renderer, sample(renderer, asked), Journal(args.out / "exhaustive.jsonl", conditions))
+    masks = list(every(space))
+    parts = [said(args, len(masks), machine(pipe.device))]
+    for judge in ("reuse", "line", *(["fit"] if args.fits else [])):
+        with stage(judge, len(masks)) as advance:
+            values = []
+            for mask in masks:
+                values.append(score(judge, mask))
+                advance()
+        by = partial(score, judge)
+        best = masks[values.index(max(values))]
+        named = {"all 560" if len(masks) == 560 else "all": best, **chosen(space, by, args.trials)}
+        parts.append(table(judge, sorted(values, reverse=True), named, by))
+    write_text(args.out / "exhaustive.md", "\n".join(parts))
+
+
+def said(args: argparse.Namespace, count: int, place: dict[str, Any]) -> str:
+    """Return the conditions as a paragraph."""
+    return (
+        f"`{args.model}`, {args.steps} steps, {args.budget} computed, steps 0, 1, 2 and the last always: {count} "
+        f"schedules of the whole stack. Mean PSNR to the uncached pictures of {args.samples} samples, seeds from "
+        f"{args.seed}; float32, torch {place['torch']}.\n"
+    )
+
+
+if __name__ == "__main__":
+    main()
