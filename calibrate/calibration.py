@@ -14,14 +14,15 @@ import torch
 from torch import Tensor
 
 from cachesmith import __version__
-from cachesmith.calibrate.closed_loop.batch import Uncached
 from cachesmith.calibrate.config import LEAST, CalibrationConfig, CalibrationResult
 from cachesmith.calibrate.cost.ledger import Ledger
 from cachesmith.calibrate.cost.plan import plan_of
 from cachesmith.calibrate.cost.progress import overall
+from cachesmith.calibrate.fleet.groups import grouped
+from cachesmith.calibrate.fleet.shard import Shard
+from cachesmith.calibrate.fleet.shards import InProcess, Shards
 from cachesmith.calibrate.prepared import Prepared
 from cachesmith.calibrate.probe import probe
-from cachesmith.calibrate.references import references
 from cachesmith.calibrate.report.gather import Outcomes
 from cachesmith.calibrate.report.report import write_report
 from cachesmith.calibrate.score_cache import Memo, digest_of
@@ -34,7 +35,7 @@ from cachesmith.runtime.models.fingerprint import model_key, sampler_key
 from cachesmith.sampling.evaluate import Evaluator
 from cachesmith.sampling.lpips import load_lpips
 from cachesmith.sampling.render import Renderer, device_of
-from cachesmith.sampling.requests import Prompt, Split, batches, digest, parts_of, requests, split
+from cachesmith.sampling.requests import Prompt, Split, digest, parts_of, requests, split
 from cachesmith.sampling.scores import compare, summarise
 from cachesmith.sampling.timing import elapsed
 
@@ -114,9 +115,10 @@ class _Calibration:
         config = self.config
         ledger = Ledger(config.steps, config.work / f"ledger-{self.key}.json", device_of(self.pipe))
         with overall(self.plan.runs) as advance:
-            samples = self._references(ledger, advance)
-            shape = probe(self.renderer, samples[0])
-            prepared = Prepared(self.renderer, samples, shape, self.plan, ledger, self.key)
+            shards = self._shards()
+            self._references(shards, ledger, advance)
+            shape = probe(self.renderer, shards.groups[0].requests)
+            prepared = Prepared(self.renderer, shards, shape, self.plan, ledger, self.key)
             search = search_rfc if config.space == "rfc" else search_stack
             found = search(prepared, config, advance)
         with ledger.phase("measuring") as phase:
@@ -147,23 +149,23 @@ class _Calibration:
             report = write_report(config.report, policy, ledger, heldout, config, outcomes)
         return CalibrationResult(policy, ledger, report)
 
-    def _references(self, ledger: Ledger, advance: Any) -> list[Uncached]:
+    def _shards(self) -> Shards:
+        groups = grouped(self.fitting, self.config.batch)
+        shard = Shard(self.renderer, dict(enumerate(groups)), self.config.work / f"references-{self.key}")
+        return Shards(groups, [InProcess(shard)], device_of(self.pipe))
+
+    def _references(self, shards: Shards, ledger: Ledger, advance: Any) -> None:
         def sampled(samples: float) -> None:
             phase.forwards += samples * self.config.steps
             advance(samples)
 
         with ledger.phase("references") as phase:
-            groups = [
-                [self.fitting[i] for i in places] for places in batches(self.fitting, self.config.batch)
-            ]
-            samples = references(self.renderer, groups, self.config.work / f"references-{self.key}", sampled)
-        visited = samples[0].path.shape[1] - 1
+            visited = shards.references(sampled)
         if visited != self.config.steps:
             raise PolicyError(
                 f"{type(self.pipe.scheduler).__name__} took {visited} steps of {self.config.steps}; "
                 "calibrate with a sampler that calls the model once a step"
             )
-        return samples
 
     def _measured(self, name: str, found: Found, heldout: Evaluator, psnr: dict[str, Tensor]) -> Profile:
         """The profile with its held-out quality; the dB of every sample go into `psnr`."""

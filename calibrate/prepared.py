@@ -2,22 +2,22 @@
 
 from dataclasses import dataclass
 
-from cachesmith.calibrate.closed_loop.batch import Uncached
 from cachesmith.calibrate.cost.ledger import Ledger
 from cachesmith.calibrate.cost.plan import BudgetPlan
+from cachesmith.calibrate.fleet.shards import Shards
 from cachesmith.calibrate.probe import Shape
 from cachesmith.sampling.render import Renderer
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """The uncached samples and their renderer, what the model looks like, what may be spent, and where it is noted.
+    """The uncached samples and a renderer, what the model looks like, what may be spent, and where it is noted.
 
     key: names everything that the samples depend on.
     """
 
     renderer: Renderer
-    samples: list[Uncached]
+    shards: Shards
     shape: Shape
     plan: BudgetPlan
     ledger: Ledger

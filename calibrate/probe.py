@@ -1,17 +1,18 @@
 """How a pipeline guides its samples, and what its transformer's blocks look like, told from one step of one batch."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
 from torch import Tensor
 
-from cachesmith.calibrate.closed_loop.batch import Uncached
 from cachesmith.calibrate.closed_loop.replay import replayed
 from cachesmith.policies import Follower, PolicyError, Stack
 from cachesmith.runtime import Answer, Tick, UnitCall, UnitResult, UseOutput, Watcher, watch
 from cachesmith.runtime.pipeline_call import PipelineCall
 from cachesmith.sampling.render import Renderer
+from cachesmith.sampling.requests import Request
 
 Guidance = Literal["none", "batched", "sequential"]
 
@@ -56,16 +57,16 @@ class _Bypass(Watcher):
         """Nothing is computed."""
 
 
-def probe(renderer: Renderer, uncached: Uncached) -> Shape:
-    """Take the first step with no block computed.
+def probe(renderer: Renderer, requests: Sequence[Request]) -> Shape:
+    """Take the first step of one batch with no block computed.
 
     The half that follows is the one that moves the latents less: what its forecast is off by counts less.
     Raises `PolicyError` where what leaves the blocks does not reach the sampler.
     """
-    bypass, samples = _Bypass(), len(uncached.requests)
-    replay = replayed(renderer.pipe, samples, [], 1, uncached.prompts)
+    bypass, samples = _Bypass(), len(requests)
+    replay = replayed(renderer.pipe, samples, [], 1)
     with watch(renderer.pipe, Stack(), bypass), replay as trace:
-        renderer.differentiable(uncached.requests)
+        renderer.differentiable(requests)
     if not bypass.inputs or len(trace.latents) < 2 or not trace.latents[-1].requires_grad:
         raise PolicyError(
             f"{type(renderer.pipe).__name__} does not step its own scheduler by what its transformer returns; "

@@ -11,12 +11,11 @@ import torch
 from torch import Tensor
 
 from cachesmith.calibrate.closed_loop.fit import Fit, SegmentFitter
-from cachesmith.calibrate.closed_loop.gradient_checkpointing import recomputed
 from cachesmith.calibrate.closed_loop.lanes import Rows, Schedule
 from cachesmith.calibrate.closed_loop.polish import Polisher
 from cachesmith.calibrate.config import CalibrationConfig
+from cachesmith.calibrate.fleet.groups import at_least
 from cachesmith.calibrate.prepared import Prepared
-from cachesmith.calibrate.references import total
 from cachesmith.calibrate.schedules import spaced
 from cachesmith.calibrate.score_cache import Memo, digest_of
 from cachesmith.calibrate.shapes import open_study, search, usual_schedule
@@ -48,7 +47,7 @@ class ProfileMaker:
     """Makes profiles from the same uncached samples; all that takes long is kept in the work folder."""
 
     def __init__(self, prepared: Prepared, config: CalibrationConfig, advance: Callable[[float], None]):
-        self.renderer, self.samples, self.shape = prepared.renderer, prepared.samples, prepared.shape
+        self.shards, self.shape = prepared.shards, prepared.shape
         self.plan, self.ledger, self.key = prepared.plan, prepared.ledger, prepared.key
         self.config, self.advance = config, advance
         self._memo = Memo(config.work / f"scores-{self.key}.jsonl")
@@ -90,12 +89,11 @@ class ProfileMaker:
         """Out-of-fold PSNR [N] of a quick fit of a few samples."""
         known = self._memo.get(str(schedule))
         if known is None:
-            some = total(self.samples, self.plan.screened)
             fit = SegmentFitter(
-                self.renderer,
-                some,
+                self.shards,
                 schedule,
                 self.shape.channels,
+                places=at_least(self.shards.groups, self.plan.screened),
                 **SCREENING,
                 advance=self._counted("schedules"),
             )()
@@ -109,7 +107,7 @@ class ProfileMaker:
             return Fit.load(torch.load(path, weights_only=True))
         with self.ledger.phase("least squares"):
             fit = SegmentFitter(
-                self.renderer, self.samples, schedule, self.shape.channels, start=start, hold=start is not None,
+                self.shards, schedule, self.shape.channels, start=start, hold=start is not None,
                 advance=self._counted("least squares"),
             )()  # fmt: skip
         with replacing(path) as part:
@@ -118,7 +116,8 @@ class ProfileMaker:
 
     def _polished(self, fit: Fit) -> tuple[Rows, tuple[float, ...]]:
         path = self._file("gradients", fit.schedule, self.plan.iterations, fit.psnr)
-        polisher = Polisher(self.renderer, self.samples, fit, self.plan.size, self.config.seed)
+        again = self.config.gradient_checkpointing
+        polisher = Polisher(self.shards, fit, self.plan.size, self.config.seed, recomputed=again)
         if path.exists():
             polisher.load(torch.load(path, weights_only=True))
         saved = monotonic()
@@ -126,21 +125,17 @@ class ProfileMaker:
         def advance(samples: float) -> None:
             nonlocal saved
             whole = computations(fit.schedule.mask)
-            again = whole - 1 if self.config.gradient_checkpointing else 0
+            repeated = whole - 1 if again else 0
             phase = self.ledger.phases["gradients"]
-            phase.forwards += samples * (whole + again)
+            phase.forwards += samples * (whole + repeated)
             phase.backwards += samples * (whole - 1)
-            self.advance(samples * (2 * whole - 1 + again) / self.plan.steps)
+            self.advance(samples * (2 * whole - 1 + repeated) / self.plan.steps)
             if monotonic() - saved > SAVED_EVERY:
                 self._save(polisher, path)
                 saved = monotonic()
 
         with self.ledger.phase("gradients"):
-            if self.config.gradient_checkpointing:
-                with recomputed(self.renderer.pipe.transformer):
-                    rows = polisher(self.plan.iterations, advance)
-            else:
-                rows = polisher(self.plan.iterations, advance)
+            rows = polisher(self.plan.iterations, advance)
         self._save(polisher, path)
         return rows, tuple(polisher.losses)
 

@@ -9,7 +9,6 @@ from cachesmith.calibrate.config import CalibrationConfig
 from cachesmith.calibrate.prepared import Prepared
 from cachesmith.calibrate.profiles import ProfileMaker, Weighted
 from cachesmith.policies import Policy, PolicyError, computations
-from cachesmith.sampling.render import device_of
 from cachesmith.sampling.scores import bootstrap
 
 Advance = Callable[[float], None]
@@ -75,8 +74,7 @@ def _earlier(config: CalibrationConfig, budget: float, prepared: Prepared) -> tu
         fits = len(schedule.mask) == config.steps and schedule.follower in (None, prepared.shape.follower)
         wide = next(iter(rows.values())).shape[-1] == prepared.shape.channels
         if fits and wide and computations(schedule.mask) == budget:
-            device = device_of(prepared.renderer.pipe)
-            return schedule, {step: row.to(device) for step, row in rows.items()}
+            return schedule, {step: row.to(prepared.shards.device) for step, row in rows.items()}
     warnings.warn(
         f"the earlier policy has no weights of the whole stack for {budget:g} of {config.steps} steps; "
         "this profile starts anew",

@@ -33,8 +33,12 @@ class Uncached:
         """The same in calls of at most `size` samples."""
         if len(self.requests) <= size:
             return [self]
-        places = [slice(i, i + size) for i in range(0, len(self.requests), size)]
-        return [Uncached(self.requests[p], self.path[p], self.images[p]) for p in places]
+        rows = range(len(self.requests))
+        return [self.some(rows[i : i + size]) for i in range(0, len(rows), size)]
+
+    def some(self, rows: Sequence[int]) -> "Uncached":
+        """Some of the samples; what their prompts were encoded to is not known."""
+        return Uncached([self.requests[row] for row in rows], self.path[[*rows]], self.images[[*rows]])
 
 
 class Batch:

@@ -1,5 +1,7 @@
 """Normal equations of one segment, summed over samples, tokens and combinations of the latents."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -33,20 +35,19 @@ class Equations:
     through sampler, guidance, tail and embedder gives its derivative in every forecast, and so a row of D for every
     token. Where latents depend on forecasts of one token, gram is exact; where they do not, it lacks what couples
     tokens. `right` is exact in any case, and both are in float32. `share`: part of the tokens that are summed over,
-    drawn for each batch; `count`: how many they are in all.
+    drawn for each sample by its number; `count`: how many they are in all. `width`: latents of a token.
     """
 
     def __init__(
         self, folds: int, schedule: Schedule, channels: int, device: torch.device, share: float = 1.0
     ):
         self.schedule, self.channels, self.share = schedule, channels, share
-        self._generator = torch.Generator().manual_seed(0)
         self.shape = (len(schedule.lanes), AXES, channels)
         size = len(schedule.lanes) * AXES * channels
         self.gram = torch.zeros(folds, size, size, device=device)
         self.right = torch.zeros(folds, size, device=device)
         self.energy = torch.zeros(self.shape, device=device)
-        self.count = 0
+        self.count, self.width = 0, 1
 
     def add(
         self,
@@ -56,13 +57,18 @@ class Equations:
         folds: Tensor,
         notes: list[Note],
         combinations: list[Tensor],
+        numbers: Sequence[int],
     ) -> None:
-        """Add one batch: latents `end` [N, ...] with a graph to `notes`, what they `miss`, and samples' weights [N]."""
+        """Add one batch: latents `end` [N, ...] with a graph to `notes`, what they `miss`, and samples' weights [N].
+
+        numbers: of the samples, which say what tokens are drawn.
+        """
         count = notes[0].output.shape[1]
-        tokens = torch.randperm(count, generator=self._generator)[: max(1, round(self.share * count))]
+        tokens = _drawn(numbers, count, self.share)
+        self.width = end[0].numel() // count
         design = _Design(end, notes, self.schedule, self.channels, tokens.to(end.device))
         weights = weight.view(-1, *(1,) * (end.ndim - 1))
-        self.count += len(end) * len(tokens)
+        self.count += tokens.numel()
         present = sorted(set(folds.tolist()))
         rows = design.rows(miss * weights)
         for fold in present:
@@ -73,6 +79,27 @@ class Equations:
                 _add_square(self.gram[fold], rows[folds == fold].flatten(0, 1))
         for fold in present:
             _mirror(self.gram[fold])
+
+    def to(self, device: torch.device) -> "Equations":
+        """Move all sums."""
+        self.gram, self.right, self.energy = (
+            each.to(device) for each in (self.gram, self.right, self.energy)
+        )
+        return self
+
+    def merge(self, other: "Equations") -> "Equations":
+        """Add those of other samples, wherever they are."""
+        for fold in other.folds:
+            self.gram[fold] += other.gram[fold].to(self.gram)
+            self.right[fold] += other.right[fold].to(self.right)
+        self.energy += other.energy.to(self.energy)
+        self.count, self.width = self.count + other.count, other.width
+        return self
+
+    @property
+    def folds(self) -> list[int]:
+        """Those that have samples."""
+        return [fold for fold, gram in enumerate(self.gram) if bool(gram.diagonal().any())]
 
     def target(self, theta: Tensor) -> Tensor:
         """Each fold's right side for the weights themselves, linearised at theta [folds, ...]: [folds, unknowns]."""
@@ -105,15 +132,17 @@ class Equations:
 
 
 class _Design:
-    """One batch's D, row by row, of some of the tokens."""
+    """One batch's D, row by row, of some of each sample's tokens [N, ...]."""
 
     def __init__(self, end: Tensor, notes: list[Note], schedule: Schedule, channels: int, tokens: Tensor):
-        self.end, self.notes, self.tokens = end, notes, tokens
+        self.end, self.notes, self.drawn = end, notes, tokens.shape
         self.shape = (len(schedule.lanes), AXES, channels)
         self.outputs = [note.output for note in notes]
         changes = [_changes(note, schedule.lanes[note.lane]) for note in notes]
-        self.sizes = [change.square().sum((1, 2)) for change in changes]
-        self.changes = [change[:, :, tokens] for change in changes]
+        rows = torch.arange(notes[0].output.shape[0], device=end.device)[:, None]
+        self.index = rows, tokens[rows[:, 0] % len(end)]
+        self.sizes = [change.square().sum(2) for change in changes]
+        self.changes = [change[:, *self.index] for change in changes]
 
     def rows(self, combination: Tensor, energy: Tensor | None = None) -> Tensor:
         """The derivative of `combination` [N, ...] of the latents: [N, tokens, unknowns]; `energy` is added to.
@@ -124,11 +153,12 @@ class _Design:
             self.end, self.outputs, combination.expand_as(self.end), retain_graph=True
         )
         samples = len(self.end)
-        total = self.end.new_zeros(samples, len(self.tokens), *self.shape, dtype=torch.float32)
+        total = self.end.new_zeros(*self.drawn, *self.shape, dtype=torch.float32)
         for adjoint, note, change, size in zip(adjoints, self.notes, self.changes, self.sizes, strict=True):
             if energy is not None:
-                energy[note.lane] += adjoint.square().mean() * size
-            some = adjoint[:, self.tokens].float()
+                each = adjoint.float().square().mean((1, 2))
+                energy[note.lane] += torch.einsum("r,krc->kc", each, size)
+            some = adjoint[self.index].float()
             for axis, moved in enumerate(change):
                 for part, move in zip(torch.split(some, samples), torch.split(moved, samples), strict=True):
                     total[:, :, note.lane, axis].addcmul_(part, move)
@@ -150,6 +180,13 @@ def _mirror(gram: Tensor) -> None:
 def _blocks(gram: Tensor) -> list[slice]:
     width = -(-len(gram) // BLOCKS)
     return [slice(start, min(start + width, len(gram))) for start in range(0, len(gram), width)]
+
+
+def _drawn(numbers: Sequence[int], count: int, share: float) -> Tensor:
+    """So many of each sample's tokens, drawn by its number: [N, round(share count)]."""
+    wanted = max(1, round(share * count))
+    generators = [torch.Generator().manual_seed(number) for number in numbers]
+    return torch.stack([torch.randperm(count, generator=each)[:wanted] for each in generators])
 
 
 def _changes(note: Note, mask: str) -> Tensor:

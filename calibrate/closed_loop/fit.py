@@ -15,13 +15,10 @@ import torch
 from torch import Tensor
 
 from cachesmith.calibrate.closed_loop.axes import AXES, Segment, segments
-from cachesmith.calibrate.closed_loop.batch import Batch, Uncached
-from cachesmith.calibrate.closed_loop.combinations import combinations
 from cachesmith.calibrate.closed_loop.equations import Equations, factored, solve
 from cachesmith.calibrate.closed_loop.lanes import Rows, Schedule, corrected, lines
-from cachesmith.calibrate.closed_loop.replay import Results
-from cachesmith.sampling.metrics import psnr
-from cachesmith.sampling.render import Renderer, device_of
+from cachesmith.calibrate.closed_loop.walk import Start
+from cachesmith.calibrate.fleet.shards import Shards
 
 FOLDS = 4
 
@@ -99,15 +96,14 @@ class Fit:
 
 
 class Walked(NamedTuple):
-    """A segment walked by all batches: where it ends (geometric mean error), squared errors [N], and the results."""
+    """A segment walked by all samples: where it ends (geometric mean error), and squared errors [N]."""
 
     error: float
     squares: Tensor
-    results: list[Results]
 
 
 class SegmentFitter:
-    """Fits one schedule on batches of uncached samples.
+    """Fits one schedule on uncached samples: on all of them, or on the groups at `places`.
 
     ridges, turns, share of the tokens: less of them for a quick fit. start: weights to begin with, by default lines;
     they are kept if `hold`, and only their curvature is found.
@@ -116,11 +112,11 @@ class SegmentFitter:
 
     def __init__(
         self,
-        renderer: Renderer,
-        samples: Sequence[Uncached],
+        shards: Shards,
         schedule: Schedule,
         channels: int,
         *,
+        places: Sequence[int] | None = None,
         ridges: Sequence[float] = RIDGES,
         turns: int = TURNS,
         share: float = 1.0,
@@ -128,38 +124,34 @@ class SegmentFitter:
         hold: bool = False,
         advance: Callable[[float], None] | None = None,
     ):
-        self.schedule, self.channels, self.ridges, self.hold = schedule, channels, ridges, hold
-        self.turns, self.share = turns, share
-        self.device = device_of(renderer.pipe)
-        count = sum(len(each.requests) for each in samples)
-        self.folds = min(FOLDS, count)
-        assigned = torch.split(torch.arange(count) % self.folds, [len(each.requests) for each in samples])
-        self.batches = [
-            Batch(renderer, each, schedule, folds) for each, folds in zip(samples, assigned, strict=True)
-        ]
+        self.shards, self.schedule, self.channels, self.ridges = shards, schedule, channels, ridges
+        self.turns, self.share, self.hold, self.device = turns, share, hold, shards.device
+        self.places = range(len(shards.groups)) if places is None else places
+        self.count = sum(len(shards.groups[place].numbers) for place in self.places)
+        self.folds, self.start = min(FOLDS, self.count), start
         self.base = start or lines(schedule, channels, self.device)
         self.advance = advance or (lambda _: None)
         self.segments = segments(schedule.mask)
         self._fit = Fit(schedule)
-        self._combinations: dict[torch.Size, list[Tensor]] = {}
         self._places: dict[tuple[float, ...], int] = {}
 
     def __call__(self) -> Fit:
         """Walk all segments; the runs' pictures, out of fold, are the score."""
+        start = Start(self.schedule, self.channels, self.folds, self.start)
+        self.shards.begin(self.places, start, torch.arange(self.count) % self.folds)
         for segment in self.segments:
             self._segment(segment)
-        self._fit.samples = torch.cat([psnr(b.uncached.images, b.pictures()) for b in self.batches])
+        self._fit.samples = self.shards.scores()
         return self._fit
 
     def _segment(self, segment: Segment) -> None:
         shape = (self.folds, len(self.schedule.lanes), AXES, self.channels)
         theta = torch.zeros(shape, device=self.device)
-        for batch in self.batches:
-            batch.compute(segment.start, self._weights(segment, theta))
-            self.advance(len(batch.folds) * (1.0 if self.schedule.mask[segment.start] == "C" else 0.5))
+        part = 1.0 if self.schedule.mask[segment.start] == "C" else 0.5
+        self.shards.compute(segment.start, lambda samples: self.advance(part * samples))
         if not any(step in self.base for step in range(*segment)):
             return
-        before = best = self._walked(segment, theta)
+        before = best = self._walked(segment, theta, torch.inf)
         together, ridge = theta[0], 0.0
         for turn in range(self.turns):
             share = self.share if turn or self.hold else FEW
@@ -168,7 +160,7 @@ class SegmentFitter:
             if self.hold:
                 break
             grid = self.ridges if turn else CAUTIOUS
-            factor, found, walked = self._turn(segment, equations, theta, grid)
+            factor, found, walked = self._turn(segment, equations, theta, grid, best.error)
             if walked.error >= best.error:
                 break
             matrix = equations.gram.sum(0).add_(equations.ridge(factor))
@@ -176,16 +168,19 @@ class SegmentFitter:
             before_turn, best, theta, ridge = best.error, walked, found, factor
             if turn and best.error > WORTH * before_turn:
                 break
-        self._settle(segment, together, best.results)
+        self.shards.settle()
+        self._fit.rows |= corrected(self.schedule, segment, self.base, together)
+        self._fit.width = equations.width
         lower = factored(curvature / equations.count)
         self._fit.curvatures.append(Curvature(segment, lower, ridge, before.error, best.error, best.squares))
 
     def _turn(
-        self, segment: Segment, equations: Equations, theta: Tensor, grid: Sequence[float]
+        self, segment: Segment, equations: Equations, theta: Tensor, grid: Sequence[float], least: float
     ) -> tuple[float, Tensor, Walked]:
         """The ridge of the grid whose out-of-fold weights end closest, these weights, and where they end.
 
-        It is looked for from the one that the last segment took, up or down as long as that comes closer.
+        It is looked for from the one that the last segment took, up or down as long as that comes closer. A walk that
+        ends closer than all before, and than `least`, is kept.
         """
         turns: dict[int, tuple[float, Tensor, Walked]] = {}
 
@@ -194,48 +189,25 @@ class SegmentFitter:
                 return torch.inf
             if place not in turns:
                 found = equations.without(theta, grid[place])
-                turns[place] = grid[place], found, self._walked(segment, found)
+                closest = min([least, *(walked.error for _, _, walked in turns.values())])
+                turns[place] = grid[place], found, self._walked(segment, found, closest)
             return turns[place][2].error
 
         best = self._places.get(tuple(grid), len(grid) // 2)
-        way = 1 if error(best + 1) < error(best) else -1
+        way = 1 if error(best) > error(best + 1) else -1
         while error(best + way) < error(best):
             best += way
         self._places[tuple(grid)] = best
         return turns[best]
 
-    def _settle(self, segment: Segment, theta: Tensor, results: list[Results]) -> None:
-        for batch, each in zip(self.batches, results, strict=True):
-            batch.known = each
-        self._fit.rows |= self._weights(segment, theta)
-
-    def _weights(self, segment: Segment, theta: Tensor) -> Rows:
-        return corrected(self.schedule, segment, self.base, theta)
-
-    def _walked(self, segment: Segment, theta: Tensor) -> Walked:
-        weights = self._weights(segment, theta)
-        squares, results = [], []
-        for batch in self.batches:
-            end, known = batch.walk(segment.stop, weights)
-            miss = end.float().cpu() - batch.uncached.path[:, segment.stop]
-            squares.append(miss.square().flatten(1).mean(1))
-            results.append(known)
-        each = torch.cat(squares).nan_to_num(torch.inf, torch.inf).clamp_min(1e-20)
-        return Walked(float((0.5 * each.log().mean()).exp()), each, results)
+    def _walked(self, segment: Segment, theta: Tensor, least: float) -> Walked:
+        """Walk a segment; kept where it ends closer than `least`."""
+        squares = self.shards.go(segment, theta).nan_to_num(torch.inf, torch.inf).clamp_min(1e-20)
+        error = float((0.5 * squares.log().mean()).exp())
+        if error < least or least == torch.inf:
+            self.shards.keep()
+        return Walked(error, squares)
 
     def _equations(self, segment: Segment, theta: Tensor, squares: Tensor, share: float) -> Equations:
-        weights = self._weights(segment, theta)
-        equations = Equations(self.folds, self.schedule, self.channels, self.device, share)
         importance = (squares + FLOOR * squares.median()) ** -WEIGHT
-        sizes = [len(batch.folds) for batch in self.batches]
-        for batch, weight in zip(
-            self.batches, torch.split(importance / importance.mean(), sizes), strict=True
-        ):
-            end, notes = batch.differentiable(segment.stop, weights)
-            size = end.shape[1:]
-            if size not in self._combinations:
-                self._combinations[size] = combinations(end, notes[-1].output)
-                self._fit.width = size.numel() // notes[-1].output.shape[1]
-            miss = batch.uncached.path[:, segment.stop].to(end) - end.detach()
-            equations.add(end, miss, weight.to(end), batch.folds, notes, self._combinations[size])
-        return equations
+        return self.shards.equations(segment, theta, importance / importance.mean(), share)

@@ -16,12 +16,11 @@ import torch
 from torch import Tensor
 
 from cachesmith.calibrate.closed_loop.axes import AXES
-from cachesmith.calibrate.closed_loop.batch import Uncached
+from cachesmith.calibrate.closed_loop.descent import FLOOR, Point, loss
 from cachesmith.calibrate.closed_loop.fit import Fit
 from cachesmith.calibrate.closed_loop.lanes import Rows, corrected
-from cachesmith.calibrate.closed_loop.loop import Loop, Past, attached
-from cachesmith.calibrate.closed_loop.replay import replayed
-from cachesmith.sampling.render import Renderer
+from cachesmith.calibrate.fleet.groups import cut
+from cachesmith.calibrate.fleet.shards import Shards
 
 RATE = 0.2
 """Of a Newton step, in the first half of the iterations; then it falls to nothing."""
@@ -34,9 +33,6 @@ TRUST = 0.3
 LONGEST = 0.5
 """Of its own error, a sample asks no segment to move its latents by more."""
 
-LAST = 0.6
-"""The last latents' part of the loss; the ends of the other segments share the rest."""
-
 TINY = 1e-30
 
 CHANCE = 2.0
@@ -45,24 +41,24 @@ CHANCE = 2.0
 LATELY = 4
 """Iterations that it is compared with."""
 
-FLOOR = 1e-8
-"""Squared error below which latents count as equal."""
-
 
 class Polisher:
-    """Improves the weights of `fit`, by gradients of at least `size` samples."""
+    """Improves the weights of `fit`, by gradients of at least `size` samples.
+
+    recomputed: see `Point`.
+    """
 
     def __init__(
         self,
-        renderer: Renderer,
-        samples: Sequence[Uncached],
+        shards: Shards,
         fit: Fit,
         size: int = 8,
         seed: int = 0,
         rate: float = RATE,
+        recomputed: bool = False,
     ):
-        self.renderer, self.fit, self.size, self.seed, self.rate = renderer, fit, size, seed, rate
-        self.samples = [part for each in samples for part in each.parts(size)]
+        self.shards, self.fit, self.size, self.seed = shards, fit, size, seed
+        self.rate, self.recomputed = rate, recomputed
         self.state: dict[str, list[Tensor]] = {
             name: [torch.zeros(len(each.factor), device=each.factor.device) for each in fit.curvatures]
             for name in ("phi", "kept", "momentum", "average")
@@ -70,16 +66,15 @@ class Polisher:
         self.iteration, self.scale = 0, 1.0
         self.losses: list[float] = []
         squares = torch.stack([each.squares.cpu() for each in fit.curvatures])
-        before = self._loss((squares + FLOOR).log())
-        sizes = [len(each.requests) for each in self.samples]
-        self._before = torch.split(before, sizes)
+        self._units = cut(shards.groups, size)
+        self._before = loss((squares + FLOOR).log())
 
     def __call__(self, iterations: int, advance: Callable[[float], None] | None = None) -> Rows:
         """Go on to `iterations` in all, and return the weights: the mean of those of the second half."""
         for iteration in range(self.iteration, iterations):
-            drawn = self._drawn(iteration, iterations)
-            grads, errors, losses = self._gradients([self.samples[index] for index in drawn], advance)
-            if self._accepted(losses - torch.cat([self._before[index] for index in drawn])):
+            drawn = self._drawn(iteration)
+            grads, errors, losses = self._gradients(drawn, advance)
+            if self._accepted(losses - self._before[drawn]):
                 self._step(grads, errors, iteration, iterations)
             self._average(iteration, iterations)
             self.iteration = iteration + 1
@@ -121,20 +116,18 @@ class Polisher:
         """Go on where `saved` was made."""
         self.iteration, self.scale = saved["iteration"], saved["scale"]
         self.losses, state = [*saved["losses"]], saved["state"]
-        self.state = {
-            name: [each.to(self.renderer.pipe.transformer.device) for each in state[name]] for name in state
-        }
+        self.state = {name: [each.to(self.shards.device) for each in state[name]] for name in state}
 
-    def _drawn(self, iteration: int, iterations: int) -> list[int]:
-        """Numbers of batches of at least `size` samples, without replacement until all were drawn."""
+    def _drawn(self, iteration: int) -> list[int]:
+        """Numbers of at least `size` samples, without replacement until all were drawn."""
         chooser, drawn = random.Random(self.seed), list[int]()
         groups: list[list[int]] = []
         while len(groups) <= iteration:
-            order = [*range(len(self.samples))]
+            order = [*self._units]
             chooser.shuffle(order)
             for each in order:
-                drawn.append(each)
-                if sum(len(self.samples[index].requests) for index in drawn) >= self.size:
+                drawn += each
+                if len(drawn) >= self.size:
                     groups.append(drawn)
                     drawn = []
         return groups[iteration]
@@ -150,35 +143,32 @@ class Polisher:
 
     def _weights(self, phis: Sequence[Tensor]) -> Rows:
         rows = dict(self.fit.rows)
-        for curvature, phi in zip(self.fit.curvatures, phis, strict=True):
-            theta = torch.linalg.solve_triangular(
-                curvature.factor.T, phi.reshape(-1, phi.shape[-1]).T, upper=True
-            ).T
-            shape = (*phi.shape[:-1], len(self.fit.schedule.lanes), AXES, -1)
-            rows |= corrected(self.fit.schedule, curvature.segment, self.fit.rows, theta.reshape(shape))
+        for curvature, theta in zip(self.fit.curvatures, self._thetas(phis), strict=True):
+            rows |= corrected(self.fit.schedule, curvature.segment, self.fit.rows, theta)
         return rows
 
+    def _thetas(self, phis: Sequence[Tensor]) -> list[Tensor]:
+        """theta = L^-T phi of every segment, [lanes, AXES, channels]."""
+        shape = (len(self.fit.schedule.lanes), AXES, -1)
+        return [
+            torch.linalg.solve_triangular(curvature.factor.T, phi[:, None], upper=True).reshape(shape)
+            for curvature, phi in zip(self.fit.curvatures, phis, strict=True)
+        ]
+
     def _gradients(
-        self, batches: list[Uncached], advance: Callable[[float], None] | None
+        self, numbers: Sequence[int], advance: Callable[[float], None] | None
     ) -> tuple[list[Tensor], list[float], Tensor]:
         """Of the mean log error; the geometric mean of each segment's squared error; and the samples' losses."""
-        count = sum(len(batch.requests) for batch in batches)
-        grads = [torch.zeros_like(phi) for phi in self.state["phi"]]
-        logs, losses = torch.zeros(len(grads)), list[Tensor]()
-        for batch in batches:
-            samples = len(batch.requests)
-            # every sample has weights of its own, so that one backward pass gives each one's gradient
-            phis = [phi.expand(samples, -1).clone().requires_grad_() for phi in self.state["phi"]]
-            ends = self._ends(batch, self._weights(phis))
-            value = self._loss(ends)
-            found = torch.autograd.grad(value.sum(), phis)
-            for grad, each, errors in zip(grads, found, ends.detach(), strict=True):
-                grad += self._clipped(each, errors).sum(0) / count
-            losses.append(value.detach().cpu())
-            logs += ends.detach().sum(1).cpu() / count
-            if advance is not None:
-                advance(samples)
-        return grads, logs.exp().tolist(), torch.cat(losses)
+        segments = tuple(curvature.segment for curvature in self.fit.curvatures)
+        thetas = tuple(self._thetas(self.state["phi"]))
+        point = Point(self.fit.schedule, segments, self.fit.rows, thetas, self.recomputed)
+        found, ends = self.shards.gradients(numbers, point, advance or (lambda _: None))
+        grads = []
+        for curvature, each, errors in zip(self.fit.curvatures, found, ends, strict=True):
+            # d / d phi = L^-1 d / d theta
+            along = torch.linalg.solve_triangular(curvature.factor, each.T, upper=False).T
+            grads.append(self._clipped(along, errors.to(along)).mean(0))
+        return grads, ends.mean(1).exp().tolist(), loss(ends)
 
     def _clipped(self, grads: Tensor, logs: Tensor) -> Tensor:
         """Each sample's gradient [samples, unknowns] of a log squared error [samples], no longer than its own error.
@@ -189,24 +179,3 @@ class Polisher:
         length = grads.norm(dim=1).clamp_min(TINY)
         shares: Tensor = (longest / length).clamp_max(1.0)
         return grads * shares[:, None]
-
-    def _loss(self, ends: Tensor) -> Tensor:
-        """Of each sample."""
-        if len(ends) == 1:
-            return ends[0]
-        return (1 - LAST) * ends[:-1].mean(0) + LAST * ends[-1]
-
-    def _ends(self, batch: Uncached, rows: Rows) -> Tensor:
-        """Log squared error at the end of every segment that forecasts: [segments, samples]."""
-        schedule, pipe = self.fit.schedule, self.renderer.pipe
-        loop = Loop(schedule.mask, rows, Past(), torch.arange(len(batch.requests)))
-        stop = self.fit.curvatures[-1].segment.stop
-        replay = replayed(pipe, len(batch.requests), [], stop, batch.prompts)
-        with attached(pipe, schedule, loop), replay as trace:
-            self.renderer.differentiable(batch.requests)
-        logs = []
-        for curvature in self.fit.curvatures:
-            latents = trace.latents[curvature.segment.stop].float()
-            miss = latents - batch.path[:, curvature.segment.stop].to(latents)
-            logs.append((miss.square().flatten(1).mean(1) + FLOOR).log())
-        return torch.stack(logs)

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 
 import torch
 
-from cachesmith.calibrate.closed_loop.batch import Uncached
 from cachesmith.calibrate.fit.scales import ScaleFit, fit_correction, fit_scale
+from cachesmith.calibrate.fleet.groups import Group
 from cachesmith.calibrate.record.recorder import Recorder, lane_names
 from cachesmith.policies import Modules, UnitFit
 from cachesmith.policies.base import Arrays
@@ -33,12 +33,12 @@ class Scales:
         )
 
 
-def record_scales(renderer: Renderer, samples: Sequence[Uncached]) -> Scales:
+def record_scales(renderer: Renderer, groups: Sequence[Group]) -> Scales:
     """Sample uncached once more, and look at every module."""
     recorder = Recorder()
     with watch(renderer.pipe, Modules(), recorder):
-        for batch in samples:
-            renderer(batch.requests)
+        for group in groups:
+            renderer(group.requests)
     lanes = lane_names(renderer.pipe.transformer, Modules())
     movements = {lane: recorder.movements[lane].on_host() for lane in lanes}
     fits = {lane: fit_scale(moved, renderer.steps, BINS) for lane, moved in movements.items()}

@@ -3,19 +3,16 @@
 from collections.abc import Callable
 
 import optuna
-import torch
 from optuna.trial import TrialState
 
 from cachesmith.calibrate.config import CalibrationConfig
+from cachesmith.calibrate.fleet.groups import at_least
 from cachesmith.calibrate.prepared import Prepared
-from cachesmith.calibrate.references import total
 from cachesmith.calibrate.rfc.scales import Scales, record_scales
 from cachesmith.calibrate.rfc.space import arrays_of, first_points, suggest
 from cachesmith.calibrate.shapes import open_study, sampler
 from cachesmith.calibrate.spaces import Found
 from cachesmith.policies import Policy, PolicyError, Profile, unbound
-from cachesmith.runtime import apply
-from cachesmith.sampling.metrics import psnr
 
 RECORDED = 4
 """Samples whose modules' scales are recorded."""
@@ -27,10 +24,11 @@ def search(
     """Record scales, run the plan's trials, and return the best point within each budget."""
     if config.min_psnr is not None:
         raise PolicyError("--min-psnr is for the space `stack`; leave it out, or leave out --space rfc")
-    some = total(prepared.samples, min(RECORDED, prepared.plan.samples))
+    groups = prepared.shards.groups
+    some = [groups[place] for place in at_least(groups, min(RECORDED, prepared.plan.samples))]
     with prepared.ledger.phase("recording") as phase:
         scales = record_scales(prepared.renderer, some)
-        phase.forwards += sum(len(batch.requests) for batch in some) * config.steps
+        phase.forwards += sum(len(group.requests) for group in some) * config.steps
     study = open_study(config.storage, config.work, f"rfc-{prepared.key}", ["maximize", "minimize"])
     with prepared.ledger.phase("trials"):
         _run(study, prepared, scales, config, advance)
@@ -63,11 +61,8 @@ def _run(
 
 def score(prepared: Prepared, policy: Policy) -> tuple[float, float]:
     """Closed-loop PSNR in dB, mean of the plan's samples, and full computations."""
-    found = []
-    with apply(prepared.renderer.pipe, policy) as session:
-        for batch in prepared.samples:
-            found.append(psnr(batch.images, prepared.renderer(batch.requests).images))
-    return float(torch.cat(found).mean()), session.stats.nfc
+    samples, nfc = prepared.shards.quality(policy)
+    return float(samples.mean()), nfc
 
 
 def _policy(profile: Profile, scales: Scales) -> Policy:

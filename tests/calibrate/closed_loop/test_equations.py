@@ -65,7 +65,7 @@ def test_rows_are_the_derivative_of_where_the_segment_ends(
         torch.randn(end.shape, generator=torch.Generator().manual_seed(2)),
     )
     equations = Equations(2, schedule, CHANNELS, torch.device("cpu"))
-    equations.add(end, miss, weight, batch.folds, notes, combinations(end, notes[-1].output))
+    equations.add(end, miss, weight, batch.folds, notes, combinations(end, notes[-1].output), range(3))
     one, other = torch.randn(2, *theta.shape[1:], generator=torch.Generator().manual_seed(3))
     far, wide = moved(batch, segment, theta, [one, other])
     for fold in range(2):

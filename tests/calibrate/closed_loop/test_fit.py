@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 import torch
-from tests.calibrate.closed_loop.world import STEPS, Flux, dit, uncached
+from tests.calibrate.closed_loop.world import STEPS, Flux, dit, shards, uncached
 
 from cachesmith.calibrate.closed_loop.batch import Batch, sample
 from cachesmith.calibrate.closed_loop.fit import Fit, SegmentFitter
@@ -38,7 +38,7 @@ def psnr_under(renderer: Any, schedule: Schedule, rows: Any) -> float:
 def test_fitted_weights_are_closer_than_lines_on_unseen_samples(make: Any, schedule: Schedule) -> None:
     renderer = make()
     computed: list[float] = []
-    fit = SegmentFitter(renderer, uncached(renderer, 2, 4), schedule, CHANNELS, advance=computed.append)()
+    fit = SegmentFitter(shards(renderer, 2, 4), schedule, CHANNELS, advance=computed.append)()
     line = psnr_under(renderer, schedule, lines(schedule, CHANNELS, torch.device("cpu")))
     fitted = psnr_under(renderer, schedule, fit.rows)
     assert fitted > line + 0.1
@@ -49,11 +49,11 @@ def test_fitted_weights_are_closer_than_lines_on_unseen_samples(make: Any, sched
 def test_the_runtime_ends_where_the_fit_does() -> None:
     """Out of fold or not: with one sample there is one fold, and its weights are those of all."""
     renderer = dit()
-    samples = uncached(renderer, 1, 1)
-    fit = SegmentFitter(renderer, samples, HALVES, CHANNELS)()
-    with apply(renderer.pipe, as_policy(HALVES, fit.rows, "x")):
-        images = renderer(samples[0].requests).images
-    assert float(psnr(samples[0].images, images)[0]) == pytest.approx(float(fit.samples[0]), abs=0.05)
+    one = shards(renderer, 1, 1)
+    fit = SegmentFitter(one, HALVES, CHANNELS)()
+    found, nfc = one.quality(as_policy(HALVES, fit.rows, "x"))
+    assert nfc == 3
+    assert float(found[0]) == pytest.approx(float(fit.samples[0]), abs=0.05)
 
 
 def test_a_replay_goes_on_where_the_run_was() -> None:
@@ -68,7 +68,7 @@ def test_a_replay_goes_on_where_the_run_was() -> None:
 
 def test_a_fit_and_a_policy_survive_their_files() -> None:
     renderer = dit()
-    fit = SegmentFitter(renderer, uncached(renderer, 1, 2), HALVES, CHANNELS)()
+    fit = SegmentFitter(shards(renderer, 1, 2), HALVES, CHANNELS)()
     again = Fit.load(fit.saved())
     assert again.schedule == HALVES and torch.equal(again.samples, fit.samples)
     known = of_policy(as_policy(HALVES, fit.rows, "x"), "default")
@@ -80,13 +80,13 @@ def test_a_fit_and_a_policy_survive_their_files() -> None:
 
 def test_gradients_come_closer_and_an_interrupted_descent_goes_on() -> None:
     renderer = dit()
-    samples = uncached(renderer, 2, 4)
-    fit = SegmentFitter(renderer, samples, MASK, CHANNELS)()
-    whole = Polisher(renderer, samples, fit, size=4)
+    samples = shards(renderer, 2, 4)
+    fit = SegmentFitter(samples, MASK, CHANNELS)()
+    whole = Polisher(samples, fit, size=4)
     rows = whole(6)
     assert sum(whole.losses[-2:]) < sum(whole.losses[:2])  # of the same samples
     assert any(not torch.equal(rows[step], fit.rows[step]) for step in rows)
-    parts = Polisher(renderer, samples, fit, size=4)
+    parts = Polisher(samples, fit, size=4)
 
     def interrupt(_: float) -> None:
         if parts.iteration == 3:
@@ -94,7 +94,7 @@ def test_gradients_come_closer_and_an_interrupted_descent_goes_on() -> None:
 
     with pytest.raises(KeyboardInterrupt):
         parts(6, interrupt)
-    resumed = Polisher(renderer, samples, fit, size=4)
+    resumed = Polisher(samples, fit, size=4)
     resumed.load(parts.saved())
     again = resumed(6)
     assert all(torch.allclose(rows[step], again[step], atol=1e-6) for step in rows)
@@ -102,14 +102,13 @@ def test_gradients_come_closer_and_an_interrupted_descent_goes_on() -> None:
 
 def test_gradients_that_lead_astray_are_taken_back(monkeypatch: pytest.MonkeyPatch) -> None:
     renderer = dit()
-    samples = uncached(renderer, 2, 4)
-    fit = SegmentFitter(renderer, samples, MASK, CHANNELS)()
-    polisher, losses = Polisher(renderer, samples, fit, size=4), iter([0.0, 2.0, 2.0, 0.0, 0.0, 0.0])
+    samples = shards(renderer, 2, 4)
+    fit = SegmentFitter(samples, MASK, CHANNELS)()
+    polisher, losses = Polisher(samples, fit, size=4), iter([0.0, 2.0, 2.0, 0.0, 0.0, 0.0])
     grads = [torch.ones_like(phi) for phi in polisher.state["phi"]]
 
-    def gradients(batches: Any, _: Any) -> Any:
-        before = [polisher._before[i] for each in batches for i in range(2) if samples[i] is each]
-        return grads, [1e-4] * len(grads), torch.cat(before) + next(losses)
+    def gradients(numbers: Any, _: Any) -> Any:
+        return grads, [1e-4] * len(grads), polisher._before[numbers] + next(losses)
 
     monkeypatch.setattr(polisher, "_gradients", gradients)
     polisher(3)
@@ -120,8 +119,8 @@ def test_gradients_that_lead_astray_are_taken_back(monkeypatch: pytest.MonkeyPat
 
 def test_a_sample_asks_for_no_more_than_its_own_error() -> None:
     renderer = dit()
-    samples = uncached(renderer, 1, 2)
-    polisher = Polisher(renderer, samples, SegmentFitter(renderer, samples, MASK, CHANNELS)())
+    samples = shards(renderer, 1, 2)
+    polisher = Polisher(samples, SegmentFitter(samples, MASK, CHANNELS)())
     grads = torch.zeros(2, 3)
     grads[0, 0], grads[1, 1] = 1e6, 1e-3
     clipped = polisher._clipped(grads, torch.tensor([1e-4, 1e-4]).log())

@@ -1,6 +1,7 @@
 """Tiny pipelines as calibration sees them: renderer and uncached samples."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -8,6 +9,9 @@ from tests.tiny import sample_flux, tiny_dit, tiny_flux
 from torch import Tensor
 
 from cachesmith.calibrate.closed_loop.batch import Uncached, sample
+from cachesmith.calibrate.fleet.groups import Group, shared_out
+from cachesmith.calibrate.fleet.shard import Shard
+from cachesmith.calibrate.fleet.shards import InProcess, Shards
 from cachesmith.sampling.pictures import Pictures
 from cachesmith.sampling.render import Renderer
 from cachesmith.sampling.requests import Request, requests
@@ -56,3 +60,20 @@ def uncached(renderer: Renderer, batches: int = 2, size: int = 3) -> list[Uncach
     labels: list[Any] = [{"class_labels": label} for label in range(5)]
     wanted = requests(labels, batches * size, 7)
     return [sample(renderer, wanted[i * size : (i + 1) * size]) for i in range(batches)]
+
+
+def shards(renderer: Renderer, batches: int = 2, size: int = 3, workers: int = 1) -> Shards:
+    """Uncached samples in this process, shared out among so many workers."""
+    samples = uncached(renderer, batches, size)
+    groups = [
+        Group(tuple(range(i * size, (i + 1) * size)), tuple(each.requests)) for i, each in enumerate(samples)
+    ]
+    members = []
+    for held in shared_out(groups, workers):
+        shard = Shard(renderer, held, Path("nowhere"))
+        for place, group in held.items():
+            rows = [groups[place].numbers.index(number) for number in group.numbers]
+            whole = samples[place]
+            shard.samples[place] = Uncached(group.requests, whole.path[rows], whole.images[rows])
+        members.append(InProcess(shard))
+    return Shards(groups, members, torch.device("cpu"))

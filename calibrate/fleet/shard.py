@@ -1,0 +1,101 @@
+"""One worker's part of the samples, and all that is done to it."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from cachesmith.calibrate.closed_loop import descent
+from cachesmith.calibrate.closed_loop.axes import Segment
+from cachesmith.calibrate.closed_loop.batch import Uncached
+from cachesmith.calibrate.closed_loop.descent import Point
+from cachesmith.calibrate.closed_loop.equations import Equations
+from cachesmith.calibrate.closed_loop.walk import Start, Walk
+from cachesmith.calibrate.fleet.groups import Group
+from cachesmith.calibrate.references import reference
+from cachesmith.policies import Policy
+from cachesmith.runtime import apply
+from cachesmith.sampling.metrics import psnr
+from cachesmith.sampling.render import Renderer
+
+
+class Referenced(NamedTuple):
+    """Of one group: samples that had to be sampled, and steps that the sampler took."""
+
+    sampled: int
+    steps: int
+
+
+class Shard:
+    """Holds samples with their references, histories and latents; what it returns is small.
+
+    groups: by their place among all groups; folder: where references lie. What is returned for each sample is in the
+    order of groups, and of samples within them.
+    """
+
+    def __init__(self, renderer: Renderer, groups: Mapping[int, Group], folder: Path):
+        self.renderer, self.groups, self.folder = renderer, groups, folder
+        self.samples: dict[int, Uncached] = {}
+        self._parts: dict[tuple[int, ...], Uncached] = {}
+
+    def reference(self, place: int) -> Referenced:
+        """Sample a group uncached, or find what was sampled."""
+        self.samples[place], sampled = reference(self.renderer, self.groups[place], self.folder)
+        return Referenced(sampled, self.samples[place].path.shape[1] - 1)
+
+    def begin(self, places: Sequence[int], start: Start, folds: Tensor) -> None:
+        """Begin a walk of the groups at `places`; folds: of their samples [N]."""
+        numbers = [number for place in places for number in self.groups[place].numbers]
+        some = {place: self.samples[place] for place in places}
+        self._walk = Walk(self.renderer, some, start, folds, numbers)
+
+    def compute(self, step: int, place: int) -> int:
+        """See `Walk`."""
+        return self._walk.compute(step, place)
+
+    def go(self, segment: Segment, theta: Tensor) -> Tensor:
+        """See `Walk`."""
+        return self._walk.go(segment, theta)
+
+    def keep(self) -> None:
+        """See `Walk`."""
+        self._walk.keep()
+
+    def settle(self) -> None:
+        """See `Walk`."""
+        self._walk.settle()
+
+    def equations(self, segment: Segment, theta: Tensor, weights: Tensor, share: float) -> Equations:
+        """See `Walk`."""
+        return self._walk.equations(segment, theta, weights, share)
+
+    def scores(self) -> Tensor:
+        """See `Walk`."""
+        return self._walk.scores()
+
+    def gradients(self, numbers: Sequence[int], point: Point) -> tuple[list[Tensor], Tensor]:
+        """See `descent.gradients`, of the samples with these numbers that are here."""
+        wanted = {
+            place: tuple(n for n in group.numbers if n in numbers) for place, group in self.groups.items()
+        }
+        some = [self._part(place, own) for place, own in wanted.items() if own]
+        return descent.gradients(self.renderer, some, point)
+
+    def quality(self, policy: Policy) -> tuple[Tensor, float]:
+        """Closed-loop PSNR in dB of all samples [N], and full computations."""
+        found = []
+        with apply(self.renderer.pipe, policy) as session:
+            for batch in self.samples.values():
+                found.append(psnr(batch.images, self.renderer(batch.requests).images))
+        return torch.cat(found), session.stats.nfc
+
+    def _part(self, place: int, numbers: tuple[int, ...]) -> Uncached:
+        """Some of a group's samples, always the same object: it remembers its prompts."""
+        group, whole = self.groups[place], self.samples[place]
+        if numbers == group.numbers:
+            return whole
+        if numbers not in self._parts:
+            self._parts[numbers] = whole.some([group.numbers.index(number) for number in numbers])
+        return self._parts[numbers]
