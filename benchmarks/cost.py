@@ -1,10 +1,11 @@
-"""Quality against run equivalents: one profile calibrated with several budgets, measured where nothing was fitted.
+"""Quality against run equivalents: calibrated with several budgets, measured where nothing was fitted.
 
 python benchmarks/cost.py examples/fashion_flux/model --prompts examples/fashion_flux/prompts.jsonl \
   --policy examples/fashion_flux/fashion-flux.policy.safetensors --speedup 6.25 --budget 50 --budget 100
 
-The samples are those that the committed policy held out (captions where there are enough, seeds always); a calibration
-here holds out more captions, these among them, and fits on other seeds.
+Several speed-ups are profiles of one calibration. The samples are those that the committed policy held out (captions
+where there are enough, seeds always; --seed gives them seeds that no setting was chosen on); a calibration here holds
+out more captions, these among them, and fits on other seeds.
 """
 
 import argparse
@@ -34,26 +35,27 @@ def main() -> None:
     assert record is not None, "the committed policy says what it held out"
     common = {} if options.guidance_scale is None else {"guidance_scale": options.guidance_scale}
     renderer = Renderer(pipe, options.steps, 32, **common)
-    unseen = requests(heldout_part(prompts, record), SAMPLES, record.unseen_seed)
-    heldout = Evaluator(renderer, unseen)
+    seed = record.unseen_seed if options.seed is None else options.seed
+    heldout = Evaluator(renderer, requests(heldout_part(prompts, record), SAMPLES, seed))
+    wanted = {options.steps // speedup for speedup in options.speedup}
     for name, profile in committed.document.profiles.items():
-        if profile.nfc is not None and profile.nfc == options.steps // options.speedup:
+        if profile.nfc in wanted:
             _say({"policy": f"committed, {name}", **_measured(heldout, committed, name)})
     for budget in options.budget:
         config = CalibrationConfig(
-            steps=options.steps, budget=budget, speedups=(options.speedup,), heldout=1,
-            guidance_scale=options.guidance_scale, work=options.work / f"{budget:g}",
+            steps=options.steps, budget=budget, speedups=tuple(options.speedup), heldout=1,
+            batch=options.batch, guidance_scale=options.guidance_scale, work=options.work / f"{budget:g}",
         )  # fmt: skip
         result = calibrate(pipe, prompts, config)
         phases = result.ledger.phases
         spent = result.ledger.runs - phases["measuring"].runs(options.steps)
         seconds = result.ledger.seconds - phases["measuring"].seconds
-        quality = _measured(heldout, result.policy, None)
-        _say({"budget": budget, "spent": round(spent, 1), "seconds": round(seconds), **quality})
+        for name in result.policy.document.profiles:
+            quality = _measured(heldout, result.policy, name)
+            _say({"budget": budget, "spent": round(spent, 1), "seconds": round(seconds), **quality})
 
 
-def _measured(heldout: Evaluator, policy: Policy, profile: str | None) -> dict[str, Any]:
-    name = profile or next(iter(policy.document.profiles))
+def _measured(heldout: Evaluator, policy: Policy, name: str) -> dict[str, Any]:
     document = policy.document.model_copy(update={"profiles": {name: policy.document.profiles[name]}})
     names = {array for array in policy.arrays if f'"{array}"' in document.model_dump_json()}
     outcome = heldout(Policy(document, {array: policy.arrays[array] for array in names}))
@@ -75,10 +77,12 @@ def _options() -> argparse.Namespace:
     parser.add_argument("model")
     parser.add_argument("--prompts", type=Path, required=True)
     parser.add_argument("--policy", type=Path, required=True)
-    parser.add_argument("--speedup", type=float, required=True)
+    parser.add_argument("--speedup", type=float, action="append", required=True)
     parser.add_argument("--budget", type=float, action="append", required=True)
     parser.add_argument("--guidance-scale", type=float)
     parser.add_argument("--steps", type=int, default=50)
+    parser.add_argument("--seed", type=int)
+    parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--work", type=Path, default=Path("cost-work"))
     return parser.parse_args()
 

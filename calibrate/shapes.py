@@ -20,7 +20,12 @@ from cachesmith.policies import Follower
 from cachesmith.sampling.requests import derived_seed
 
 POWERS = (1.3, 1.5, 1.15)
-"""Spacings that are tried first, see `spaced`."""
+"""Spacings that are tried first where few steps are computed, see `spaced`."""
+
+MANY_POWERS = (1.5, 1.3, 1.4)
+"""The same where at least `MANY` of all steps are."""
+
+MANY = 0.18
 
 LEADS = (4 / 3, 1.0)
 """Computed steps of the followed half in full computations; 1 has no step by half."""
@@ -64,7 +69,7 @@ def search(
     def objective(trial: optuna.Trial) -> float:
         return score(schedule_of(trial, budget, steps, follower))
 
-    points = first_points(follower, budget)
+    points = first_points(follower, budget, steps)
     done = len(study.get_trials(states=(TrialState.COMPLETE,)))
     for number in range(done, trials):
         if number < len(points) and not study.get_trials(states=(TrialState.WAITING,)):
@@ -74,10 +79,10 @@ def search(
     return schedule_of(optuna.trial.FixedTrial(study.best_params), budget, steps, follower)
 
 
-def first_points(follower: Follower | None, budget: float) -> list[dict[str, Any]]:
+def first_points(follower: Follower | None, budget: float, steps: int) -> list[dict[str, Any]]:
     """Shapes that are tried first."""
     if follower is None or budget < 3:
-        return [{"power": power} for power in POWERS]
+        return [{"power": power} for power in (POWERS if budget < MANY * steps else MANY_POWERS)]
     return [
         {"power": power, "lead": lead} for power, lead in ((1.15, LEADS[0]), (1.3, LEADS[0]), (1.4, LEADS[1]))
     ]
@@ -85,7 +90,8 @@ def first_points(follower: Follower | None, budget: float) -> list[dict[str, Any
 
 def usual_schedule(budget: float, steps: int, follower: Follower | None) -> Schedule:
     """The shape that is tried first; others have to be better by more than chance."""
-    return schedule_of(optuna.trial.FixedTrial(first_points(follower, budget)[0]), budget, steps, follower)
+    first = first_points(follower, budget, steps)[0]
+    return schedule_of(optuna.trial.FixedTrial(first), budget, steps, follower)
 
 
 def schedule_of(trial: Any, budget: float, steps: int, follower: Follower | None) -> Schedule:
