@@ -34,12 +34,12 @@ from cachesmith.calibrate.methods.searches.reuse import ScheduleSampler
 from cachesmith.calibrate.probe import probe
 from cachesmith.calibrate.profiles import SCREENING
 from cachesmith.calibrate.schedules import from_steps
-from cachesmith.calibrate.shapes import search
+from cachesmith.calibrate.shapes import search_shapes
 from cachesmith.commands.output import write_text
 from cachesmith.progress import stage
 from cachesmith.sampling.metrics import psnr
 from cachesmith.sampling.render import Renderer
-from cachesmith.sampling.requests import digest, read_prompts, requests
+from cachesmith.sampling.requests import read_prompts, requests, requests_digest
 from cachesmith.sampling.timing import machine
 
 ANNEALING, CLIMBING, HOT, COLD = 100, 5, 3.0, 0.003
@@ -89,7 +89,7 @@ def chosen(space: Space, score: Score, trials: int) -> dict[str, str]:
     """Name -> mask of what each search chooses by `score`."""
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     study = optuna.create_study(direction="maximize")
-    ours = search(
+    ours = search_shapes(
         study, space.budget, space.steps, None, trials, 0, lambda schedule: score(schedule.mask)
     ).mask
     loss = Losses(lambda computed: -score(from_steps(computed, space.steps)))
@@ -145,7 +145,12 @@ def main() -> None:
     prompts = random.Random(0).sample(read_prompts(args.prompts), args.samples)
     asked = requests(prompts, args.samples, args.seed)
     space = Space(args.steps, args.budget, frozenset({0, 1, 2, args.steps - 1}))
-    conditions = {"model": args.model, "steps": args.steps, "prompts": digest(asked), "seed": args.seed}
+    conditions = {
+        "model": args.model,
+        "steps": args.steps,
+        "prompts": requests_digest(asked),
+        "seed": args.seed,
+    }
     score = Scores(renderer, sample(renderer, asked), Journal(args.out / "exhaustive.jsonl", conditions))
     masks = list(every(space))
     parts = [said(args, len(masks), machine(pipe.device))]

@@ -25,7 +25,7 @@ from cachesmith.calibrate.methods.threshold import threshold_for
 from cachesmith.commands.output import write_text
 from cachesmith.policies import Policy, load, preset
 from cachesmith.progress import bars
-from cachesmith.sampling.bench import Contestant, bench, lines, markdown
+from cachesmith.sampling.bench import Contestant, bench, bench_lines, markdown
 from cachesmith.sampling.evaluate import Evaluator
 from cachesmith.sampling.render import Renderer
 from cachesmith.sampling.requests import Request
@@ -87,7 +87,7 @@ def main() -> None:
     }
     write_text(args.out / "front.json", json.dumps(result, indent=1))
     write_text(args.out / "front.md", markdown(rows))
-    for line in lines(rows):
+    for line in bench_lines(rows):
         print(*line, sep="  ")
 
 

@@ -42,7 +42,7 @@ from cachesmith.files import replacing
 from cachesmith.policies import CachesmithError, load
 from cachesmith.progress import stage
 from cachesmith.sampling.render import Renderer
-from cachesmith.sampling.requests import digest, heldout_part, read_prompts, requests
+from cachesmith.sampling.requests import heldout_part, read_prompts, requests, requests_digest
 from cachesmith.sampling.timing import machine
 
 FAMILIES = ("samplers", "controls", "ours", "of_diffusers", "of_cache_dit")
@@ -97,7 +97,7 @@ def conditions(args: argparse.Namespace, run: Course) -> dict[str, Any]:
         "samples": len(run.requests),
         "screened": len(run.screen),
         "seeds": [run.requests[0].seed, run.requests[-1].seed],
-        "prompts": digest(run.requests),
+        "prompts": requests_digest(run.requests),
         "batch": run.renderer.batch,
         "arguments": run.renderer.common,
         "dtype": args.dtype,

@@ -35,7 +35,7 @@ from cachesmith.runtime.models.fingerprint import model_key, sampler_key
 from cachesmith.sampling.evaluate import Evaluator
 from cachesmith.sampling.lpips import load_lpips
 from cachesmith.sampling.render import Renderer, device_of
-from cachesmith.sampling.requests import Prompt, Split, digest, parts_of, requests, split
+from cachesmith.sampling.requests import Prompt, Split, differing_arguments, requests, requests_digest, split
 from cachesmith.sampling.scores import compare, summarise
 from cachesmith.sampling.timing import elapsed
 
@@ -172,15 +172,15 @@ class _Calibration:
         outcome = heldout(found.policy)
         scores = compare(heldout.reference, outcome.pictures, self.perceptual)
         psnr[name] = scores.psnr
-        quality = summarise(scores, self.config.seed, parts=parts_of(heldout.requests))
+        quality = summarise(scores, self.config.seed, parts=differing_arguments(heldout.requests))
         update = {"nfc": outcome.nfc, "speedup": self.config.steps / outcome.nfc, "quality": quality}
         return found.policy.profile().model_copy(update=update)
 
     def _provenance(self, found: dict[str, Found], ledger: Ledger) -> Calibration:
         heldout = self.parts.heldout
         return Calibration(
-            fitting_prompts=digest(self.fitting),
-            heldout_prompts=digest(heldout),
+            fitting_prompts=requests_digest(self.fitting),
+            heldout_prompts=requests_digest(heldout),
             fitting_size=len(self.fitting),
             heldout_size=len(heldout),
             fitting_seeds=tuple(r.seed for r in self.fitting),

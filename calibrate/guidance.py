@@ -3,10 +3,10 @@
 from collections.abc import Collection
 from typing import Literal
 
-Guidance = Literal["none", "batched", "sequential"]
+_Guidance = Literal["none", "batched", "sequential"]
 
 
-def guidance_of(branches: Collection[str], rows: int, samples: int) -> Guidance:
+def guidance_of(branches: Collection[str], rows: int, samples: int) -> _Guidance:
     """Return how uncached runs of `samples` samples were guided: by calls of their own, by more rows, or not at all.
 
     rows: of one step's calls, summed over the runs.

@@ -14,7 +14,7 @@ from cachesmith.runtime.pipeline_call import PipelineCall
 from cachesmith.sampling.render import Renderer
 from cachesmith.sampling.requests import Request
 
-Guidance = Literal["none", "batched", "sequential"]
+_Guidance = Literal["none", "batched", "sequential"]
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class Shape:
     channels and tokens are those of the image stream between blocks, latents those of one sample. call: as asked for.
     """
 
-    guidance: Guidance
+    guidance: _Guidance
     follower: Follower | None
     channels: int
     tokens: int
@@ -75,7 +75,7 @@ def probe(renderer: Renderer, requests: Sequence[Request]) -> Shape:
     latents = trace.latents[-1]
     reach = torch.autograd.grad(latents.square().sum() / 2, bypass.inputs)
     first = bypass.inputs[0]
-    guidance: Guidance = "sequential" if len(reach) > 1 else "batched" if len(first) > samples else "none"
+    guidance: _Guidance = "sequential" if len(reach) > 1 else "batched" if len(first) > samples else "none"
     return Shape(
         guidance,
         _follower(guidance, reach, samples),
@@ -86,7 +86,7 @@ def probe(renderer: Renderer, requests: Sequence[Request]) -> Shape:
     )
 
 
-def _follower(guidance: Guidance, reach: tuple[Tensor, ...], samples: int) -> Follower | None:
+def _follower(guidance: _Guidance, reach: tuple[Tensor, ...], samples: int) -> Follower | None:
     if guidance == "sequential":
         return "later"
     if guidance == "none" or len(reach[0]) != 2 * samples:

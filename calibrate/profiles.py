@@ -18,7 +18,7 @@ from cachesmith.calibrate.fleet.groups import at_least
 from cachesmith.calibrate.prepared import Prepared
 from cachesmith.calibrate.schedules import spaced
 from cachesmith.calibrate.score_cache import Memo, digest_of
-from cachesmith.calibrate.shapes import open_study, search, usual_schedule
+from cachesmith.calibrate.shapes import open_study, search_shapes, usual_schedule
 from cachesmith.files import replacing
 from cachesmith.policies import computations
 
@@ -73,7 +73,9 @@ class ProfileMaker:
         )
         steps, follower = self.plan.steps, self.shape.follower
         with self.ledger.phase("schedules"):
-            best = search(study, budget, steps, follower, self.plan.shapes, self.config.seed, self._score)
+            best = search_shapes(
+                study, budget, steps, follower, self.plan.shapes, self.config.seed, self._score
+            )
             usual = usual_schedule(budget, steps, follower)
             return best if _better(self._quick(best), self._quick(usual)) else usual
 

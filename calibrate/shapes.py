@@ -55,7 +55,7 @@ def sampler(seed: int, number: int) -> optuna.samplers.BaseSampler:
         return optuna.samplers.TPESampler(seed=derived_seed(seed, number), multivariate=True, group=True)
 
 
-def search(
+def search_shapes(
     study: optuna.Study,
     budget: float,
     steps: int,

@@ -1,7 +1,6 @@
 """What a calibration searches: weights of the whole stack, or scales and thresholds of single modules."""
 
 import warnings
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from cachesmith.calibrate.closed_loop.lanes import Rows, Schedule, as_policy, of_policy
@@ -9,9 +8,8 @@ from cachesmith.calibrate.config import CalibrationConfig
 from cachesmith.calibrate.prepared import Prepared
 from cachesmith.calibrate.profiles import ProfileMaker, Weighted
 from cachesmith.policies import Policy, PolicyError, computations
+from cachesmith.progress import Advance
 from cachesmith.sampling.scores import bootstrap
-
-Advance = Callable[[float], None]
 
 
 @dataclass(frozen=True)
@@ -106,6 +104,6 @@ def _fastest(maker: ProfileMaker, config: CalibrationConfig) -> int:
 
 def search_rfc(prepared: Prepared, config: CalibrationConfig, advance: Advance) -> dict[str, Found]:
     """A profile for every budget: RFE's scales from recorded runs, RCS's thresholds by Optuna (arXiv 2602.19506)."""
-    from cachesmith.calibrate.rfc.search import search
+    from cachesmith.calibrate.rfc.search import search_rfc_points
 
-    return none_worse_than_cheaper(search(prepared, config, advance))
+    return none_worse_than_cheaper(search_rfc_points(prepared, config, advance))

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from cachesmith.policies import Policy, PolicyError
-from cachesmith.sampling.requests import Prompt, Split, digest, shares_prompts
+from cachesmith.sampling.requests import Prompt, Split, requests_digest, shares_prompts
 
 
 def check_earlier(earlier: Policy, prompts: Sequence[Prompt], parts: Split) -> None:
@@ -11,7 +11,7 @@ def check_earlier(earlier: Policy, prompts: Sequence[Prompt], parts: Split) -> N
     record = earlier.document.calibration
     if record is None:
         return
-    if not shares_prompts(prompts) and record.heldout_prompts != digest(parts.heldout):
+    if not shares_prompts(prompts) and record.heldout_prompts != requests_digest(parts.heldout):
         raise PolicyError(
             "the earlier policy held out other prompts, so it may be fitted on those held out now; "
             "use its prompts file, --fitting, --validation and --heldout, or leave it out"

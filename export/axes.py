@@ -4,13 +4,13 @@ from collections.abc import Mapping, Sequence
 
 from cachesmith.runtime.models.engine_segment import BATCH, TOKENS
 
-Shapes = Mapping[str, tuple[int, ...]]
+_Shapes = Mapping[str, tuple[int, ...]]
 PER_TOKEN = ("rot", "rope", "freq", "pos", "cos", "sin")
 """Arguments named like these do not have a row for each sample, so that a leading extent of 1 stays 1."""
 
 
 def axes_of(
-    streams: tuple[str, ...], calls: Sequence[Shapes], sized: bool = False
+    streams: tuple[str, ...], calls: Sequence[_Shapes], sized: bool = False
 ) -> dict[str, tuple[str | int, ...]]:
     """Name the variable axes of every input of a part; the others keep their extents.
 
@@ -42,7 +42,7 @@ def _tokens(name: str, streams: tuple[str, ...]) -> str:
     return f"{name}_{TOKENS}" if len(streams) > 1 else TOKENS
 
 
-def _labels(streams: tuple[str, ...], shapes: Shapes) -> dict[str, int]:
+def _labels(streams: tuple[str, ...], shapes: _Shapes) -> dict[str, int]:
     """What the variable extents of one call are."""
     found = {BATCH: shapes[streams[0]][0], TOKENS: sum(shapes[name][1] for name in streams)}
     return found | {_tokens(name, streams): shapes[name][1] for name in streams}

@@ -67,7 +67,7 @@ def build_engine(
     trt = tensorrt_module(target)
     log = _Log(trt)
     builder = trt.Builder(log.logger)
-    network, _parser = parse(trt, builder, onnx, log)
+    network, _parser = parse_graph(trt, builder, onnx, log)
     settings = builder.create_builder_config()
     configure(trt, settings, target, build)
     if settings.add_optimization_profile(_profile(builder, network, entry)) < 0:
@@ -89,7 +89,7 @@ def build_engine(
     return bytes(plan)
 
 
-def parse(trt: Any, builder: Any, onnx: Path, log: "_Log | None" = None) -> tuple[Any, Any]:
+def parse_graph(trt: Any, builder: Any, onnx: Path, log: "_Log | None" = None) -> tuple[Any, Any]:
     """Return the strongly typed network in `onnx`, and its parser, which owns the weights and must live as long.
 
     Raises `EngineError` naming the first node that is not understood.

@@ -27,14 +27,14 @@ from cachesmith.policies.bundle.manifest import (
 )
 
 PART, RECORD = ".part-", ".segment.json"
-PARTS = r"(blocks-\d{3,}-\d{3,}|block-\d{3,}-[A-Za-z0-9_.]+)-[0-9a-f]{12}"
+_PARTS = r"(blocks-\d{3,}-\d{3,}|block-\d{3,}-[A-Za-z0-9_.]+)-[0-9a-f]{12}"
 """Names of `Part`, with digests."""
-RECORDED = re.compile(rf"\.{PARTS}{re.escape(RECORD)}")
+_RECORDED = re.compile(rf"\.{_PARTS}{re.escape(RECORD)}")
 LEFTOVER = re.compile(
     rf"{re.escape(PART)}[0-9a-f]{{8}}|\.(manifest|\.block[\w.-]+)\.[0-9a-f]{{8}}\.part\.json"
 )
 """What only an export that is under way, or was killed, has in its folder."""
-MADE = re.compile(rf"{PARTS}(-[0-9a-f]{{8}}\.onnx|\.onnx(\.data)?|\.engine)")
+MADE = re.compile(rf"{_PARTS}(-[0-9a-f]{{8}}\.onnx|\.onnx(\.data)?|\.engine)")
 """Graphs, weights and engines: nothing else in the folder is ours to delete."""
 
 UNWRITABLE = {getattr(errno, name, None) for name in (
@@ -69,7 +69,7 @@ def workshop(folder: Path) -> Iterator[Path]:
 def _workshop(folder: Path) -> Iterator[Path]:
     if not (folder / MANIFEST).exists() and not all(_is_ours(path) for path in folder.iterdir()):
         raise EngineError(f"{folder} holds other files; give a new or empty folder, or an older bundle")
-    _sweep(folder, {f.name for entry in _records(folder) for f in entry.files}, RECORDED)
+    _sweep(folder, {f.name for entry in _records(folder) for f in entry.files}, _RECORDED)
     work = folder / f"{PART}{uuid4().hex[:8]}"
     work.mkdir()
     try:
@@ -108,7 +108,7 @@ def keep(folder: Path, work: Path, entry: SegmentEntry) -> SegmentEntry:
     return entry
 
 
-def take(work: Path, name: str) -> FileEntry | None:
+def take_file(work: Path, name: str) -> FileEntry | None:
     """Describe a file made in the workshop; None when it was not made."""
     return describe_file(work / name) if (work / name).exists() else None
 
@@ -122,7 +122,7 @@ def publish(folder: Path, work: Path, manifest: Manifest) -> None:
 def _records(folder: Path) -> list[SegmentEntry]:
     entries = []
     for path in sorted(folder.iterdir()):
-        if RECORDED.fullmatch(path.name) and path.is_file():
+        if _RECORDED.fullmatch(path.name) and path.is_file():
             try:
                 entries.append(SegmentEntry.model_validate_json(path.read_bytes()))
             except ValidationError:
@@ -150,4 +150,4 @@ def _is_ours(path: Path) -> bool:
     """Whether an export made it, by its name; the manifest is not meant."""
     if LEFTOVER.fullmatch(path.name):
         return True
-    return path.is_file() and bool(MADE.fullmatch(path.name) or RECORDED.fullmatch(path.name))
+    return path.is_file() and bool(MADE.fullmatch(path.name) or _RECORDED.fullmatch(path.name))

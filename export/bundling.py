@@ -7,7 +7,7 @@ from typing import Any
 
 from cachesmith import __version__
 from cachesmith.export.build_engine import build_engine
-from cachesmith.export.bundle_writer import finished, keep, publish, take, workshop
+from cachesmith.export.bundle_writer import finished, keep, publish, take_file, workshop
 from cachesmith.export.config import TOLERANCE, ExportConfig, Report
 from cachesmith.export.digest import engine_digest
 from cachesmith.export.job import Job, halved, make_job, manifest_of, part_key, parts_of, record_parts
@@ -90,7 +90,7 @@ def _graph(
         ranges=axis_ranges(face, inputs, samples, job.config, halved(job.policy, job.config)),
         key=key,
         onnx=describe_file(path),
-        data=take(work, f"{path.name}.data"),
+        data=take_file(work, f"{path.name}.data"),
         constants=face.constants,
     )
     if not job.config.prove:

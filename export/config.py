@@ -13,7 +13,7 @@ OPSET = 20
 TOLERANCE = {"float32": 1e-4, "float16": 2e-2, "bfloat16": 6e-2, "float64": 1e-4}
 """Largest relative error of a segment's output against torch, by the pipeline's dtype."""
 
-PICTURES = Range(min=1, opt=1, max=4)
+PICTURE_RANGE = Range(min=1, opt=1, max=4)
 
 RTX_CAPABILITIES = ("8.0", "8.6", "8.9", "12.0")
 
@@ -53,7 +53,7 @@ class ExportConfig:
     blockwise: bool = False
     requests: tuple[dict[str, Any], ...] = ()
     steps: int | None = None
-    pictures: Range = PICTURES
+    pictures: Range = PICTURE_RANGE
     tokens: Range | None = None
     opset: int = OPSET
     max_engine_gib: float = 8.0

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from cachesmith import __version__
 from cachesmith.policies.bundle.manifest import Build, Range
 
-FORMAT = 2
+_FORMAT = 2
 """Raise it when the way engines are built changes."""
 
 
@@ -46,7 +46,7 @@ def weights_digest(modules: Iterable[nn.Module]) -> str:
 def engine_digest(key: str, ranges: dict[str, Range], target: str, build: Build) -> str:
     """Sha256 of what an engine depends on: its graph, its shapes and how it is built."""
     shapes = {name: limits.model_dump() for name, limits in ranges.items()}
-    return digest([FORMAT, key, shapes, target, build.model_dump(mode="json")])
+    return digest([_FORMAT, key, shapes, target, build.model_dump(mode="json")])
 
 
 def _plain(value: Any) -> str:

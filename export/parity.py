@@ -19,7 +19,7 @@ class ParityRow(NamedTuple):
     max_abs: float
 
 
-def compare(samples: Iterable[PartCall], call: SegmentCall, device: torch.device) -> list[ParityRow]:
+def compare_outputs(samples: Iterable[PartCall], call: SegmentCall, device: torch.device) -> list[ParityRow]:
     """Run `call` on every sample's inputs and compare with the outputs torch gave."""
     return [_row(sample, call, device) for sample in samples]
 

@@ -92,7 +92,7 @@ def part_streams(
     return streams, returns, tuple(s for s in streams if part.stop < len(blocks) or s in adapter.live)
 
 
-def describe(parts: tuple[Part, ...]) -> str:
+def describe_parts(parts: tuple[Part, ...]) -> str:
     """Say how many engines there are, how heavy, and what their number costs."""
     heaviest = max(part.weights for part in parts) / 2**20
     overhead = len(parts) * LAUNCH_MICROSECONDS / 1000

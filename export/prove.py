@@ -6,8 +6,8 @@ from tempfile import TemporaryDirectory
 
 import torch
 
-from cachesmith.export.bundle_writer import take
-from cachesmith.export.parity import ParityRow, compare
+from cachesmith.export.bundle_writer import take_file
+from cachesmith.export.parity import ParityRow, compare_outputs
 from cachesmith.export.record import PartCall
 from cachesmith.export.widen import widen
 from cachesmith.policies.bundle.files import describe_file
@@ -21,16 +21,18 @@ CPU = LoadOptions(torch.device("cpu"))
 def prove(entry: SegmentEntry, samples: Sequence[PartCall], folder: Path) -> list[ParityRow]:
     """Return one row a sample. A bfloat16 graph runs as its float32 twin: that CPU has no kernels for it."""
     if not any(spec.dtype == "bfloat16" for spec in (*entry.inputs, *entry.outputs)):
-        return compare(samples, open_segment(folder, entry, CPU), CPU.device)
+        return compare_outputs(samples, open_segment(folder, entry, CPU), CPU.device)
     with TemporaryDirectory(dir=folder) as twin:
         widen(folder / entry.onnx.name, Path(twin) / entry.onnx.name)
         wide = _wide_entry(entry, Path(twin))
-        return compare([_widened(s) for s in samples], open_segment(Path(twin), wide, CPU), CPU.device)
+        return compare_outputs(
+            [_widened(s) for s in samples], open_segment(Path(twin), wide, CPU), CPU.device
+        )
 
 
 def _wide_entry(entry: SegmentEntry, folder: Path) -> SegmentEntry:
     name = entry.onnx.name
-    files = {"onnx": describe_file(folder / name), "data": take(folder, f"{name}.data")}
+    files = {"onnx": describe_file(folder / name), "data": take_file(folder, f"{name}.data")}
     return entry.model_copy(update={**files, "inputs": _wide(entry.inputs), "outputs": _wide(entry.outputs)})
 
 

@@ -57,7 +57,7 @@ def axis_ranges(
 
 
 def _batches(seen: Range, config: ExportConfig) -> Range:
-    counts = {pictures_of(request) for request in config.requests}
+    counts = {pictures_per_call(request) for request in config.requests}
     if len(counts) != 1 or seen.min != seen.max or seen.min % max(counts):
         raise EngineError(
             f"the requests sample {sorted(counts)} pictures, in batches of {seen.min} to {seen.max}; give requests of "
@@ -68,7 +68,7 @@ def _batches(seen: Range, config: ExportConfig) -> Range:
     return Range(min=pictures.min * factor, opt=pictures.opt * factor, max=pictures.max * factor)
 
 
-def pictures_of(request: dict[str, object]) -> int:
+def pictures_per_call(request: dict[str, object]) -> int:
     """Number of pictures one call of the pipeline samples."""
     many = request.get("num_images_per_prompt", 1)
     lists = [request.get(name) for name in ("class_labels", "prompt", "prompt_embeds")]

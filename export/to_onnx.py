@@ -53,10 +53,10 @@ def write_onnx(
             program.save(str(path), external_data=True)
     except torch.onnx.errors.OnnxExporterError as error:
         raise EngineError(f"torch cannot export {path.stem}: {str(error)[:500]}") from error
-    check(path)
+    check_graph(path)
 
 
-def check(path: Path) -> None:
+def check_graph(path: Path) -> None:
     """Raise `EngineError` when onnx finds the graph at `path` invalid."""
     onnx = require_onnx()
     try:

@@ -20,7 +20,7 @@ Spans = Mapping[str, tuple[int, int]]
 
 ORTHONORMAL = 1e-3
 """Largest allowed entry of (V^T V - 1) x, for x of ones and minus ones."""
-PROBES = 8
+_PROBES = 8
 """How many such x are tried. One entry that is off shows with any of them; all of V^T V would cost hours."""
 
 
@@ -73,7 +73,7 @@ def _check_basis(said: str, basis: Array) -> None:
     channels, rank = basis.shape[1:]
     if rank > channels:
         raise PolicyError(f"{said} has rank {rank} for {channels} channels; use a rank of at most {channels}")
-    signs = np.random.default_rng(0).choice(np.array([-1, 1], np.float32), (rank, min(PROBES, rank)))
+    signs = np.random.default_rng(0).choice(np.array([-1, 1], np.float32), (rank, min(_PROBES, rank)))
     for lane in basis:
         with np.errstate(all="ignore"):
             off = np.abs(lane.T @ (lane @ signs) - signs).max()

@@ -51,13 +51,13 @@ def one_line(text: str) -> str:
     return text
 
 
-NAME = r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,79}$"
-TENSOR = r"^[A-Za-z0-9][A-Za-z0-9_.-]*(/[A-Za-z0-9][A-Za-z0-9_.-]*){0,3}$"
+NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,79}$"
+TENSOR_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9_.-]*(/[A-Za-z0-9][A-Za-z0-9_.-]*){0,3}$"
 
-Name = Annotated[str, StringConstraints(pattern=NAME)]
+Name = Annotated[str, StringConstraints(pattern=NAME_PATTERN)]
 """A profile or group name: no slashes, no leading dot, at most 80 characters."""
 
-TensorName = Annotated[str, StringConstraints(pattern=TENSOR, max_length=120)]
+TensorName = Annotated[str, StringConstraints(pattern=TENSOR_PATTERN, max_length=120)]
 """The name of an array stored beside the document, such as `balanced/weights`."""
 
 Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]

@@ -14,7 +14,7 @@ MAX_BYTES = 2**30
 """Of all arrays together: what a reader is willing to hold in memory."""
 
 
-def check(document: Document, arrays: Arrays) -> None:
+def check_document(document: Document, arrays: Arrays) -> None:
     """Raise `PolicyError` unless the document is consistent and the arrays are exactly those it names."""
     if document.sampler is not None:
         _check_sampler(document.sampler)

@@ -13,12 +13,12 @@ FORMAT = 1
 
 Action = Literal["error", "warn", "remap", "disable"]
 Sigma = Annotated[float, Field(ge=0)]
-Seed = Annotated[int, Field(ge=-(2**63), lt=2**64)]
+_Seed = Annotated[int, Field(ge=-(2**63), lt=2**64)]
 
 
 Scalar = bool | int | float | Annotated[str, Field(max_length=400)] | None
-Extent = Annotated[int, Field(ge=0, le=2**31)]
-Range = tuple[float, float]
+_Extent = Annotated[int, Field(ge=0, le=2**31)]
+_Range = tuple[float, float]
 
 
 class ModelKey(Grown):
@@ -49,10 +49,10 @@ class Size(Grown):
 
     LATER = ("height", "width", "num_frames")
 
-    latents: tuple[Extent, ...]
-    height: Extent | None = None
-    width: Extent | None = None
-    num_frames: Extent | None = None
+    latents: tuple[_Extent, ...]
+    height: _Extent | None = None
+    width: _Extent | None = None
+    num_frames: _Extent | None = None
 
     def __str__(self) -> str:
         shape = " x ".join(map(str, self.latents))
@@ -77,7 +77,7 @@ class SamplerKey(Grown):
     guidance: Literal["none", "batched", "sequential"] = "none"
     guidance_range: tuple[float, float] | None = None
     settings: dict[Text, Scalar] | None = None
-    scales: dict[Text, Range] | None = None
+    scales: dict[Text, _Range] | None = None
     sizes: Annotated[tuple[Size, ...], Field(max_length=1000)] | None = None
 
     @property
@@ -137,8 +137,8 @@ class Calibration(Frozen):
     heldout_prompts: Sha256
     fitting_size: Annotated[int, Field(ge=1)]
     heldout_size: Annotated[int, Field(ge=1)]
-    fitting_seeds: tuple[Seed, ...]
-    heldout_seeds: tuple[Seed, ...]
+    fitting_seeds: tuple[_Seed, ...]
+    heldout_seeds: tuple[_Seed, ...]
     dtype: Text
     versions: dict[Text, Text]
     study: Text

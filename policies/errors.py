@@ -7,7 +7,7 @@ from reprlib import repr as short
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
-SHOWN = 3
+_SHOWN = 3
 """How many faults of a document one message names."""
 
 
@@ -35,7 +35,7 @@ def refusing(subject: str) -> Iterator[None]:
 def explain(error: ValidationError) -> str:
     """Name field, value and limit of the first few faults."""
     faults = _innermost(error.errors(include_url=False))
-    said = [_fault(f["loc"], f["input"], f["msg"]) for f in faults[:SHOWN]]
+    said = [_fault(f["loc"], f["input"], f["msg"]) for f in faults[:_SHOWN]]
     more = len(faults) - len(said)
     return "; ".join(said) + (f"; and {more} more" if more else "")
 

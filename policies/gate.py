@@ -6,7 +6,7 @@ from pydantic import Field
 
 from cachesmith.policies.base import MAX_GROUPS, Count, Frozen, HalfMask, Mask, Name, Threshold
 
-Steps = Annotated[int, Field(ge=1, le=1000)]
+_Steps = Annotated[int, Field(ge=1, le=1000)]
 Coefficient = Annotated[float, Field(ge=-1e12, le=1e12)]
 
 
@@ -30,8 +30,8 @@ class Interval(Frozen):
     """
 
     kind: Literal["interval"] = "interval"
-    interval: Steps = 5
-    warmup: Steps = 1
+    interval: _Steps = 5
+    warmup: _Steps = 1
     tail: Count = 0
 
 
@@ -43,9 +43,9 @@ class Dynamic(Frozen):
     for itself; in one batch they decide together.
     """
 
-    warmup: Steps = 1
+    warmup: _Steps = 1
     tail: Count = 0
-    max_interval: Steps = 1000
+    max_interval: _Steps = 1000
 
 
 class Relational(Dynamic):
@@ -59,8 +59,8 @@ class Relational(Dynamic):
     kind: Literal["relational"] = "relational"
     thresholds: tuple[Threshold, ...] = Field(min_length=1, max_length=32)
     order: int = Field(default=1, ge=1, le=4)
-    warmup: Steps = 2
-    max_interval: Steps = 50
+    warmup: _Steps = 2
+    max_interval: _Steps = 50
 
 
 class Distance(Dynamic):
@@ -102,7 +102,7 @@ class Probe(Dynamic):
     threshold: Threshold
     decay: float = Field(default=1.0, gt=0, le=1)
     floor: Threshold = 0.0
-    min_interval: Steps = 1
+    min_interval: _Steps = 1
 
 
 Gate = Annotated[Fixed | Interval | Relational | Distance | Probe, Field(discriminator="kind")]

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from cachesmith.policies.base import MAIN, Arrays
-from cachesmith.policies.check import check
+from cachesmith.policies.check import check_document
 from cachesmith.policies.document import Document, canonical
 from cachesmith.policies.errors import PolicyError
 from cachesmith.policies.profile import Profile, Sampled
@@ -29,7 +29,7 @@ class Policy:
     def __init__(self, document: Document, arrays: Arrays | None = None):
         self.document = document
         self.arrays: Arrays = dict(arrays or {})
-        check(document, self.arrays)
+        check_document(document, self.arrays)
 
     @property
     def id(self) -> str:

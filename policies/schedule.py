@@ -8,7 +8,7 @@ from cachesmith.policies.errors import PolicyError
 from cachesmith.policies.gate import Fixed, Interval, StaticGate
 from cachesmith.policies.units import GUIDANCE
 
-FLOOR = 1e-6
+_FLOOR = 1e-6
 """Noise levels below it count as equal: samplers end at, or next to, zero."""
 
 
@@ -74,7 +74,7 @@ def _logs(sigmas: Sequence[float]) -> list[float]:
         raise PolicyError(
             f"noise levels must be finite and at least 0, and at least one is needed, got {wrong[:3]}"
         )
-    return [log(max(s, FLOOR)) for s in sigmas]
+    return [log(max(s, _FLOOR)) for s in sigmas]
 
 
 def _nearest(old: Sequence[float], step: int, new: Sequence[float]) -> int:

@@ -24,7 +24,7 @@ from cachesmith.policies import (
     remap,
 )
 from cachesmith.runtime.engines.drop_weights import present_weights
-from cachesmith.runtime.models.fingerprint import config_hash, facts, lora_names, settings
+from cachesmith.runtime.models.fingerprint import config_hash, facts, lora_names, scheduler_settings
 from cachesmith.runtime.models.weights import same_weights, weights_marks, weights_sketch
 from cachesmith.runtime.pipeline_call import PipelineCall
 from cachesmith.runtime.plan.plan import has_fitted
@@ -32,13 +32,13 @@ from cachesmith.runtime.plan.plan import has_fitted
 FEW_STEPS = 8
 """Below this many steps there is nothing worth forecasting for a policy that was not made for so few."""
 
-SLACK = 1e-6
+_SLACK = 1e-6
 """Guidance scales are typed, not computed."""
 
 LEVELS = re.compile(r"beta|shift|sigmas$|sigma_|spacing|steps_offset|num_train_timesteps|^rho$")
 """Settings of a scheduler that only shape its noise levels, which are compared themselves."""
 
-SHOWN = 4
+_SHOWN = 4
 """Settings of a scheduler that one message names."""
 
 
@@ -96,7 +96,7 @@ class Match:
             return True
         kept = [self._same("scheduler", "the scheduler", expected.scheduler, type(scheduler).__name__)]
         if expected.scheduler == type(scheduler).__name__:
-            kept.append(self._settings(expected, settings(scheduler)))
+            kept.append(self._settings(expected, scheduler_settings(scheduler)))
         kept += [self._scale(expected, name, scale) for name, scale in call.scales.items()]
         kept.append(self._size(expected, call))
         return all(kept)
@@ -131,7 +131,7 @@ class Match:
         other = [name for name in both if not _alike(was[name], present[name])]
         if not other:
             return True
-        told = [", ".join(f"{n} {values[n]}" for n in other[:SHOWN]) for values in (was, present)]
+        told = [", ".join(f"{n} {values[n]}" for n in other[:_SHOWN]) for values in (was, present)]
         return self._act("scheduler", f"the {expected.scheduler} with", *told)
 
     def _scale(self, expected: SamplerKey, name: str, scale: float) -> bool:
@@ -140,7 +140,7 @@ class Match:
             ranges = {"guidance_scale": expected.guidance_range}
         # a strength inside an argument, as of a LoRA, is 1 where it is not given
         low, high = ranges.get(name, (1.0, 1.0) if ranges and "." in name else (scale, scale))
-        if low - SLACK <= scale <= high + SLACK:
+        if low - _SLACK <= scale <= high + _SLACK:
             return True
         was = " to ".join(f"{bound:g}" for bound in dict.fromkeys((low, high)))
         return self._act("guidance", f"a {name.replace('_', ' ')} of", was, f"{scale:g}")
@@ -148,7 +148,7 @@ class Match:
     def _size(self, expected: SamplerKey, call: PipelineCall) -> bool:
         if not expected.sizes or not call.latents or any(s.latents == call.latents for s in expected.sizes):
             return True
-        sizes = " or ".join(str(size) for size in expected.sizes[:SHOWN])
+        sizes = " or ".join(str(size) for size in expected.sizes[:_SHOWN])
         return self._act("size", "a size of", sizes, str(Size(latents=call.latents, **call.size)))
 
     def _remapped(self, profile: Profile, old: Sequence[float], new: Sequence[float]) -> Profile:

@@ -15,7 +15,7 @@ NON_FINITE = "a forecast was not finite"
 NON_FINITE_OUTPUT = "a computed output was not finite, so nothing can be forecast from it"
 NON_FINITE_RUN = "values of a finished run were not finite"
 
-KEPT = 10_000
+_KEPT = 10_000
 """Entries of a trace that are kept: whole runs, the last ones."""
 
 KEPT_RUNS = 32
@@ -72,9 +72,9 @@ class Stats:
             for key in [key for key in self._executed if key[0] == run]:
                 total, count = self._earlier
                 self._earlier = total + self._executed.pop(key), count + 1
-        if len(self.trace) > KEPT:
-            oldest = self.trace[-KEPT].run
-            self.trace[:] = [entry for entry in self.trace[-KEPT:] if entry.run != oldest]
+        if len(self.trace) > _KEPT:
+            oldest = self.trace[-_KEPT].run
+            self.trace[:] = [entry for entry in self.trace[-_KEPT:] if entry.run != oldest]
 
     def count_computed(self, unit: str, share: float, run: int, branch: str) -> None:
         """A unit that makes up `share` of all blocks was computed."""

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from cachesmith.calibrate.fit.solvers import row_table, sources
+from cachesmith.calibrate.fit.solvers import newest_computed, row_table
 from cachesmith.policies import Lagrange
 
 TAPS = 3
@@ -44,7 +44,7 @@ def axes(mask: str, step: int) -> Tensor:
     form's quadratic term t (t + 1) / 2 (F_0 - F_1 - q (F_1 - F_2)), q = (s_0 - s_1) / (s_1 - s_2); the same of inputs
     but for the quadratic one, and I - I_0. Where the history is shorter, columns are zero.
     """
-    past = sources(mask, step, TAPS)
+    past = newest_computed(mask, step, TAPS)
     made, entered, now = torch.split(torch.eye(RAW), [TAPS, TAPS, 1])
     gap = past[0] - past[1] if len(past) > 1 else 1
     t = (step - past[0]) / gap

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from cachesmith.calibrate.closed_loop.lanes import Schedule
-from cachesmith.calibrate.closed_loop.loop import Loop, Note, Past, Weights, attached
-from cachesmith.calibrate.closed_loop.replay import Results, Trace, part_of, replayed
+from cachesmith.calibrate.closed_loop.loop import Loop, Note, Past, StepWeights, attached
+from cachesmith.calibrate.closed_loop.replay import ReplayTrace, Results, part_of, replayed
 from cachesmith.sampling.render import Renderer, device_of
 from cachesmith.sampling.requests import Request
 
@@ -72,7 +72,7 @@ class Batch:
             made.append(each)
         return made
 
-    def compute(self, step: int, weights: Weights) -> None:
+    def compute(self, step: int, weights: StepWeights) -> None:
         """Compute step `step`, in full or by half. What is forecast of it by `weights` is not kept."""
         past = self.past.on(self.device)
         trace = self._replay(step + 1, weights, past)
@@ -80,12 +80,12 @@ class Batch:
         if self.schedule.mask[step] == "C":
             self.known = trace.results
 
-    def walk(self, stop: int, weights: Weights) -> tuple[Tensor, Results]:
+    def walk(self, stop: int, weights: StepWeights) -> tuple[Tensor, Results]:
         """Go on to step `stop` by `weights`: the latents that enter it, and what the transformer returned."""
         trace = self._replay(stop, weights, self.past.on(self.device))
         return trace.latents[-1], trace.results
 
-    def differentiable(self, stop: int, weights: Weights) -> tuple[Tensor, list[Note]]:
+    def differentiable(self, stop: int, weights: StepWeights) -> tuple[Tensor, list[Note]]:
         """As `walk`: the latents, and the forecasts that they were made from, with a graph between them."""
         notes: list[Note] = []
         loop = Loop(self.schedule.mask, weights, self.past.on(self.device), self.folds, notes)
@@ -98,13 +98,13 @@ class Batch:
         with replayed(self.renderer.pipe, len(self.folds), self.known, None, self.uncached.prompts):
             return self.renderer(self.uncached.requests).images
 
-    def _replay(self, stop: int, weights: Weights, past: Past) -> Trace:
+    def _replay(self, stop: int, weights: StepWeights, past: Past) -> ReplayTrace:
         with self._watched(Loop(self.schedule.mask, weights, past, self.folds), stop) as trace:
             self.renderer(self.uncached.requests)
         return trace
 
     @contextmanager
-    def _watched(self, loop: Loop, stop: int) -> Iterator[Trace]:
+    def _watched(self, loop: Loop, stop: int) -> Iterator[ReplayTrace]:
         pipe, prompts = self.renderer.pipe, self.uncached.prompts
         with (
             attached(pipe, self.schedule, loop),

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-MOST = 16
+_MOST = 16
 """Combinations at most: with fewer latents than this in a token, each is one; else they are mixed with random signs."""
 
 UNSURE = 0.1
@@ -22,11 +22,11 @@ def combinations(end: Tensor, forecast: Tensor) -> list[Tensor]:
         rank = torch.empty_like(order)
         rank[order] = torch.arange(len(order)) - first[tokens.flatten()[order]]
         count = int(rank.max()) + 1
-        if count <= MOST:
+        if count <= _MOST:
             return [(rank == i).float().view(tokens.shape).to(end.device) for i in range(count)]
     generator = torch.Generator().manual_seed(0)
-    signs = 2 * torch.randint(2, (MOST, *end.shape[1:]), generator=generator) - 1
-    return list(signs.float().to(end.device) / MOST**0.5)
+    signs = 2 * torch.randint(2, (_MOST, *end.shape[1:]), generator=generator) - 1
+    return list(signs.float().to(end.device) / _MOST**0.5)
 
 
 def tokens_of(end: Tensor, forecast: Tensor) -> Tensor | None:

@@ -15,14 +15,14 @@ OWN = 0.5
 SHARED = 0.1
 """What all channels have in common is pulled by this much of the ridge."""
 
-LEAST = 1e-2
+_LEAST = 1e-2
 """Of the largest axis's size, the ridge counts every axis as at least this large.
 
 What hardly moves latents (a difference of inputs early in a run, the rounding of one that is nothing) would get weights
 in the hundreds, and with these the segment is no longer linear in them.
 """
 
-TINY = 1e-30
+_TINY = 1e-30
 
 BLOCKS = 6
 """Of columns: those of a symmetric matrix that are right of a block are not multiplied out."""
@@ -119,8 +119,8 @@ class Equations:
         """The ridge, relative to the mean curvature of an axis and, by half, to the energy of the channel along it."""
         size = self.gram.sum(0).diagonal().view(self.shape).mean(2, keepdim=True)
         missing = size.expand(self.shape).flatten() <= 0
-        size = size.clamp_min(LEAST * size.max())
-        own = size * self.energy / self.energy.mean(2, keepdim=True).clamp_min(TINY)
+        size = size.clamp_min(_LEAST * size.max())
+        own = size * self.energy / self.energy.mean(2, keepdim=True).clamp_min(_TINY)
         ridge = torch.diag((OWN * own + (1 - OWN) * size).flatten())
         common = ((SHARED - 1) * (1 - OWN) / self.channels * size).flatten()
         for index, value in enumerate(common):

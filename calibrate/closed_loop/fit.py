@@ -16,7 +16,7 @@ from torch import Tensor
 
 from cachesmith.calibrate.closed_loop.axes import AXES, Segment, segments
 from cachesmith.calibrate.closed_loop.equations import Equations, factored, solve
-from cachesmith.calibrate.closed_loop.lanes import Rows, Schedule, corrected, lines
+from cachesmith.calibrate.closed_loop.lanes import Rows, Schedule, corrected, line_weights
 from cachesmith.calibrate.closed_loop.walk import Start
 from cachesmith.calibrate.fleet.shards import Shards
 
@@ -42,7 +42,7 @@ DAMPING = 1e-2
 WEIGHT = 0.5
 """A sample weighs (squared error) ** -WEIGHT: quality is a mean of logarithms, each sample counts by its own scale."""
 
-FLOOR = 0.01
+_FLOOR = 0.01
 """Of the median squared error, added to every sample's."""
 
 
@@ -129,7 +129,7 @@ class SegmentFitter:
         self.places = range(len(shards.groups)) if places is None else places
         self.count = sum(len(shards.groups[place].numbers) for place in self.places)
         self.folds, self.start = min(FOLDS, self.count), start
-        self.base = start or lines(schedule, channels, self.device)
+        self.base = start or line_weights(schedule, channels, self.device)
         self.advance = advance or (lambda _: None)
         self.segments = segments(schedule.mask)
         self._fit = Fit(schedule)
@@ -209,5 +209,5 @@ class SegmentFitter:
         return Walked(error, squares)
 
     def _equations(self, segment: Segment, theta: Tensor, squares: Tensor, share: float) -> Equations:
-        importance = (squares + FLOOR * squares.median()) ** -WEIGHT
+        importance = (squares + _FLOOR * squares.median()) ** -WEIGHT
         return self.shards.equations(segment, theta, importance / importance.mean(), share)

@@ -31,7 +31,7 @@ class Schedule(NamedTuple):
         return (leading,) if self.follower is None else (leading, following)
 
 
-def lines(schedule: Schedule, channels: int, device: torch.device) -> Rows:
+def line_weights(schedule: Schedule, channels: int, device: torch.device) -> Rows:
     """The line through the last two computed outputs, on every step that forecasts anything."""
     tables = torch.stack([line_rows(letters) for letters in schedule.lanes], 1).expand(-1, -1, -1, channels)
     forecast = [step for step, letter in enumerate(schedule.mask) if letter != "C"]

@@ -27,7 +27,7 @@ from cachesmith.runtime import (
 )
 from cachesmith.runtime.guidance import guided
 
-Weights = Mapping[int, Tensor]
+StepWeights = Mapping[int, Tensor]
 """By step, [lanes, RAW, channels], or [folds, lanes, RAW, channels]."""
 
 
@@ -71,7 +71,12 @@ class Loop:
     """
 
     def __init__(
-        self, mask: str, weights: Weights, past: Past, folds: Tensor | None, notes: list[Note] | None = None
+        self,
+        mask: str,
+        weights: StepWeights,
+        past: Past,
+        folds: Tensor | None,
+        notes: list[Note] | None = None,
     ):
         self.weights, self.past, self.folds, self.notes = weights, past, folds, notes
         self._leading, self._following = halves(mask)

@@ -30,10 +30,10 @@ MOMENTUM = 0.7
 TRUST = 0.3
 """Of the error at its end, a segment's weights move its latents by no more in one iteration."""
 
-LONGEST = 0.5
+_LONGEST = 0.5
 """Of its own error, a sample asks no segment to move its latents by more."""
 
-TINY = 1e-30
+_TINY = 1e-30
 
 CHANCE = 2.0
 """Standard errors by which the loss, less what least squares left of it on the same samples, may rise."""
@@ -175,7 +175,7 @@ class Polisher:
 
         Of a run that drifts chaotically the gradient is as long as one likes, and says nothing.
         """
-        longest = LONGEST * 2 / (self.fit.width * logs.exp()).sqrt()
-        length = grads.norm(dim=1).clamp_min(TINY)
+        longest = _LONGEST * 2 / (self.fit.width * logs.exp()).sqrt()
+        length = grads.norm(dim=1).clamp_min(_TINY)
         shares: Tensor = (longest / length).clamp_max(1.0)
         return grads * shares[:, None]

@@ -26,7 +26,7 @@ class Stopped(BaseException):
     """Leaves a pipeline's call; no `except Exception` of the pipeline's catches it."""
 
 
-class Trace:
+class ReplayTrace:
     """What happened in one replay: `latents[i]` went into step i, the last ones came out of the last step."""
 
     def __init__(self, samples: int) -> None:
@@ -43,12 +43,12 @@ class Trace:
 @contextmanager
 def replayed(
     pipe: Any, samples: int, known: Results, stop: int | None = None, prompts: dict[str, Any] | None = None
-) -> Iterator[Trace]:
+) -> Iterator[ReplayTrace]:
     """Answer the transformer's calls of the first `len(known)` steps, and leave the pipeline's call after `stop` steps.
 
     samples: of the batch; prompts: remembers what `encode_prompt` returned, for the next replay of the same batch.
     """
-    trace = Trace(samples)
+    trace = ReplayTrace(samples)
     transformer, scheduler, device = pipe.transformer, pipe.scheduler, partial(device_of, pipe)
     with ExitStack() as stack:
         stack.enter_context(
@@ -62,7 +62,7 @@ def replayed(
 
 
 def _answering(
-    forward: Callable[..., Any], known: Results, trace: Trace, device: Callable[[], torch.device]
+    forward: Callable[..., Any], known: Results, trace: ReplayTrace, device: Callable[[], torch.device]
 ) -> Callable[..., Any]:
     calls = [0, 0]  # the step in hand, and its calls so far
 
@@ -86,7 +86,7 @@ def _answering(
 
 
 @contextmanager
-def _stepping(scheduler: Any, trace: Trace, stop: int | None) -> Iterator[None]:
+def _stepping(scheduler: Any, trace: ReplayTrace, stop: int | None) -> Iterator[None]:
     original = scheduler.step
     function = getattr(original, "__func__", original)
 

@@ -10,7 +10,7 @@ from cachesmith.calibrate.closed_loop.axes import Segment
 from cachesmith.calibrate.closed_loop.batch import Batch, Uncached
 from cachesmith.calibrate.closed_loop.combinations import combinations
 from cachesmith.calibrate.closed_loop.equations import Equations
-from cachesmith.calibrate.closed_loop.lanes import Rows, Schedule, corrected, lines
+from cachesmith.calibrate.closed_loop.lanes import Rows, Schedule, corrected, line_weights
 from cachesmith.calibrate.closed_loop.replay import Results
 from cachesmith.sampling.metrics import psnr
 from cachesmith.sampling.render import Renderer, device_of
@@ -48,7 +48,7 @@ class Walk:
             for (place, each), part in zip(samples.items(), parts, strict=True)
         }
         self.numbers = torch.split(torch.tensor(numbers), self.sizes)
-        rows = lines(start.schedule, start.channels, self.device) if start.rows is None else start.rows
+        rows = line_weights(start.schedule, start.channels, self.device) if start.rows is None else start.rows
         self.base: Rows = {step: row.to(self.device) for step, row in rows.items()}
         self._last: list[Results] = []
         self._kept: list[Results] = []

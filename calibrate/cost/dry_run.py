@@ -14,7 +14,7 @@ from cachesmith.calibrate.config import CalibrationConfig
 from cachesmith.calibrate.cost.plan import BudgetPlan, plan_of
 
 
-def describe(model: str, config: CalibrationConfig) -> str:
+def describe_plan(model: str, config: CalibrationConfig) -> str:
     """The plan as text: phases, run equivalents, memory as far as the model's configuration tells it."""
     plan = plan_of(config)
     lines = [f"{'phase':<16}{'samples':>8}{'forwards':>10}{'backwards':>10}{'run equivalents':>17}"]

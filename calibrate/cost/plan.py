@@ -6,7 +6,7 @@ from math import sqrt
 
 from cachesmith.calibrate.config import CalibrationConfig
 
-CHUNK = 8
+_CHUNK = 8
 """Samples come in multiples of this; also those of one gradient."""
 
 SCREENED = 16
@@ -21,7 +21,7 @@ PER_ROOT = 4.0
 SCREEN = 0.1
 """Share of the budget that comparisons of schedules may take."""
 
-RECORDED = 4
+_RECORDED = 4
 """Samples whose modules' scales are recorded."""
 
 ITERATIONS = 200
@@ -92,7 +92,7 @@ def make_plan(
     while screened > 4 and SHAPES * screened * per_run > SCREEN * budget:
         screened -= 4
     shapes = max(SHAPES, min(12, int(SCREEN * budget / (screened * per_run))))
-    size = min(CHUNK, count)
+    size = min(_CHUNK, count)
     gradient = sum(_gradient(n, recomputed) for n in computations) * size / steps
     left = budget - fixed - shapes * screened * per_run
     iterations = max(0, min(ITERATIONS, int(left / gradient)))
@@ -110,7 +110,7 @@ def make_plan(
 def make_rfc_plan(steps: int, budget: float, trials: int, samples: int | None = None) -> BudgetPlan:
     """Divide `budget` among references, a recording of single modules, and trials of at most half of all steps."""
     count = samples or max(4, min(SCREENED, 4 * round(budget / 24)))
-    recorded = min(count, RECORDED)
+    recorded = min(count, _RECORDED)
     each = count / 4  # run equivalents of a trial that computes a quarter of the steps
     shapes = max(1, min(trials, int((budget - count - recorded) / each)))
     phases = (
@@ -127,4 +127,4 @@ def _gradient(computations: float, recomputed: bool) -> float:
 
 
 def _rounded(count: float) -> int:
-    return max(CHUNK, CHUNK * round(count / CHUNK))
+    return max(_CHUNK, _CHUNK * round(count / _CHUNK))

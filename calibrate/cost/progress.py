@@ -7,7 +7,7 @@ from time import monotonic
 
 from cachesmith.progress import stage
 
-EVERY = 30.0
+_EVERY = 30.0
 """Seconds between two lines."""
 
 
@@ -24,7 +24,7 @@ def overall(runs: float) -> Iterator[Callable[[float], None]]:
     def note(n: float) -> None:
         nonlocal said, done
         done += n
-        if monotonic() - said > EVERY:
+        if monotonic() - said > _EVERY:
             said = monotonic()
             left = (said - began) / done * max(0.0, runs - done)
             print(

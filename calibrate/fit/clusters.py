@@ -8,7 +8,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from cachesmith.calibrate.fit.solvers import POOL, errors, grouped, ridge_table, row_table
+from cachesmith.calibrate.fit.solvers import POOL, forecast_errors, grouped, ridge_table, row_table
 from cachesmith.calibrate.record.channels import (
     FEWEST,
     Labels,
@@ -16,7 +16,7 @@ from cachesmith.calibrate.record.channels import (
     cluster,
     cluster_all,
     descriptors,
-    joined,
+    joined_grams,
 )
 from cachesmith.policies import Clusters, Fitted, PolicyError
 from cachesmith.policies.base import Arrays
@@ -78,7 +78,7 @@ def analyse(
 
     Raises `PolicyError` where the schedule is for another number of steps or forecasts nothing.
     """
-    mean = joined(grams)
+    mean = joined_grams(grams)
     _check(mask, mean.shape[-1])
     seen = mean[..., :probe_steps, :probe_steps]
     ids, scores = cluster_all(seen, clusters, seed, shared=shared)
@@ -139,7 +139,7 @@ def _tables(reduced: Tensor, mask: str, ridge: float | None, taps: int) -> dict[
 
 def _errors(gram: Tensor, lane: int, tables: Mapping[str, Tensor], mask: str) -> NDArray[np.float64]:
     each: NDArray[np.float64] = torch.stack(
-        [errors(gram, table[lane], mask) for table in tables.values()], dim=1
+        [forecast_errors(gram, table[lane], mask) for table in tables.values()], dim=1
     ).numpy()
     return each
 

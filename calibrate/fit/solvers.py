@@ -35,18 +35,18 @@ POOL: Mapping[str, ClosedRow] = {
 }
 """Runge-Kutta and Adams-Moulton of the paper's pool are `heun`, see there."""
 
-ROWS: Mapping[str, ClosedRow] = {**POOL, "lagrange-2": Lagrange(order=2), "ema": Ema()}
+_ROWS: Mapping[str, ClosedRow] = {**POOL, "lagrange-2": Lagrange(order=2), "ema": Ema()}
 """Every row that may be named in an option."""
 
 
 def named_row(name: str) -> ClosedRow:
     """Return the row of that name; an unknown one is refused with the known ones."""
-    if name not in ROWS:
-        raise PolicyError(f"there is no solver {name!r}; choose from {', '.join(ROWS)}")
-    return ROWS[name]
+    if name not in _ROWS:
+        raise PolicyError(f"there is no solver {name!r}; choose from {', '.join(_ROWS)}")
+    return _ROWS[name]
 
 
-def sources(mask: str, step: int, taps: int) -> list[int]:
+def newest_computed(mask: str, step: int, taps: int) -> list[int]:
     """The newest `taps` computed steps before `step`, newest first."""
     return [s for s in range(step - 1, -1, -1) if mask[s] == "C"][:taps]
 
@@ -56,7 +56,7 @@ def row_table(row: ClosedRow, mask: str, taps: int) -> Tensor:
     table = torch.zeros(len(mask), taps, dtype=torch.float64)
     for step, letter in enumerate(mask):
         if letter == "F":
-            past = [float(s) for s in sources(mask, step, taps)]
+            past = [float(s) for s in newest_computed(mask, step, taps)]
             weights = forecast_weights(row, past, float(step))
             table[step, : len(weights)] = torch.tensor(weights, dtype=torch.float64)
     return table
@@ -70,7 +70,7 @@ def grouped(gram: Tensor, ids: Tensor, groups: int) -> Tensor:
     return mean
 
 
-def errors(gram: Tensor, table: Tensor, mask: str) -> Tensor:
+def forecast_errors(gram: Tensor, table: Tensor, mask: str) -> Tensor:
     """Relative forecast error of every group: sum of squared errors over that of squares on the forecast steps, [G].
 
     gram: [G, steps, steps]; table: weights [steps, taps, G].
@@ -78,7 +78,7 @@ def errors(gram: Tensor, table: Tensor, mask: str) -> Tensor:
     wrong, all_of_it = torch.zeros(2, len(gram), dtype=torch.float64)
     for step, letter in enumerate(mask):
         if letter == "F":
-            past = sources(mask, step, table.shape[1])
+            past = newest_computed(mask, step, table.shape[1])
             weights = table[step, : len(past)].T.double()
             cross, square = gram[:, past, step], gram[:, past][:, :, past]
             wrong += gram[:, step, step] - 2 * (weights * cross).sum(1)
@@ -100,7 +100,7 @@ def ridge_table(gram: Tensor, mask: str, taps: int, ridge: float) -> Tensor:
     table = torch.zeros(len(mask), taps, len(gram), dtype=torch.float64)
     for step, letter in enumerate(mask):
         if letter == "F":
-            past = sources(mask, step, taps)
+            past = newest_computed(mask, step, taps)
             start = line[step, : len(past)]
             table[step, : len(past)] = _ridge_row(
                 gram[:, past][:, :, past], gram[:, past, step], start, ridge

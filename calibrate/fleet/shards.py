@@ -17,7 +17,7 @@ from cachesmith.policies import Policy
 Advance = Callable[[float], None]
 
 
-class Call(NamedTuple):
+class _Call(NamedTuple):
     """A method of `Shard`, and its arguments."""
 
     name: str
@@ -27,7 +27,7 @@ class Call(NamedTuple):
 class Worker(Protocol):
     """Whoever has a shard."""
 
-    def __call__(self, call: Call) -> Any:
+    def __call__(self, call: _Call) -> Any:
         """Have the shard do it, and return its answer."""
 
 
@@ -37,7 +37,7 @@ class InProcess:
     def __init__(self, shard: Shard):
         self._shard = shard
 
-    def __call__(self, call: Call) -> Any:
+    def __call__(self, call: _Call) -> Any:
         """Do it."""
         return getattr(self._shard, call.name)(*call.arguments)
 
@@ -58,7 +58,7 @@ class Shards:
     def references(self, sampled: Advance) -> int:
         """Sample all groups that were not yet; `sampled(samples)`. Return the steps that the sampler took."""
         steps = 0
-        calls = {w: [Call("reference", (p,)) for p in held] for w, held in enumerate(self._held) if held}
+        calls = {w: [_Call("reference", (p,)) for p in held] for w, held in enumerate(self._held) if held}
         for _, answer in self._run(calls):
             steps = answer.steps
             sampled(answer.sampled)
@@ -68,30 +68,30 @@ class Shards:
         """Begin a walk of the groups at `places`; folds: of their samples [N]."""
         self._places = [*places]
         self._order = self._standing([n for place in places for n in self.groups[place].numbers])
-        self._all({w: Call("begin", (self._of(w), start, folds[rows])) for w, rows in self._order.items()})
+        self._all({w: _Call("begin", (self._of(w), start, folds[rows])) for w, rows in self._order.items()})
 
     def compute(self, step: int, advance: Advance) -> None:
         """Compute a step of all samples of the walk; `advance(samples)`."""
-        calls = {w: [Call("compute", (step, place)) for place in self._of(w)] for w in self._order}
+        calls = {w: [_Call("compute", (step, place)) for place in self._of(w)] for w in self._order}
         for _, samples in self._run(calls):
             advance(samples)
 
     def go(self, segment: Segment, theta: Tensor) -> Tensor:
         """Walk a segment: squared errors at its end [N]."""
-        return _in_order(self._order, self._all(dict.fromkeys(self._order, Call("go", (segment, theta)))))
+        return _in_order(self._order, self._all(dict.fromkeys(self._order, _Call("go", (segment, theta)))))
 
     def keep(self) -> None:
         """Of all walks of a segment, the last is the one to settle for."""
-        self._all(dict.fromkeys(self._order, Call("keep")))
+        self._all(dict.fromkeys(self._order, _Call("keep")))
 
     def settle(self) -> None:
         """Go on from where the walk that was kept ended."""
-        self._all(dict.fromkeys(self._order, Call("settle")))
+        self._all(dict.fromkeys(self._order, _Call("settle")))
 
     def equations(self, segment: Segment, theta: Tensor, weights: Tensor, share: float) -> Equations:
         """Normal equations of a segment, summed over all samples; weights [N]; share: of the tokens."""
         calls = {
-            w: [Call("equations", (segment, theta, weights[rows], share))] for w, rows in self._order.items()
+            w: [_Call("equations", (segment, theta, weights[rows], share))] for w, rows in self._order.items()
         }
         total: Equations | None = None
         for _, part in self._run(calls):
@@ -101,14 +101,14 @@ class Shards:
 
     def scores(self) -> Tensor:
         """PSNR in dB of the walk's samples [N]."""
-        return _in_order(self._order, self._all(dict.fromkeys(self._order, Call("scores"))))
+        return _in_order(self._order, self._all(dict.fromkeys(self._order, _Call("scores"))))
 
     def gradients(
         self, numbers: Sequence[int], point: Point, advance: Advance
     ) -> tuple[list[Tensor], Tensor]:
         """Of the samples with these numbers: see `descent.gradients`; `advance(samples)`."""
         order, answers = self._standing(numbers), dict[int, tuple[list[Tensor], Tensor]]()
-        for w, answer in self._run({w: [Call("gradients", (numbers, point))] for w in order}):
+        for w, answer in self._run({w: [_Call("gradients", (numbers, point))] for w in order}):
             answers[w] = answer
             advance(len(order[w]))
         grads = [
@@ -120,7 +120,7 @@ class Shards:
     def quality(self, policy: Policy) -> tuple[Tensor, float]:
         """Closed-loop PSNR in dB of all samples [N], and full computations, a mean over them."""
         order = self._standing([number for group in self.groups for number in group.numbers])
-        answers = self._all(dict.fromkeys(order, Call("quality", (policy,))))
+        answers = self._all(dict.fromkeys(order, _Call("quality", (policy,))))
         samples = _in_order(order, {w: each[0] for w, each in answers.items()})
         return samples, sum(len(order[w]) * each[1] for w, each in answers.items()) / len(samples)
 
@@ -137,11 +137,11 @@ class Shards:
         }
         return {worker: rows for worker, rows in order.items() if rows}
 
-    def _all(self, calls: Mapping[int, Call]) -> dict[int, Any]:
+    def _all(self, calls: Mapping[int, _Call]) -> dict[int, Any]:
         """One call of each worker that is named."""
         return dict(self._run({worker: [call] for worker, call in calls.items()}))
 
-    def _run(self, calls: Mapping[int, Sequence[Call]]) -> Iterator[tuple[int, Any]]:
+    def _run(self, calls: Mapping[int, Sequence[_Call]]) -> Iterator[tuple[int, Any]]:
         """Each worker's calls, one after another: who answered, and what."""
         for worker, own in calls.items():
             for call in own:

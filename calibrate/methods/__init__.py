@@ -19,16 +19,16 @@ from cachesmith.policies import Policy
 
 METHODS: dict[str, Callable[..., Policy]] = {
     "budcache": budcache.fit,
-    "dpcache": dpcache.fit,
-    "eoc": eoc.fit,
+    "dpcache": dpcache.fit_dpcache,
+    "eoc": eoc.fit_eoc,
     "golden-path": golden_path.fit,
-    "hyca": hyca.fit,
+    "hyca": hyca.fit_hyca,
     "l2p": l2p.fit,
-    "magcache": magcache.fit,
-    "scalingcache": scalingcache.fit,
+    "magcache": magcache.fit_magcache,
+    "scalingcache": scalingcache.fit_scalingcache,
     "sglang-dpcache": sglang_dpcache.fit,
-    "smoothcache": smoothcache.fit,
-    "svd-cache": svd_cache.fit,
-    "teacache": teacache.fit,
+    "smoothcache": smoothcache.fit_smoothcache,
+    "svd-cache": svd_cache.fit_svd_cache,
+    "teacache": teacache.fit_teacache,
 }
 """Name -> `fit(renderer, requests, **options)`: samples `requests` uncached and returns a policy bound to no model."""

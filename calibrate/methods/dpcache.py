@@ -18,7 +18,7 @@ from cachesmith.sampling.render import Renderer
 from cachesmith.sampling.requests import Request
 
 
-def fit(
+def fit_dpcache(
     renderer: Renderer, requests: Sequence[Request], *, budget: int = 10, order: int = 2, forced: int = 3
 ) -> Policy:
     """Record uncached runs of `requests` and return the best schedule of `budget` computed steps.

@@ -28,7 +28,7 @@ from cachesmith.sampling.requests import Request
 OFFSETS = "eoc/offsets"
 
 
-def fit(
+def fit_eoc(
     renderer: Renderer,
     requests: Sequence[Request],
     *,

@@ -11,13 +11,13 @@ def granularity(name: str, blocks: int) -> Units:
         case "stack":
             return Stack()
         case "segment":
-            return segments(blocks, 2)
+            return _segments(blocks, 2)
         case "module":
             return Modules()
         case _:
             raise PolicyError(f"there are no units {name!r}; choose from {', '.join(GRANULARITIES)}")
 
 
-def segments(blocks: int, count: int) -> Segments:
+def _segments(blocks: int, count: int) -> Segments:
     """`count` segments of nearly equal length."""
     return Segments(starts=tuple(sorted({round(i * blocks / count) for i in range(count)})))

@@ -21,11 +21,11 @@ from cachesmith.sampling.evaluate import Evaluator
 from cachesmith.sampling.render import Renderer
 from cachesmith.sampling.requests import Request
 
-PREFIX = "hyca"
+_PREFIX = "hyca"
 
 
 @refusing("method hyca")
-def fit(
+def fit_hyca(
     renderer: Renderer,
     requests: Sequence[Request],
     *,
@@ -66,7 +66,7 @@ def fit(
     )  # fmt: skip
 
     def policy(candidate: HycaFit) -> Policy:
-        row, arrays = candidate.rows(PREFIX)
+        row, arrays = candidate.rows(_PREFIX)
         return unbound(Profile(units=chosen, gate=gate, forecaster=Forecaster(rows=row)), arrays)
 
     if select == "probe":

@@ -8,7 +8,7 @@ from collections.abc import Collection, Sequence
 import torch
 from torch import Tensor
 
-from cachesmith.calibrate.methods.schedule_recorder import Past, ScheduleRecorder
+from cachesmith.calibrate.methods.schedule_recorder import RecentOutputs, ScheduleRecorder
 from cachesmith.calibrate.methods.threshold import threshold_within
 from cachesmith.policies import Policy, Stack, magcache_mask, preset
 from cachesmith.runtime import Unit, watch
@@ -16,7 +16,7 @@ from cachesmith.sampling.render import Renderer
 from cachesmith.sampling.requests import Request
 
 
-def fit(
+def fit_magcache(
     renderer: Renderer,
     requests: Sequence[Request],
     *,
@@ -31,7 +31,7 @@ def fit(
     With `budget`, the smallest threshold that computes at most so many steps replaces `threshold`. The other options
     are those of `magcache_mask`. Raises `PolicyError` when the budget cannot be kept.
     """
-    ratios = measure(renderer, requests)
+    ratios = measure_ratios(renderer, requests)
     if budget is not None:
         threshold = threshold_within(
             lambda t: magcache_mask(ratios, t, max_skips, retention, protected).count("C"), budget
@@ -46,7 +46,7 @@ def fit(
     )
 
 
-def measure(renderer: Renderer, requests: Sequence[Request]) -> tuple[float, ...]:
+def measure_ratios(renderer: Renderer, requests: Sequence[Request]) -> tuple[float, ...]:
     """Return one ratio a step: the mean over samples and tokens of |r_t| / |r_(t-1)|, 1 for the first step."""
     ratios = Ratios(renderer.steps)
     with watch(renderer.pipe, Stack(), ScheduleRecorder(ratios.note, taps=1)):
@@ -60,7 +60,7 @@ class Ratios:
     def __init__(self, steps: int):
         self._sums, self._counts = torch.zeros(2, steps, dtype=torch.float64)
 
-    def note(self, unit: Unit, lane: int, step: int, past: Past, output: Tensor) -> None:
+    def note(self, unit: Unit, lane: int, step: int, past: RecentOutputs, output: Tensor) -> None:
         """Add one step of one lane."""
         for _, before in past:
             norms = before.norm(dim=-1)

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cachesmith.calibrate.methods.schedule_recorder import Past, ScheduleRecorder, schedule
+from cachesmith.calibrate.methods.schedule_recorder import RecentOutputs, ScheduleRecorder, schedule
 from cachesmith.calibrate.record.recorder import lane_names
 from cachesmith.policies import (
     Fitted,
@@ -32,7 +32,7 @@ from cachesmith.sampling.requests import Request
 WEIGHTS = "scalingcache/weights"
 
 
-def fit(
+def fit_scalingcache(
     renderer: Renderer,
     requests: Sequence[Request],
     *,
@@ -69,7 +69,7 @@ class Factors:
         self._sums = torch.zeros(2, lanes, len(mask), dtype=torch.float64)
         self._ahead = torch.zeros(len(mask), dtype=torch.float64)
 
-    def note(self, unit: Unit, lane: int, step: int, past: Past, output: Tensor) -> None:
+    def note(self, unit: Unit, lane: int, step: int, past: RecentOutputs, output: Tensor) -> None:
         """Add one step of one lane, if it is forecast from two computed ones."""
         if self._mask[step] == "C" or len(past) < 2:
             return

@@ -8,10 +8,10 @@ from cachesmith.calibrate.schedules import spaced
 from cachesmith.policies import Fixed, Interval, PolicyError, mask
 from cachesmith.runtime import Unit, UnitResult, Watcher
 
-Past = list[tuple[int, Tensor]]
+RecentOutputs = list[tuple[int, Tensor]]
 """Remembered steps and their outputs, newest first."""
 
-Note = Callable[[Unit, int, int, Past, Tensor], None]
+_Note = Callable[[Unit, int, int, RecentOutputs, Tensor], None]
 """`note(unit, lane, step, past, output)`: outputs [samples, ..., channels], float32; residuals for runs of blocks."""
 
 
@@ -21,10 +21,10 @@ class ScheduleRecorder(Watcher):
     `mask` says which steps are remembered (C); None: all of them.
     """
 
-    def __init__(self, note: Note, taps: int, mask: str | None = None):
+    def __init__(self, note: _Note, taps: int, mask: str | None = None):
         super().__init__()
         self._note, self._taps, self._mask = note, taps, mask
-        self._past: dict[tuple[int, str], Past] = {}
+        self._past: dict[tuple[int, str], RecentOutputs] = {}
 
     def restart(self) -> None:
         """Forget the run before."""

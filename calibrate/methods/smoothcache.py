@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from cachesmith.calibrate.methods.schedule_recorder import Past, ScheduleRecorder
+from cachesmith.calibrate.methods.schedule_recorder import RecentOutputs, ScheduleRecorder
 from cachesmith.calibrate.methods.threshold import threshold_within
 from cachesmith.policies import Fixed, Forecaster, Modules, Policy, PolicyError, Profile, Reuse, unbound
 from cachesmith.runtime import Unit, resolve_units, watch
@@ -13,7 +13,7 @@ from cachesmith.sampling.render import Renderer
 from cachesmith.sampling.requests import Request
 
 
-def fit(
+def fit_smoothcache(
     renderer: Renderer,
     requests: Sequence[Request],
     *,
@@ -72,7 +72,7 @@ class StepChanges:
         self._shape = 2, lookahead, steps
         self._sums: dict[str, Tensor] = {}
 
-    def note(self, unit: Unit, lane: int, step: int, past: Past, output: Tensor) -> None:
+    def note(self, unit: Unit, lane: int, step: int, past: RecentOutputs, output: Tensor) -> None:
         """Add one step of one lane."""
         table = self._sums.setdefault(unit.group, torch.zeros(self._shape, dtype=torch.float64))
         size = output.abs().flatten(1).sum(1)

@@ -19,11 +19,11 @@ from cachesmith.runtime.models.units import block_lists
 from cachesmith.sampling.render import Renderer
 from cachesmith.sampling.requests import Request
 
-PREFIX = "svd-cache"
+_PREFIX = "svd-cache"
 
 
 @refusing("method svd-cache")
-def fit(
+def fit_svd_cache(
     renderer: Renderer,
     requests: Sequence[Request],
     *,
@@ -47,7 +47,7 @@ def fit(
     transformer = renderer.pipe.transformer
     chosen = granularity(units, len(block_lists(transformer)))
     forecast = Ema(beta=beta) if row == "ema" else named_row(row)
-    basis = f"{PREFIX}/basis"
+    basis = f"{_PREFIX}/basis"
     profile = Profile(
         units=chosen,
         gate=schedule_recorder.gate(renderer.steps, interval, budget, warmup),

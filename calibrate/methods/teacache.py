@@ -60,7 +60,7 @@ class SignalChanges(Watcher):
         self._before[self._tick.branch] = now
 
 
-def fit(
+def fit_teacache(
     renderer: Renderer,
     requests: Sequence[Request],
     degree: int = 4,

@@ -8,7 +8,7 @@ from cachesmith.sampling.evaluate import Evaluator
 
 RUNS = 12
 HALVINGS = 40
-LARGEST = 2.0**30
+_LARGEST = 2.0**30
 """A threshold above any error that is measured."""
 
 
@@ -18,7 +18,7 @@ def threshold_within(computations: Callable[[float], float], budget: float) -> f
     `computations` should fall as the threshold grows; where it wavers, the budget is kept all the same. Raises
     `PolicyError` when no threshold keeps it.
     """
-    fewest = computations(LARGEST)
+    fewest = computations(_LARGEST)
     if fewest > budget:
         raise PolicyError(
             f"the schedule computes {fewest:g} steps at least and the budget is {budget:g}; "

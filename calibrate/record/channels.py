@@ -21,10 +21,10 @@ CLUSTERS = range(2, 7)
 FEWEST = 5
 """Steps a run must have for its channels to be described."""
 
-CHUNK = 256
+_CHUNK = 256
 """Channels that are widened to float64 at a time."""
 
-TINY = 1e-30
+_TINY = 1e-30
 
 Labels = NDArray[np.int32]
 
@@ -34,7 +34,7 @@ def temporal_gram(outputs: Tensor) -> Tensor:
 
     Descriptors, forecast errors and fitted weights are all functions of it, and it adds up over samples.
     """
-    parts = [part.double().permute(2, 0, 1) for part in torch.split(outputs.flatten(1, -2), CHUNK, dim=-1)]
+    parts = [part.double().permute(2, 0, 1) for part in torch.split(outputs.flatten(1, -2), _CHUNK, dim=-1)]
     return torch.cat([part @ part.transpose(1, 2) / part.shape[2] for part in parts])
 
 
@@ -47,7 +47,7 @@ def record_grams(renderer: Renderer, requests: Sequence[Request], units: Units) 
     return {lane: torch.stack([grams[lane] for grams in each]) for lane in each[0]}
 
 
-def joined(grams: Mapping[str, Tensor]) -> Tensor:
+def joined_grams(grams: Mapping[str, Tensor]) -> Tensor:
     """All lanes' Gram matrices, mean over requests: [lanes, channels, steps, steps].
 
     Raises `PolicyError` where lanes have different numbers of channels.
@@ -88,12 +88,12 @@ def flatness(gram: Tensor) -> Tensor:
     """Geometric over arithmetic mean of the power at frequencies above 0, [C, steps, steps] -> [C] in [0, 1]."""
     steps = gram.shape[-1]
     waves = torch.fft.rfft(torch.eye(steps, dtype=torch.float64), dim=1).T[1:]
-    power = torch.einsum("fs,cst,ft->cf", waves, gram.to(waves.dtype), waves.conj()).real.clamp_min(TINY)
+    power = torch.einsum("fs,cst,ft->cf", waves, gram.to(waves.dtype), waves.conj()).real.clamp_min(_TINY)
     return power.log().mean(1).exp() / power.mean(1)
 
 
 def _power(gram: Tensor, operator: Tensor) -> Tensor:
-    return torch.einsum("ks,cst,kt->ck", operator, gram, operator).mean(1).clamp_min(TINY)
+    return torch.einsum("ks,cst,kt->ck", operator, gram, operator).mean(1).clamp_min(_TINY)
 
 
 def cluster(gram: Tensor, count: int, seed: int = 0) -> Labels:

@@ -29,7 +29,7 @@ REPEATS = 3
 THRESHOLDS = (0.08, 0.2)
 """Of DBCache: cache-dit's own, and one at which it skips more."""
 
-UNCACHED = "uncached"
+_UNCACHED = "uncached"
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ def ways(renderer: Renderer, policy: Policy, names: Sequence[str]) -> list[Way]:
     return profiles + [way for budget in budgets for way in _known(renderer, budget)] + _dbcache(renderer)
 
 
-def measure(
+def measure_ways(
     ways: Sequence[Way], heldout: Evaluator, batch: int, advance: Advance
 ) -> tuple[list[Measurement], float, list[str]]:
     """Measure every way on the first `SAMPLES` held-out requests, timed in turns on one batch of them.
@@ -80,7 +80,7 @@ def measure(
     timed = [way for way in ways if way.name in quality]
     seconds = _seconds(heldout.renderer, timed, requests[:batch], advance)
     measurements = [_measurement(way, *quality[way.name], seconds[way.name]) for way in timed]
-    return measurements, seconds[UNCACHED], notes
+    return measurements, seconds[_UNCACHED], notes
 
 
 def _known(renderer: Renderer, budget: int) -> Iterator[Way]:
@@ -104,7 +104,7 @@ def _seconds(
     renderer: Renderer, ways: Sequence[Way], requests: Sequence[Any], advance: Advance
 ) -> dict[str, float]:
     """Seconds a sample of every way, and uncached: each has run once before, so all is warm."""
-    calls: dict[str, Callable[[], float]] = {UNCACHED: partial(_timed, renderer, nullcontext, requests)}
+    calls: dict[str, Callable[[], float]] = {_UNCACHED: partial(_timed, renderer, nullcontext, requests)}
     calls |= {way.name: partial(_timed, way.renderer, way.entered, requests) for way in ways}
     runs = interleaved(calls, REPEATS, lambda _: advance())
     return {name: value / len(requests) for name, value in medians(runs).items()}

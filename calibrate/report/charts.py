@@ -86,7 +86,7 @@ def histogram(psnr: Sequence[float], low: float, high: float) -> Chart:
     return Chart(svg(figure), words)
 
 
-def errors(curves: Mapping[str, Sequence[float]], mask: str) -> Chart:
+def error_chart(curves: Mapping[str, Sequence[float]], mask: str) -> Chart:
     """Relative error of the sampler's state after every step; computed steps are marked below."""
     figure, axes = _axes("step", "relative error of the state")
     colours = (STYLES["fewer steps"][0], STYLES["profile"][0], STYLES["TaylorSeer"][0])

@@ -10,11 +10,11 @@ from matplotlib.figure import Figure
 from cachesmith.files import replacing
 from cachesmith.policies import computations
 
-Point = tuple[float, float]
+_Point = tuple[float, float]
 """Full computations, PSNR in dB."""
 
 
-def front_figure(profiles: Mapping[str, Point]) -> Figure:
+def nfc_front_figure(profiles: Mapping[str, _Point]) -> Figure:
     """PSNR over full computations of the policy's profiles."""
     figure, axes = plt.subplots(figsize=(7, 4.5), layout="constrained")
     axes.plot(
@@ -57,7 +57,7 @@ def error_figure(errors: Mapping[str, Sequence[float]]) -> Figure:
     return figure
 
 
-def save(figure: Figure, path: Path) -> None:
+def save_figure(figure: Figure, path: Path) -> None:
     """Write a figure whole or not at all, and free it."""
     with replacing(path) as part:
         figure.savefig(part, dpi=130)

@@ -10,9 +10,9 @@ from typing import Any
 from torch import Tensor
 
 from cachesmith.calibrate.config import CalibrationConfig
-from cachesmith.calibrate.report.baselines import REPEATS, SAMPLES, measure, ways
+from cachesmith.calibrate.report.baselines import REPEATS, SAMPLES, measure_ways, ways
 from cachesmith.calibrate.report.data import Appendix, Measurement, ProfileReport, ReportData, ReportSample
-from cachesmith.calibrate.report.media import difference, encode, picture
+from cachesmith.calibrate.report.media import encode_media, picture, visible_difference
 from cachesmith.calibrate.report.runs import distinct, trajectory
 from cachesmith.policies import Fixed, Policy, Profile
 from cachesmith.progress import stage
@@ -50,7 +50,7 @@ def gather(
     entrants = ways(heldout.renderer, policy, names)
     batch = min(config.batch, SAMPLES, len(heldout.requests))
     with stage("baselines", len(entrants) * (1 + REPEATS) + REPEATS) as advance:
-        measurements, uncached, notes = measure(entrants, heldout, batch, advance)
+        measurements, uncached, notes = measure_ways(entrants, heldout, batch, advance)
     seconds = {m.name: m.seconds for m in measurements if m.family == "profile"}
     with stage("held-out samples", len(names)) as advance:
         profiles = []
@@ -138,9 +138,10 @@ def _profile(
 def _sample(
     rank: Any, request: Request, psnr: float, uncached: Tensor, cached: Tensor, errors: tuple[float, ...]
 ) -> ReportSample:
-    apart, gain = difference(uncached, cached)
+    apart, gain = visible_difference(uncached, cached)
     return ReportSample(
-        rank, _prompt(request), request.seed, psnr, encode(uncached), encode(cached), encode(apart), gain, errors
+        rank, _prompt(request), request.seed, psnr,
+        encode_media(uncached), encode_media(cached), encode_media(apart), gain, errors,
     )  # fmt: skip
 
 

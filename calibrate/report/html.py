@@ -11,7 +11,7 @@ from cachesmith.calibrate.report import charts
 from cachesmith.calibrate.report.charts import Chart
 from cachesmith.calibrate.report.data import ProfileReport, ReportData
 from cachesmith.files import replacing
-from cachesmith.hub.facts import FRONT, NAME, PAGE, Facts, ProfileFacts
+from cachesmith.hub.facts import FACTS_FILE, FRONT, PAGE, Facts, ProfileFacts
 
 
 class ProfileCharts(NamedTuple):
@@ -31,14 +31,14 @@ def write_html(folder: Path, data: ReportData) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     with replacing(folder / FRONT) as part:
         front.savefig(part, dpi=200)
-    with replacing(folder / NAME) as part:
-        part.write_text(facts(data).model_dump_json(indent=1) + "\n", encoding="utf-8")
+    with replacing(folder / FACTS_FILE) as part:
+        part.write_text(_facts(data).model_dump_json(indent=1) + "\n", encoding="utf-8")
     with replacing(folder / PAGE) as part:
         part.write_text(page, encoding="utf-8")
     return folder / PAGE
 
 
-def facts(data: ReportData) -> Facts:
+def _facts(data: ReportData) -> Facts:
     """Return what of the report is no picture."""
     return Facts(
         policy=data.policy_id,
@@ -78,7 +78,7 @@ def _charts(profile: ProfileReport) -> ProfileCharts:
     quality = profile.quality
     return ProfileCharts(
         charts.histogram(profile.psnr, quality.psnr_low, quality.psnr_high),
-        charts.errors({sample.rank: sample.errors for sample in profile.samples}, profile.mask),
+        charts.error_chart({sample.rank: sample.errors for sample in profile.samples}, profile.mask),
         charts.losses(profile.losses) if profile.losses else None,
     )
 

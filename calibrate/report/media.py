@@ -15,7 +15,7 @@ from torch import Tensor
 LOSSLESS = 256
 """Pixels on a side up to which pictures are kept to the bit, as PNG."""
 
-LARGEST = 1024
+_LARGEST = 1024
 """Pixels on a side of what is shown; larger pictures are scaled down."""
 
 VISIBLE = 0.995
@@ -40,7 +40,7 @@ class EmbeddedMedia:
         return f"data:{self.mime};base64,{base64.b64encode(self.data).decode()}"
 
 
-def encode(sample: Tensor, rate: float | None = None) -> EmbeddedMedia:
+def encode_media(sample: Tensor, rate: float | None = None) -> EmbeddedMedia:
     """Encode a picture [C, H, W] or a video [F, C, H, W] in [0, 1], or sound [channels, time] in [-1, 1].
 
     rate: frames a second of a video (default 8), samples a second of sound (default 44,100). Raises `ValueError`
@@ -56,7 +56,7 @@ def encode(sample: Tensor, rate: float | None = None) -> EmbeddedMedia:
     raise ValueError(f"a sample of shape {tuple(sample.shape)} is no picture, video or sound")
 
 
-def difference(uncached: Tensor, cached: Tensor) -> tuple[Tensor, float]:
+def visible_difference(uncached: Tensor, cached: Tensor) -> tuple[Tensor, float]:
     """Return how far two samples of one shape are apart, times a gain that makes it seen, and that gain.
 
     Of pictures and videos |a - b|, of sound b - a. The gain is a power of two, at least 1: with it, all but the largest
@@ -78,7 +78,7 @@ def picture(image: Image.Image) -> EmbeddedMedia:
     """Encode a picture: small ones as PNG, large ones as WebP."""
     small = max(image.size) <= LOSSLESS
     ratio = image.width / image.height
-    image.thumbnail((LARGEST, LARGEST))
+    image.thumbnail((_LARGEST, _LARGEST))
     buffer = io.BytesIO()
     if small:
         image.save(buffer, "PNG", optimize=True)

@@ -19,7 +19,7 @@ from cachesmith.sampling.metrics import cells, headings, shown
 from cachesmith.sampling.requests import Request
 from cachesmith.sampling.sheet import sheet
 
-SHOWN = 8
+_SHOWN = 8
 """Held-out samples on the sheet and in the error curves."""
 
 APPENDIX = {
@@ -44,18 +44,20 @@ def write_report(
     folder.mkdir(parents=True, exist_ok=True)
     profiles = policy.document.profiles
     points = {name: (p.nfc or 0.0, p.quality.psnr) for name, p in profiles.items() if p.quality is not None}
-    shown = heldout.requests[:SHOWN]
+    shown = heldout.requests[:_SHOWN]
     with stage("report", 2 + len(distinct(policy))) as advance:
         errors, pictures, masks = step_errors(heldout, policy, shown, advance)
         drawn = {
-            "front.png": figures.front_figure(points),
+            "front.png": figures.nfc_front_figure(points),
             "timeline.png": figures.timeline_figure(masks),
             "errors.png": figures.error_figure(errors),
         }
         for name, figure in drawn.items():
-            figures.save(figure, folder / name)
+            figures.save_figure(figure, folder / name)
         with replacing(folder / "sheet.png") as part:
-            sheet({"uncached": heldout.reference[:SHOWN].image_samples} | pictures, columns=SHOWN).save(part)
+            sheet({"uncached": heldout.reference[:_SHOWN].image_samples} | pictures, columns=_SHOWN).save(
+                part
+            )
         advance()
     text = summary(policy, config) + f"\n## Cost\n\n{ledger.table()}"
     with replacing(folder / "report.md") as part:

@@ -14,18 +14,18 @@ from cachesmith.calibrate.shapes import open_study, sampler
 from cachesmith.calibrate.spaces import Found
 from cachesmith.policies import Policy, PolicyError, Profile, unbound
 
-RECORDED = 4
+_RECORDED = 4
 """Samples whose modules' scales are recorded."""
 
 
-def search(
+def search_rfc_points(
     prepared: Prepared, config: CalibrationConfig, advance: Callable[[float], None]
 ) -> dict[str, Found]:
     """Record scales, run the plan's trials, and return the best point within each budget."""
     if config.min_psnr is not None:
         raise PolicyError("--min-psnr is for the space `stack`; leave it out, or leave out --space rfc")
     groups = prepared.shards.groups
-    some = [groups[place] for place in at_least(groups, min(RECORDED, prepared.plan.samples))]
+    some = [groups[place] for place in at_least(groups, min(_RECORDED, prepared.plan.samples))]
     with prepared.ledger.phase("recording") as phase:
         scales = record_scales(prepared.renderer, some)
         phase.forwards += sum(len(group.requests) for group in some) * config.steps

@@ -13,8 +13,8 @@ from cachesmith.policies.bundle.onnx_graph import locations
 from cachesmith.policies.errors import EngineError
 from cachesmith.policies.file.foreign import LONGEST, foreign
 
-CHUNK = 1 << 22
-REMEDY = "copy the whole bundle again or export it anew"
+_CHUNK = 1 << 22
+_REMEDY = "copy the whole bundle again or export it anew"
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ def _check_graph(segment: SegmentEntry, onnx: bytes) -> None:
     for other in sorted(locations(onnx) - listed):
         raise EngineError(
             f"{segment.onnx.name} reads its weights from {other[:200]!r}, which the manifest does not list for it; "
-            f"{REMEDY}"
+            f"{_REMEDY}"
         )
 
 
@@ -76,17 +76,17 @@ def _opened(folder: Path, entry: FileEntry) -> BinaryIO:
     try:
         file = open_plain(path, follow=False)
     except FileNotFoundError:
-        raise EngineError(f"{entry.name} is missing from the bundle {folder}; {REMEDY}") from None
+        raise EngineError(f"{entry.name} is missing from the bundle {folder}; {_REMEDY}") from None
     except OSError as error:
         said = "it is a link" if error.errno == errno.ELOOP else error.strerror
         raise EngineError(
-            f"cannot read {entry.name} in {folder}: {said}; a bundle holds plain files only: {REMEDY}"
+            f"cannot read {entry.name} in {folder}: {said}; a bundle holds plain files only: {_REMEDY}"
         ) from None
     if (size := os.fstat(file.fileno()).st_size) != entry.size:
         with file:
             said = foreign(file.read(LONGEST)) if size < entry.size else None
         raise EngineError(
-            f"{entry.name} has {size:,} bytes, the manifest says {entry.size:,}; {said or REMEDY}"
+            f"{entry.name} has {size:,} bytes, the manifest says {entry.size:,}; {said or _REMEDY}"
         )
     return file
 
@@ -105,7 +105,7 @@ def _check_memory(entry: FileEntry) -> None:
 
 def _digest(file: BinaryIO) -> str:
     digest = hashlib.sha256()
-    while chunk := file.read(CHUNK):
+    while chunk := file.read(_CHUNK):
         digest.update(chunk)
     return digest.hexdigest()
 
@@ -114,5 +114,5 @@ def _compare(entry: FileEntry, found: str) -> None:
     if found != entry.sha256:
         raise EngineError(
             f"{entry.name} has sha256 {found[:12]}…, the manifest says {entry.sha256[:12]}…: it is not the file "
-            f"that was exported, and was not opened; {REMEDY}"
+            f"that was exported, and was not opened; {_REMEDY}"
         )

@@ -12,7 +12,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, StringConstraints, ValidationError, model_validator
 
 from cachesmith.files import open_plain
-from cachesmith.policies.base import NAME, Frozen, Name, Sha256
+from cachesmith.policies.base import NAME_PATTERN, Frozen, Name, Sha256
 from cachesmith.policies.document import ModelKey
 from cachesmith.policies.errors import EngineError, PolicyError, explain
 from cachesmith.policies.file.strict_json import parse_object
@@ -27,9 +27,9 @@ MOST_AXES = 8
 
 Target = Literal["onnxruntime", "tensorrt", "tensorrt-rtx"]
 DType = Literal["float32", "float16", "bfloat16", "float64", "int64", "int32", "bool"]
-FileName = Annotated[str, Field(pattern=NAME.replace("79", "159"))]
+FileName = Annotated[str, Field(pattern=NAME_PATTERN.replace("79", "159"))]
 """A file directly inside the bundle: no slash, no leading dot."""
-Extent = Annotated[int, Field(ge=1, le=1 << 31)]
+_Extent = Annotated[int, Field(ge=1, le=1 << 31)]
 Label = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.+:-]{0,159}$")]
 """A tensor, axis, module, tool or version: nothing a terminal or a table could take for an instruction."""
 Version = Annotated[str, StringConstraints(pattern=r"^\d{1,6}(\.[A-Za-z0-9_.+-]{1,80})?$")]
@@ -51,15 +51,15 @@ class TensorSpec(Frozen):
 
     name: Label
     dtype: DType
-    axes: tuple[Extent | Label, ...] = Field(max_length=MOST_AXES)
+    axes: tuple[_Extent | Label, ...] = Field(max_length=MOST_AXES)
 
 
 class Range(Frozen):
     """Extents of a variable axis an engine accepts, and the one it is tuned for."""
 
-    min: Extent
-    opt: Extent
-    max: Extent
+    min: _Extent
+    opt: _Extent
+    max: _Extent
 
     @model_validator(mode="after")
     def _ascending(self) -> Self:

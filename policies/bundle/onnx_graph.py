@@ -13,7 +13,7 @@ FIELDS = {
     "tensor": {13: "entry"},
 }
 """Field numbers of `onnx.proto` by message: those on the way to a tensor's `external_data`."""
-REFUSED = {"model": {20, 25}, "attribute": {6, 11}}
+REFUSED_FIELDS = {"model": {20, 25}, "attribute": {6, 11}}
 """Training, functions, and graphs inside nodes: no export has them, and a `Loop` may never end."""
 MOST_FIELDS = 500_000
 """Fields that are looked at, in half a second; a graph of 60 blocks has some 100,000."""
@@ -39,7 +39,7 @@ def _locations(message: memoryview, kind: str, budget: Iterator[int]) -> Iterato
         if pair.get(1) == b"location":
             yield pair.get(2, b"").decode()
         return
-    inner, refused = FIELDS[kind], REFUSED.get(kind, ())
+    inner, refused = FIELDS[kind], REFUSED_FIELDS.get(kind, ())
     for number, value in _fields(message, budget):
         if number in refused:
             raise ValueError(

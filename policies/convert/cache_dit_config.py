@@ -5,7 +5,7 @@ from typing import Literal
 from pydantic import Field
 
 from cachesmith.policies.base import Frozen
-from cachesmith.policies.convert.common import parse
+from cachesmith.policies.convert.common import parse_settings
 from cachesmith.policies.errors import PolicyError
 
 SECTIONS = ("cache_config", "parallelism_config", "attention_backend", "quantize_config")
@@ -41,7 +41,7 @@ class CacheConfig(Frozen):
     enable_foca: Literal[False] = False
 
 
-def read_config(raw: object) -> tuple[CacheConfig, tuple[str, ...]]:
+def read_cache_dit(raw: object) -> tuple[CacheConfig, tuple[str, ...]]:
     """Return the settings, and a sentence for every one of them that a policy does not have.
 
     Raises `PolicyError` naming what cannot be read.
@@ -50,12 +50,12 @@ def read_config(raw: object) -> tuple[CacheConfig, tuple[str, ...]]:
         raise PolicyError(f"cache-dit's settings must be a mapping of sections, got {type(raw).__name__}")
     if "cache_config" not in raw:
         # the older flat form
-        config = parse(CacheConfig, raw, "cache-dit's settings")
+        config = parse_settings(CacheConfig, raw, "cache-dit's settings")
         return config, _remarks(config)
     for section in raw:
         if section not in SECTIONS:
             raise PolicyError(f"cache-dit has no section {str(section)[:80]!r}; it has {', '.join(SECTIONS)}")
-    config = parse(CacheConfig, raw["cache_config"], "cache_config")
+    config = parse_settings(CacheConfig, raw["cache_config"], "cache_config")
     others = (name for name in raw if name != "cache_config")
     return config, (
         *(f"{name} is left to you: a policy says nothing about it" for name in others),

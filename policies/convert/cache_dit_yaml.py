@@ -2,8 +2,8 @@
 
 from typing import Any
 
-from cachesmith.policies.convert.cache_dit_config import SLOPE, CacheConfig, read_config
-from cachesmith.policies.convert.common import Converted, letters, masks_of, order_of, row, settings, wrap
+from cachesmith.policies.convert.cache_dit_config import SLOPE, CacheConfig, read_cache_dit
+from cachesmith.policies.convert.common import Converted, letters, masks_of, order_of, row, without_none, wrap
 from cachesmith.policies.errors import PolicyError, refusing
 from cachesmith.policies.forecaster import Forecaster
 from cachesmith.policies.gate import Fixed
@@ -11,7 +11,7 @@ from cachesmith.policies.presets.presets import preset
 from cachesmith.policies.profile import Profile
 from cachesmith.policies.units import Segments, Stack
 
-TOOL = "cache-dit"
+_TOOL = "cache-dit"
 
 
 def from_cache_dit(raw: object, steps: int | None) -> Converted:
@@ -19,7 +19,7 @@ def from_cache_dit(raw: object, steps: int | None) -> Converted:
 
     The first Fn and last Bn blocks are units of their own that are always computed.
     """
-    config, notes = read_config(raw)
+    config, notes = read_cache_dit(raw)
     if config.force_refresh_step_hint is not None:
         raise PolicyError("a policy cannot refresh in the middle of a run; remove force_refresh_step_hint")
     if config.steps_computation_mask is not None and config.steps_computation_policy == "static":
@@ -33,13 +33,13 @@ def from_cache_dit(raw: object, steps: int | None) -> Converted:
 
 def to_cache_dit(profile: Profile, steps: int, order: int | None) -> tuple[dict[str, Any], tuple[str, ...]]:
     """Return the YAML's content with the profile's schedule as a static mask. Raises `PolicyError` where it cannot."""
-    found = order_of(profile, TOOL, order)
-    masks = masks_of(profile, TOOL, steps)
+    found = order_of(profile, _TOOL, order)
+    masks = masks_of(profile, _TOOL, steps)
     first, notes = _first_blocks(profile, masks)
     if found and masks[None][1:2] == "C":
         notes = (*notes, SLOPE)
     return {
-        "cache_config": settings(
+        "cache_config": without_none(
             {
                 "Fn_compute_blocks": first,
                 "Bn_compute_blocks": 0,

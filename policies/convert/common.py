@@ -23,7 +23,7 @@ class Converted(NamedTuple):
     notes: tuple[str, ...] = ()
 
 
-def parse(
+def parse_settings(
     kind: type[Settings], raw: object, subject: str, aliases: Mapping[str, str] | None = None
 ) -> Settings:
     """Validate foreign settings; an unknown field, a wrong type or value is refused with its name.
@@ -121,6 +121,6 @@ def need_steps(steps: int | None, subject: str) -> int:
     return steps
 
 
-def settings(raw: Any) -> dict[str, Any]:
+def without_none(raw: Any) -> dict[str, Any]:
     """Leave out what is None: every tool here reads a missing field as its default."""
     return {name: value for name, value in raw.items() if value is not None}

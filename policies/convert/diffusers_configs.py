@@ -11,7 +11,7 @@ from cachesmith.policies.convert.common import (
     masks_of,
     need_steps,
     order_of,
-    parse,
+    parse_settings,
     row,
     wrap,
 )
@@ -67,7 +67,7 @@ def from_taylorseer(raw: object, steps: int | None) -> Converted:
 
     The one step between warm-up and the first interval is forecast, as diffusers does.
     """
-    fields = parse(TaylorSeerFields, raw, TAYLOR)
+    fields = parse_settings(TaylorSeerFields, raw, TAYLOR)
     named = (fields.cache_identifiers, fields.skip_predict_identifiers)
     if not fields.use_lite_mode and named not in ((None, None), (ATTENTION, None), (MODULES, SKIPPED)):
         raise PolicyError(
@@ -95,7 +95,7 @@ def from_taylorseer(raw: object, steps: int | None) -> Converted:
 
 def from_first_block(raw: object, steps: int | None) -> Converted:
     """Read a `FirstBlockCacheConfig`."""
-    fields = parse(FirstBlockFields, raw, "diffusers' FirstBlockCacheConfig")
+    fields = parse_settings(FirstBlockFields, raw, "diffusers' FirstBlockCacheConfig")
     return Converted(preset("fbcache", threshold=fields.threshold))
 
 

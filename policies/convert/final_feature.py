@@ -18,7 +18,7 @@ from cachesmith.policies.units import Stack
 
 WEIGHTS, INPUTS = "final/weights", "final/input_weights"
 
-TOLERANCE = 1e-5
+_TOLERANCE = 1e-5
 """Of weights that are compared: they are stored as float32."""
 
 Table = Mapping[int, Sequence[float]]
@@ -46,7 +46,7 @@ def forecasts(policy: Policy, profile: Profile, mask: str, table: Table) -> bool
     _, wanted = forecasting(mask, table)
     stored = policy.arrays[rows.weights], policy.arrays[rows.input_weights]
     return all(
-        a.shape == b.shape and bool(np.abs(a.astype(np.float64) - b.astype(np.float64)).max() <= TOLERANCE)
+        a.shape == b.shape and bool(np.abs(a.astype(np.float64) - b.astype(np.float64)).max() <= _TOLERANCE)
         for a, b in zip(stored, (wanted[WEIGHTS], wanted[INPUTS]), strict=True)
     )
 

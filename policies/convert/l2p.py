@@ -3,7 +3,7 @@
 from pydantic import Field
 
 from cachesmith.policies.base import Frozen, Mask
-from cachesmith.policies.convert.common import Converted, parse
+from cachesmith.policies.convert.common import Converted, parse_settings
 from cachesmith.policies.convert.final_feature import forecasting
 from cachesmith.policies.errors import PolicyError
 from cachesmith.policies.policy import unbound
@@ -38,7 +38,7 @@ def from_l2p(raw: object, steps: int | None) -> Converted:
         raise PolicyError(
             "L2P's matrix does not say which steps are computed; give --mask with one letter a step, C or F"
         )
-    fields = parse(L2pFields, raw, SUBJECT)
+    fields = parse_settings(L2pFields, raw, SUBJECT)
     mask, matrix = fields.mask, fields.weights
     count = len(mask)
     if steps not in (None, count):

@@ -5,7 +5,15 @@ from typing import Any
 from pydantic import Field
 
 from cachesmith.policies.base import Frozen
-from cachesmith.policies.convert.common import Converted, letters, masks_of, order_of, parse, row, wrap
+from cachesmith.policies.convert.common import (
+    Converted,
+    letters,
+    masks_of,
+    order_of,
+    parse_settings,
+    row,
+    wrap,
+)
 from cachesmith.policies.errors import PolicyError
 from cachesmith.policies.forecaster import Forecaster
 from cachesmith.policies.gate import Fixed
@@ -22,7 +30,7 @@ SPX = "video_spx.schedule.v1"
 CACHED = "the mask of cached steps"
 CACHED_HINT = "begin with a 1, or read it with --from cached-mask if 1 means cached there"
 COMPUTED_HINT = "begin with a 0, or read it with --from mask if 1 means computed there"
-GROUPS = tuple(dict.fromkeys(COMPONENTS.values()))
+_GROUPS = tuple(dict.fromkeys(COMPONENTS.values()))
 
 
 class TeaCacheFields(Frozen):
@@ -93,7 +101,7 @@ def from_smoothcache(raw: object, steps: int | None) -> Converted:
             )
         masks[group] = _mask(flags, f"the schedule of {kind}")
     length = len(next(iter(masks.values())))
-    everything = dict.fromkeys(GROUPS, "C" * length)
+    everything = dict.fromkeys(_GROUPS, "C" * length)
     gate = Fixed(mask="C" * length, groups={g: m for g, m in masks.items() if m != everything[g]})
     profile = Profile(units=Modules(), gate=gate, forecaster=Forecaster(rows=row(0)))
     if steps not in (None, length):
@@ -105,7 +113,7 @@ def from_teacache(raw: object, steps: int | None) -> Converted:
     """Read TeaCache's `coefficients` (arXiv 2411.19108) and `threshold`, which its scripts call `rel_l1_thresh`."""
     if isinstance(raw, dict) and "threshold" not in raw:
         raw = {"threshold" if name == "rel_l1_thresh" else name: value for name, value in raw.items()}
-    fields = parse(TeaCacheFields, raw, "TeaCache's settings")
+    fields = parse_settings(TeaCacheFields, raw, "TeaCache's settings")
     return Converted(preset("teacache", threshold=fields.threshold, polynomial=tuple(fields.coefficients)))
 
 

@@ -5,7 +5,7 @@ from typing import Any
 from pydantic import Field
 
 from cachesmith.policies.base import Frozen
-from cachesmith.policies.convert.common import Converted, masks_of, order_of, parse
+from cachesmith.policies.convert.common import Converted, masks_of, order_of, parse_settings
 from cachesmith.policies.errors import PolicyError
 from cachesmith.policies.magcache import resample_ratios
 from cachesmith.policies.presets.presets import preset
@@ -33,7 +33,7 @@ def from_magcache(raw: object, steps: int | None) -> Converted:
 
     A bare list is its `mag_ratios`.
     """
-    fields = parse(MagCacheFields, {"mag_ratios": raw} if isinstance(raw, list) else raw, MAGCACHE)
+    fields = parse_settings(MagCacheFields, {"mag_ratios": raw} if isinstance(raw, list) else raw, MAGCACHE)
     if fields.calibrate:
         raise PolicyError("the MagCacheConfig asks for calibration; run it, and give the ratios it prints")
     count = steps or fields.num_inference_steps

@@ -4,7 +4,7 @@ import hashlib
 from collections.abc import Mapping
 from typing import Any
 
-from cachesmith.policies.convert.common import Converted, masks_of, parse
+from cachesmith.policies.convert.common import Converted, masks_of, parse_settings
 from cachesmith.policies.convert.final_feature import forecasting, forecasts, lines
 from cachesmith.policies.convert.sglang_schedule import (
     OBJECTIVE,
@@ -22,7 +22,7 @@ from cachesmith.policies.profile import Profile
 from cachesmith.policies.rows import Lagrange, Taylor
 from cachesmith.policies.units import Stack
 
-TOOL = "SGLang's DPCache"
+_TOOL = "SGLang's DPCache"
 FAR = 1e-3
 """Noise levels that differ by more are told."""
 
@@ -40,7 +40,7 @@ def from_sglang(raw: object, steps: int | None) -> Converted:
 
     The policy is bound to the scheduler, its steps and its noise levels, so that another sampler is told.
     """
-    schedule = parse(SglangSchedule, raw, "SGLang's schedule", aliases={"schema_": "schema"})
+    schedule = parse_settings(SglangSchedule, raw, "SGLang's schedule", aliases={"schema_": "schema"})
     request = schedule.request
     count = request.num_inference_steps
     if steps not in (None, count):
@@ -71,11 +71,11 @@ def to_sglang(
     units are not the whole stack, where it does not compute steps 0 and 1, or where the request is not known.
     """
     if order not in (None, 1):
-        raise PolicyError(f"{TOOL} draws a line, which is order 1; leave --order {order} out")
+        raise PolicyError(f"{_TOOL} draws a line, which is order 1; leave --order {order} out")
     if not isinstance(profile.units, Stack):
-        raise PolicyError(f"{TOOL} forecasts all blocks together, not units {profile.units.kind!r}")
-    mask = masks_of(profile, TOOL, steps)[None]
-    table = lines(mask, TOOL)
+        raise PolicyError(f"{_TOOL} forecasts all blocks together, not units {profile.units.kind!r}")
+    mask = masks_of(profile, _TOOL, steps)[None]
+    table = lines(mask, _TOOL)
     notes = _predictor_notes(policy, profile, mask, order, table)
     full = [step for step, letter in enumerate(mask) if letter == "C"]
     request = _request(like, steps)
@@ -113,7 +113,7 @@ def _predictor_notes(
         return (RESIDUAL,)
     if order is None:
         raise PolicyError(
-            f"{TOOL} draws a line through the last two computed steps, and this profile forecasts otherwise; give "
+            f"{_TOOL} draws a line through the last two computed steps, and this profile forecasts otherwise; give "
             "--order 1 to export the schedule only"
         )
     return (f"the forecaster {forecaster.rows.kind!r} is left out: SGLang draws a line", RESIDUAL)
@@ -126,7 +126,7 @@ def _request(like: object, steps: int) -> SglangRequest:
             "request, which a policy does not hold; give --like FILE, a schedule of SGLang's for the same request"
         )
     inner = like.get("request", like) if isinstance(like, Mapping) else like
-    request = parse(SglangRequest, inner, "the request in --like")
+    request = parse_settings(SglangRequest, inner, "the request in --like")
     if request.num_inference_steps != steps:
         raise PolicyError(
             f"the request in --like takes {request.num_inference_steps} steps and the profile {steps}; give one of "

@@ -14,7 +14,7 @@ from cachesmith.policies.base import Arrays
 from cachesmith.policies.errors import PolicyError
 from cachesmith.policies.file.foreign import LONGEST, foreign
 from cachesmith.policies.file.strict_json import parse_object
-from cachesmith.policies.file.tensor_entry import DTYPES, Entry, check_entry
+from cachesmith.policies.file.tensor_entry import SAFETENSORS_DTYPES, Entry, check_entry
 
 MAX_HEADER = 2**20
 """Bytes of the header, which holds the document: those of the committed policies take 15 KB."""
@@ -39,7 +39,7 @@ def pack(contents: Contents) -> bytes:
     for name, array in sorted(contents.arrays.items()):
         start, end = end, end + array.nbytes
         entries[name] = {
-            "dtype": DTYPES[str(array.dtype)],
+            "dtype": SAFETENSORS_DTYPES[str(array.dtype)],
             "shape": array.shape,
             "data_offsets": (start, end),
         }

@@ -4,10 +4,10 @@ import re
 from math import prod
 from typing import NamedTuple
 
-from cachesmith.policies.base import TENSOR
+from cachesmith.policies.base import TENSOR_PATTERN
 from cachesmith.policies.errors import PolicyError
 
-DTYPES = {"float32": "F32", "int32": "I32"}
+SAFETENSORS_DTYPES = {"float32": "F32", "int32": "I32"}
 """Dtypes a policy stores, by their safetensors names; both take 4 bytes."""
 
 MAX_SIDE = 2**31
@@ -26,7 +26,7 @@ class Entry(NamedTuple):
 
 def check_entry(name: str, entry: object, room: int) -> Entry:
     """Raise `PolicyError` unless name, dtype, shape and place agree; `room`: the bytes there are."""
-    if not re.fullmatch(TENSOR, name) or len(name) > 120:
+    if not re.fullmatch(TENSOR_PATTERN, name) or len(name) > 120:
         raise PolicyError(
             f"the array name {name[:80]!r} is not allowed; use letters, digits, _ . - and up to 3 slashes"
         )
@@ -34,13 +34,13 @@ def check_entry(name: str, entry: object, room: int) -> Entry:
         raise PolicyError(
             f"array {name!r} needs dtype, shape and data_offsets in the header; the file is damaged"
         )
-    if entry["dtype"] not in DTYPES.values():
+    if entry["dtype"] not in SAFETENSORS_DTYPES.values():
         raise PolicyError(
             f"array {name!r} has dtype {str(entry['dtype'])[:20]!r}; a policy stores only F32 and I32"
         )
     shape, offsets = _sizes(name, entry["shape"]), _sizes(name, entry["data_offsets"])
     _check_place(name, shape, offsets, room)
-    dtype = next(ours for ours, theirs in DTYPES.items() if theirs == entry["dtype"])
+    dtype = next(ours for ours, theirs in SAFETENSORS_DTYPES.items() if theirs == entry["dtype"])
     return Entry(dtype, shape, *offsets)
 
 

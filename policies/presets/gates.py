@@ -113,7 +113,7 @@ def _preset(name: str, units: Units, gate: DynamicGate, row: ClosedRow) -> Polic
     return unbound(profile, name=name)
 
 
-PRESETS: dict[str, Callable[..., Policy]] = {
+GATE_PRESETS: dict[str, Callable[..., Policy]] = {
     "teacache": teacache,
     "fbcache": fbcache,
     "dbcache": dbcache,

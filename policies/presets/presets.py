@@ -6,16 +6,15 @@ from collections.abc import Callable
 from cachesmith.policies.errors import PolicyError
 from cachesmith.policies.policy import Policy
 from cachesmith.policies.presets import gates, solvers, static, tokens
+from cachesmith.policies.presets.static import MEASURED
 
 PRESETS: dict[str, Callable[..., Policy]] = {
-    **solvers.PRESETS,
-    **static.PRESETS,
-    **tokens.PRESETS,
-    **gates.PRESETS,
+    **solvers.SOLVER_PRESETS,
+    **static.STATIC_PRESETS,
+    **tokens.TOKEN_PRESETS,
+    **gates.GATE_PRESETS,
 }
 """Name -> preset; each may be called without options."""
-
-MEASURED = static.MEASURED
 
 
 def preset(name: str, /, **options: object) -> Policy:

@@ -74,7 +74,7 @@ def bdf(interval: int = 5, warmup: int = 2) -> Policy:
     return _policy("bdf", Interval(interval=interval, warmup=warmup), Bdf())
 
 
-PRESETS: dict[str, Callable[..., Policy]] = {
+SOLVER_PRESETS: dict[str, Callable[..., Policy]] = {
     "uncached": uncached,
     "fora": fora,
     "taylorseer": taylorseer,

@@ -62,7 +62,7 @@ def _policy(name: str, gate: Gate, forecaster: Forecaster, units: Units) -> Poli
     return unbound(Profile(units=units, gate=gate, forecaster=forecaster), name=name)
 
 
-PRESETS: dict[str, Callable[..., Policy]] = {
+STATIC_PRESETS: dict[str, Callable[..., Policy]] = {
     "foca": foca,
     "freqca": freqca,
 }

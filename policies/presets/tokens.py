@@ -87,7 +87,7 @@ def _policy(name: str, gate: Interval, row: Row, refresh: Refresh) -> Policy:
     return unbound(profile, name=name)
 
 
-PRESETS: dict[str, Callable[..., Policy]] = {
+TOKEN_PRESETS: dict[str, Callable[..., Policy]] = {
     "toca": toca,
     "duca": duca,
     "clusca": clusca,

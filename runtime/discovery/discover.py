@@ -16,7 +16,7 @@ from cachesmith.runtime.models.adapter import Adapter, BlockList, IdleList, is_c
 from cachesmith.runtime.models.adapters import remember
 
 TIMESTEPS = ("timestep", "timesteps", "t")
-REMEDY = "write an Adapter for it and pass it to cachesmith.runtime.register"
+_REMEDY = "write an Adapter for it and pass it to cachesmith.runtime.register"
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class DiscoveryError(PolicyError):
     """No chain of blocks could be proven. `result` is what the traced call returned; whether it `writes` to a cache."""
 
     def __init__(self, name: str, why: str, result: Any, writes: bool = False):
-        super().__init__(f"no blocks of {name} can be cached: {why}. To cache it all the same, {REMEDY}")
+        super().__init__(f"no blocks of {name} can be cached: {why}. To cache it all the same, {_REMEDY}")
         self.result, self.writes = result, writes
 
 

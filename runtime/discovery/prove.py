@@ -37,7 +37,7 @@ class Replay:
             for run in without:
                 for call in run.calls:
                     stack.enter_context(_nothing(call))
-            return alike(self.call(), self.result)
+            return _alike(self.call(), self.result)
 
     @contextmanager
     def _replaced(self, call: BlockCall, run: Run, outputs: Outputs | None) -> Iterator[None]:
@@ -140,7 +140,7 @@ def written(chain: Chain) -> str:
     return ""
 
 
-def alike(a: Any, b: Any) -> bool:
+def _alike(a: Any, b: Any) -> bool:
     """Whether two results hold the same tensors, to the bit."""
     x, y = [*tensors_in(a)], [*tensors_in(b)]
     return len(x) == len(y) > 0 and all(

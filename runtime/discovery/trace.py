@@ -18,13 +18,13 @@ from torch import Tensor, nn
 from cachesmith.runtime.discovery.state import State
 from cachesmith.runtime.hooks.patch import patched
 
-Shape = tuple[int, ...]
+_Shape = tuple[int, ...]
 
 
 class Spec(NamedTuple):
     """What a tensor looks like."""
 
-    shape: Shape
+    shape: _Shape
     dtype: torch.dtype
     device: torch.device
 

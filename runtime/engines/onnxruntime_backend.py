@@ -23,7 +23,7 @@ ELEMENT_TYPES = {
 }  # fmt: skip
 """Numbers of `onnx.TensorProto.DataType`."""
 
-DTYPES = {
+ONNXRUNTIME_DTYPES = {
     "tensor(float)": "float32", "tensor(int32)": "int32", "tensor(int64)": "int64", "tensor(bool)": "bool",
     "tensor(float16)": "float16", "tensor(double)": "float64", "tensor(bfloat16)": "bfloat16",
 }  # fmt: skip
@@ -86,7 +86,7 @@ def _ports(session: Any) -> list[Port]:
 def _port(value: Any, side: Literal["input", "output"]) -> Port:
     # a shape of no axes is a number, or one that the graph does not tell
     axes = tuple(extent if isinstance(extent, int) else None for extent in value.shape)
-    return Port(value.name, side, DTYPES.get(value.type, value.type), axes or None)
+    return Port(value.name, side, ONNXRUNTIME_DTYPES.get(value.type, value.type), axes or None)
 
 
 def onnxruntime_module() -> Any:

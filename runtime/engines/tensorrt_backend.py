@@ -21,7 +21,7 @@ from cachesmith.runtime.engines.segment_call import LoadOptions, Port, SegmentCa
 from cachesmith.runtime.engines.side_stream import aside
 from cachesmith.runtime.engines.tensorrt_version import check_machine, tensorrt_module, this_machine
 
-DTYPES = {
+_DTYPES = {
     "FLOAT": "float32", "HALF": "float16", "BF16": "bfloat16", "INT64": "int64", "INT32": "int32", "BOOL": "bool",
 }  # fmt: skip
 """What `trt.DataType` calls the dtypes of a manifest."""
@@ -93,7 +93,7 @@ def _ports(engine: Any) -> list[Port]:
         Port(
             name,
             "input" if engine.get_tensor_mode(name).name == "INPUT" else "output",
-            DTYPES.get(kind := engine.get_tensor_dtype(name).name, kind),
+            _DTYPES.get(kind := engine.get_tensor_dtype(name).name, kind),
             tuple(extent if extent >= 0 else None for extent in engine.get_tensor_shape(name)),
         )
         for name in names

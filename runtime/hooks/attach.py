@@ -23,7 +23,7 @@ from cachesmith.runtime.hooks.patch import Layer
 from cachesmith.runtime.hooks.runner import Runner, UnitBackend
 from cachesmith.runtime.hooks.unit_call import Forward, TransformerCall
 from cachesmith.runtime.models.adapters import adapter_for
-from cachesmith.runtime.models.units import IMAGE, Unit
+from cachesmith.runtime.models.units import IMAGE_STREAM, Unit
 
 _ATTACHED: "WeakSet[nn.Module]" = WeakSet()
 
@@ -88,7 +88,7 @@ def _no_hook() -> Callable[..., None]:
 @contextmanager
 def _watch_calls(transformer: Any, call: TransformerCall, layers: MemberLayers) -> Iterator[None]:
     """Tell the runner of every call. Hooks, since CPU offloading replaces `forward` after each pipeline call."""
-    read = reader(transformer, (adapter_for(transformer).timestep, IMAGE))
+    read = reader(transformer, (adapter_for(transformer).timestep, IMAGE_STREAM))
     given: Any = None  # what the call in hand was given: some models empty the lists that they are given
 
     def before(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:

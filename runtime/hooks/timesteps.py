@@ -11,10 +11,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-TOLERANCE = 1e-6
+_TOLERANCE = 1e-6
 """Of a timestep in float32, relative to the largest one."""
 
-DISTINCT = 8
+_DISTINCT = 8
 """Timesteps that a call gives its tokens; of more, the least and the largest are looked at."""
 
 
@@ -25,7 +25,7 @@ class Value:
         values = torch.as_tensor(timestep)
         self.rounding = torch.finfo(values.dtype).eps if values.is_floating_point() else 0.0
         distinct = sorted(set(values.detach().double().flatten().tolist()))
-        self.values: list[float] = distinct if len(distinct) <= DISTINCT else [distinct[0], distinct[-1]]
+        self.values: list[float] = distinct if len(distinct) <= _DISTINCT else [distinct[0], distinct[-1]]
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Value) and self.values == other.values
@@ -38,7 +38,7 @@ class Value:
 
     def slack(self, value: float, span: float) -> float:
         """How far `value` may be from one of a list whose largest value is `span`."""
-        return max(TOLERANCE * span, self.rounding * abs(value))
+        return max(_TOLERANCE * span, self.rounding * abs(value))
 
 
 class Form:

@@ -7,7 +7,7 @@ from torch import nn
 
 from cachesmith.policies import PolicyError
 
-NAMES = re.compile(r"(unconditional_)?transformer(_\d+)?")
+_NAMES = re.compile(r"(unconditional_)?transformer(_\d+)?")
 
 
 def denoisers(pipe: Any) -> dict[str, nn.Module]:
@@ -22,7 +22,7 @@ def denoisers(pipe: Any) -> dict[str, nn.Module]:
     named = {
         n: m
         for n, m in getattr(pipe, "__dict__", {}).items()
-        if NAMES.fullmatch(n) and isinstance(m, nn.Module)
+        if _NAMES.fullmatch(n) and isinstance(m, nn.Module)
     }
     if not named and isinstance(other := getattr(pipe, "transformer", None), nn.Module):
         named = {"transformer": other}

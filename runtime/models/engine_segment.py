@@ -77,7 +77,7 @@ class FlatSegment(nn.Module):
                 torch._check(values[name].shape[0] == batch)  # type: ignore[no-untyped-call]
         for member, template in zip(self.members, self.interface.templates, strict=True):
             streams = {self.arguments[name]: values[name] for name in self.interface.streams}
-            result = member(**streams, **{name: filled(value, values) for name, value in template.items()})
+            result = member(**streams, **{name: _filled(value, values) for name, value in template.items()})
             results = result if isinstance(result, tuple | list) else (result,)
             returned = dict(zip(self.interface.returns, results, strict=True))
             values |= {name: returned[name] for name in self.interface.streams}
@@ -130,16 +130,16 @@ def template(name: str, value: Any, shared: Mapping[str, Tensor], member: int) -
             return value
 
 
-def filled(value: Any, values: Mapping[str, Tensor]) -> Any:
+def _filled(value: Any, values: Mapping[str, Tensor]) -> Any:
     """Put tensors in the place of slots."""
     match value:
         case Slot():
             tensor = values[value.name]
             return torch.view_as_complex(tensor) if value.complex else tensor
         case dict():
-            return {key: filled(item, values) for key, item in value.items()}
+            return {key: _filled(item, values) for key, item in value.items()}
         case tuple():
-            return tuple(filled(item, values) for item in value)
+            return tuple(_filled(item, values) for item in value)
         case _:
             return value
 

@@ -66,14 +66,14 @@ def sampler_key(
             "sigmas": sigmas,
             "guidance": guidance,
             "guidance_range": scales.get("guidance_scale"),
-            "settings": settings(scheduler),
+            "settings": scheduler_settings(scheduler),
             "scales": scales or None,
             "sizes": tuple({"latents": latents, **size} for latents, size in sizes.items()) or None,
         }
     )
 
 
-def settings(scheduler: Any) -> dict[str, Scalar]:
+def scheduler_settings(scheduler: Any) -> dict[str, Scalar]:
     """A scheduler's configuration, as far as it is numbers and words."""
     public = {
         n: v

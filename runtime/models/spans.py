@@ -9,7 +9,7 @@ from types import MappingProxyType
 
 from cachesmith.runtime.models.adapter import JOINED, ModuleSpan
 
-Spans = Mapping[str, tuple[ModuleSpan, ...]]
+_Spans = Mapping[str, tuple[ModuleSpan, ...]]
 """By the path of the list of blocks."""
 
 _TEXT = ("encoder_hidden_states",)
@@ -34,7 +34,7 @@ _SINGLE_SPLIT = (ModuleSpan("single", "proj_mlp", "proj_out", JOINED, between=((
 _FLUX = {"transformer_blocks": _DOUBLE, "single_transformer_blocks": _SINGLE}
 _HUNYUAN = {"transformer_blocks": _DOUBLE, "single_transformer_blocks": _SINGLE_SPLIT}
 
-SPANS: Mapping[str, Spans] = MappingProxyType(
+SPANS: Mapping[str, _Spans] = MappingProxyType(
     {
         "AuraFlowTransformer2DModel": {
             "joint_transformer_blocks": _DOUBLE,

@@ -11,7 +11,7 @@ from cachesmith.runtime.features import Feature, difference
 from cachesmith.runtime.models.adapter import JOINED, Adapter, BlockList, ModuleSpan, is_compiled
 from cachesmith.runtime.models.adapters import adapter_for
 
-IMAGE = "hidden_states"
+IMAGE_STREAM = "hidden_states"
 
 
 @dataclass(frozen=True, eq=False)
@@ -133,7 +133,7 @@ def is_tokenwise(unit: Unit) -> bool:
 
 def image_stream(unit: Unit) -> int:
     """The index of the unit's image stream; joined with the others, if they are."""
-    return unit.streams.index(IMAGE) if IMAGE in unit.streams else 0
+    return unit.streams.index(IMAGE_STREAM) if IMAGE_STREAM in unit.streams else 0
 
 
 def block_lists(transformer: nn.Module) -> list[tuple[BlockList, nn.Module]]:
@@ -210,7 +210,7 @@ def _entry(entry: BlockList, block: nn.Module) -> tuple[nn.Module, str] | None:
     if not entry.modules or is_compiled(block):
         return None
     span = entry.modules[0]
-    return block.get_submodule(span.start), IMAGE if IMAGE in span.streams else span.streams[0]
+    return block.get_submodule(span.start), IMAGE_STREAM if IMAGE_STREAM in span.streams else span.streams[0]
 
 
 def _modules(blocks: list[tuple[BlockList, nn.Module]]) -> tuple[ModuleUnit, ...]:

@@ -13,7 +13,7 @@ MARKED = 8
 SIGNS = 1 - 2 * torch.tensor([int(c) for c in f"{0x9E3779B97F4A7C15:064b}"], dtype=torch.float32)
 """Fixed signs, of the golden ratio's digits, that a tensor's values are summed with."""
 
-SLACK = 0.02
+_SLACK = 0.02
 """How far the numbers of equal weights may be apart, relative to the values' root mean square. Rounding to bfloat16
 moves a sum of 64 values by up to 0.016 of it."""
 
@@ -91,7 +91,7 @@ def same_weights(a: Sequence[Numbers], b: Sequence[Numbers]) -> bool:
 def _near(a: Numbers, b: Numbers) -> bool:
     if a is None or b is None:
         return True
-    slack = SLACK * max(a[0], b[0]) + 1e-6
+    slack = _SLACK * max(a[0], b[0]) + 1e-6
     return all(abs(x - y) <= slack for x, y in zip(a, b, strict=True))
 
 

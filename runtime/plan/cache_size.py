@@ -8,11 +8,11 @@ from cachesmith.runtime.models.units import Unit
 from cachesmith.runtime.plan.constants import constant_bytes
 from cachesmith.runtime.plan.plan import Compute, Forecast, Plan
 
-Shapes = Mapping[str, tuple[int, ...]]
+_Shapes = Mapping[str, tuple[int, ...]]
 """Of every stream, the batch included."""
 
 
-def cache_bytes(plan: Plan, shapes: Shapes, itemsize: int, branches: int = 1, start: int = 0) -> int:
+def cache_bytes(plan: Plan, shapes: _Shapes, itemsize: int, branches: int = 1, start: int = 0) -> int:
     """The largest number of bytes held at a time: histories, the gate's state and the policy's arrays on the device.
 
     A module's stream that the blocks do not name (`input` of FLUX's single blocks) is all streams joined. What a
@@ -66,7 +66,7 @@ class _Held:
 class _Sizes:
     """Bytes of a unit's parts for streams of the given shapes."""
 
-    def __init__(self, plan: Plan, shapes: Shapes, itemsize: int):
+    def __init__(self, plan: Plan, shapes: _Shapes, itemsize: int):
         self.plan, self.shapes, self.itemsize = plan, shapes, itemsize
         self.streams = {name: prod(shape) * itemsize for name, shape in shapes.items()}
         self.joined = sum(self.streams.values())

@@ -23,7 +23,7 @@ from cachesmith.runtime.models.adapters import KINDS
 from cachesmith.runtime.models.units import Unit, is_tokenwise
 from cachesmith.runtime.plan.plan import Plan, has_fitted
 
-GROUPS = 12
+_GROUPS = 12
 """Unit groups that a message names."""
 
 
@@ -85,7 +85,7 @@ def _check_groups(profile: Profile, units: tuple[Unit, ...]) -> None:
         if name not in known:
             raise PolicyError(
                 f"the policy names the unit group {name!r}, but with units `{profile.units.kind}` this model has "
-                f"{', '.join([*groups][:GROUPS])}; rename or remove it"
+                f"{', '.join([*groups][:_GROUPS])}; rename or remove it"
             )
 
 

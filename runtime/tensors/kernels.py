@@ -38,7 +38,7 @@ def weighted_sum(
     if fusable(first):
         from cachesmith.runtime.tensors import triton_kernels
 
-        return triton_kernels.weighted_sum(terms, base, offset, dtype)
+        return triton_kernels.fused_weighted_sum(terms, base, offset, dtype)
     total = _plain_sum(terms, base)
     return (total if offset is None else total.add_(offset)).to(dtype)
 
@@ -59,7 +59,7 @@ def relational_step(
     if fusable(newest):
         from cachesmith.runtime.tensors import triton_kernels
 
-        return triton_kernels.relational_step(terms, newest, moved, scale, base, offset)
+        return triton_kernels.fused_relational_step(terms, newest, moved, scale, base, offset)
     step = step_away(terms, newest)
     total = rescale(step, moved, scale).add_(newest)
     for part in (base, offset):

@@ -1,6 +1,6 @@
 """The arithmetic of a forecast in one pass over memory, on CUDA. `kernels` has the plain versions and the formulas.
 
-A kernel takes up to `MOST` terms; longer sums continue from the sum so far. Tensors are read as flat arrays of n
+A kernel takes up to `_MOST` terms; longer sums continue from the sum so far. Tensors are read as flat arrays of n
 values, of which the channel is the place modulo D. Sums are float32.
 """
 
@@ -12,10 +12,10 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-MOST = 8
+_MOST = 8
 BLOCK = 2048
 
-Terms = Sequence[tuple[float | Tensor, Tensor]]
+_Terms = Sequence[tuple[float | Tensor, Tensor]]
 
 
 @triton.jit
@@ -122,8 +122,10 @@ def _step_kernel(
     tl.store(out + places, total.to(out.dtype.element_ty), inside)
 
 
-def weighted_sum(terms: Terms, base: Tensor | None, offset: Tensor | None, dtype: torch.dtype) -> Tensor:
-    """base + sum_j w_j F_j + offset in `dtype`: one launch for every `MOST` terms."""
+def fused_weighted_sum(
+    terms: _Terms, base: Tensor | None, offset: Tensor | None, dtype: torch.dtype
+) -> Tensor:
+    """base + sum_j w_j F_j + offset in `dtype`: one launch for every `_MOST` terms."""
     *earlier, last = _chunks(terms)
     with torch.cuda.device_of(terms[0][1]):
         for chunk in earlier:
@@ -131,8 +133,8 @@ def weighted_sum(terms: Terms, base: Tensor | None, offset: Tensor | None, dtype
         return _sum(last, base, offset, dtype)
 
 
-def relational_step(
-    terms: Terms,
+def fused_relational_step(
+    terms: _Terms,
     newest: Tensor,
     moved: tuple[Tensor, Tensor],
     scale: Tensor | float,
@@ -160,7 +162,7 @@ def relational_step(
     return out
 
 
-def _sum(terms: Terms, base: Tensor | None, offset: Tensor | None, dtype: torch.dtype) -> Tensor:
+def _sum(terms: _Terms, base: Tensor | None, offset: Tensor | None, dtype: torch.dtype) -> Tensor:
     terms = _dense(terms)
     first = terms[0][1]
     out = torch.empty_like(first, dtype=dtype)
@@ -172,24 +174,24 @@ def _sum(terms: Terms, base: Tensor | None, offset: Tensor | None, dtype: torch.
     return out
 
 
-def _chunks(terms: Terms) -> Iterator[Terms]:
-    return (terms[i : i + MOST] for i in range(0, len(terms), MOST))
+def _chunks(terms: _Terms) -> Iterator[_Terms]:
+    return (terms[i : i + _MOST] for i in range(0, len(terms), _MOST))
 
 
-def _dense(terms: Terms) -> list[tuple[float | Tensor, Tensor]]:
+def _dense(terms: _Terms) -> list[tuple[float | Tensor, Tensor]]:
     return [(weight, tensor.contiguous()) for weight, tensor in terms]
 
 
-def _arguments(terms: Terms) -> list[Any]:
-    """Features, rows and weights, filled up to `MOST` with ones that are not read."""
+def _arguments(terms: _Terms) -> list[Any]:
+    """Features, rows and weights, filled up to `_MOST` with ones that are not read."""
     first = terms[0][1]
-    features = [tensor for _, tensor in terms] + [first] * (MOST - len(terms))
-    rows = [w if isinstance(w, Tensor) else first for w, _ in terms] + [first] * (MOST - len(terms))
-    weights = [0.0 if isinstance(w, Tensor) else float(w) for w, _ in terms] + [0.0] * (MOST - len(terms))
+    features = [tensor for _, tensor in terms] + [first] * (_MOST - len(terms))
+    rows = [w if isinstance(w, Tensor) else first for w, _ in terms] + [first] * (_MOST - len(terms))
+    weights = [0.0 if isinstance(w, Tensor) else float(w) for w, _ in terms] + [0.0] * (_MOST - len(terms))
     return [*features, *rows, *weights]
 
 
-def _options(terms: Terms) -> dict[str, Any]:
+def _options(terms: _Terms) -> dict[str, Any]:
     rows = sum(1 << place for place, (weight, _) in enumerate(terms) if isinstance(weight, Tensor))
     return {"TERMS": len(terms), "ROWS": rows, "SIZE": BLOCK}
 

@@ -17,7 +17,7 @@ from cachesmith.commands.fit import fit
 from cachesmith.commands.inspect import inspect
 from cachesmith.commands.push import push
 from cachesmith.commands.run import run
-from cachesmith.commands.shared.register import add
+from cachesmith.commands.shared.register import add_command
 from cachesmith.commands.validate import validate
 
 app = typer.Typer(
@@ -45,7 +45,7 @@ for command in (
     push,
     adapters,
 ):  # in the order of a first session
-    add(app, command)
+    add_command(app, command)
 
 
 def _print_version(asked: bool) -> None:

@@ -19,7 +19,7 @@ from rich.progress import (
 
 Advance = Callable[..., None]
 
-EVERY = 30.0
+_EVERY = 30.0
 """Seconds between two lines where there is no terminal."""
 
 _quiet: ContextVar[bool] = ContextVar("_quiet", default=False)
@@ -108,7 +108,7 @@ class Lines(Progress):
         console = Console(stderr=True)
         going = True
         while going:
-            going = not self._over.wait(EVERY)
+            going = not self._over.wait(_EVERY)
             if self.tasks:
                 console.print(line(self.tasks[-1]), markup=False, highlight=False, soft_wrap=True)
 

@@ -9,7 +9,7 @@ from tests.tiny import tiny_dit
 
 from cachesmith.calibrate import CalibrationConfig, calibrate
 from cachesmith.policies import Calibration, Document, Fixed, Policy, Profile
-from cachesmith.sampling.requests import Split, digest
+from cachesmith.sampling.requests import Split, requests_digest
 
 LABELS: list[Any] = [{"class_labels": i} for i in range(10)]
 
@@ -47,7 +47,8 @@ def recorded(parts: Split) -> Policy:
     fitting = tuple(r.seed for r in (*parts.fitting, *parts.validation))
     heldout = tuple(r.seed for r in parts.heldout)
     record = Calibration(
-        fitting_prompts=digest([*parts.fitting, *parts.validation]), heldout_prompts=digest(parts.heldout),
+        fitting_prompts=requests_digest([*parts.fitting, *parts.validation]),
+        heldout_prompts=requests_digest(parts.heldout),
         fitting_size=len(fitting), heldout_size=len(heldout), fitting_seeds=fitting, heldout_seeds=heldout,
         dtype="float32", versions={}, study="study",
     )  # fmt: skip

@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 from tests.commands.shop import STEPS, Cli, Shop, fails, picture_size, succeeds
 
-from cachesmith.commands.bench import specs
+from cachesmith.commands.bench import split_specs
 
 
 def test_bench_compares(cli: Cli, shop: Shop, tmp_path: Path) -> None:
@@ -54,8 +54,8 @@ def test_bench_without_prompts(cli: Cli, shop: Shop, tmp_path: Path) -> None:
 
 
 def test_specs_are_told_from_their_options() -> None:
-    assert specs("fora") == ["fora"]
-    assert specs("fora:interval=5,rfc:tau=0.3,order=1,bdf") == [
+    assert split_specs("fora") == ["fora"]
+    assert split_specs("fora:interval=5,rfc:tau=0.3,order=1,bdf") == [
         "fora:interval=5",
         "rfc:tau=0.3,order=1",
         "bdf",

@@ -24,7 +24,7 @@ def complete(line: str) -> list[str]:
 
 
 def test_the_methods_are_those_of_fit() -> None:
-    assert set(completion.METHODS) == set(METHODS)
+    assert set(completion.METHOD_NAMES) == set(METHODS)
 
 
 @pytest.mark.parametrize(

@@ -117,6 +117,6 @@ def test_the_options_are_kept_for_reports() -> None:
     from typer.testing import CliRunner
 
     app = typer.Typer()
-    register.add(app, command)
+    register.add_command(app, command)
     assert CliRunner().invoke(app, ["--count", "4"]).exit_code == 0
     assert yaml.safe_load(seen[0]) == {"count": 4}

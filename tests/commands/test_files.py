@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from matplotlib import pyplot as plt
 
-from cachesmith.calibrate.report.figures import save
+from cachesmith.calibrate.report.figures import save_figure
 from cachesmith.commands.output import write_picture, write_text
 from cachesmith.files import (
     FolderInUseError,
@@ -23,11 +23,11 @@ from cachesmith.files import (
 class Torn:
     """A picture or figure on whose writing the disk runs full."""
 
-    def save(self, path: Path, **_: object) -> None:
+    def save_figure(self, path: Path, **_: object) -> None:
         path.write_bytes(b"half")
         raise OSError("no space left")
 
-    savefig = save
+    savefig = save_figure
 
 
 def torn_text(path: Path) -> None:
@@ -37,7 +37,7 @@ def torn_text(path: Path) -> None:
 
 @pytest.mark.parametrize(
     "write",
-    [torn_text, lambda p: write_picture(p, Torn()), lambda p: save(Torn(), p)],  # type: ignore[arg-type]
+    [torn_text, lambda p: write_picture(p, Torn()), lambda p: save_figure(Torn(), p)],  # type: ignore[arg-type]
 )
 def test_a_failed_write_leaves_the_old_file(tmp_path: Path, write: Any) -> None:
     path = tmp_path / "old.png"
@@ -52,7 +52,7 @@ def test_the_new_file_takes_its_place(tmp_path: Path) -> None:
     write_text(path, "text")
     write_text(path, "other text")
     assert path.read_text() == "other text"
-    save(plt.figure(), path)
+    save_figure(plt.figure(), path)
     assert path.read_bytes().startswith(b"\x89PNG") and list(path.parent.iterdir()) == [path]
 
 

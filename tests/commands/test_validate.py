@@ -7,7 +7,7 @@ from tests.commands.shop import GOLDEN, STEPS, Cli, Shop, fails, succeeds, tiny_
 
 from cachesmith.policies import Calibration, Mismatch, Policy, Quality, load, save
 from cachesmith.sampling.heldout import heldout
-from cachesmith.sampling.requests import Request, digest, split
+from cachesmith.sampling.requests import Request, requests_digest, split
 
 
 def test_validate_holds(cli: Cli, shop: Shop) -> None:
@@ -91,7 +91,8 @@ def test_heldout_samples_are_those_of_the_calibration(shop: Shop, tmp_path: Path
     prompts: list[Any] = [{"class_labels": label} for label in range(20)]
     parts = split(prompts, 4, 3, 5, seed=7)
     record = Calibration(
-        fitting_prompts=digest([*parts.fitting, *parts.validation]), heldout_prompts=digest(parts.heldout),
+        fitting_prompts=requests_digest([*parts.fitting, *parts.validation]),
+        heldout_prompts=requests_digest(parts.heldout),
         fitting_size=7, heldout_size=5, fitting_seeds=(), heldout_seeds=tuple(r.seed for r in parts.heldout),
         dtype="float32", versions={}, study="study",
     )  # fmt: skip

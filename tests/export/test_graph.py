@@ -10,13 +10,13 @@ from tests.shipped import Shipped
 from tests.tiny import Pipeline, policy, sample_dit, tiny_dit
 
 from cachesmith.export import ExportConfig
-from cachesmith.export.bundle_writer import take
+from cachesmith.export.bundle_writer import take_file
 from cachesmith.export.parity import ParityRow, judge
 from cachesmith.export.parts import part_unit, plan_parts
 from cachesmith.export.prove import prove
 from cachesmith.export.record import interface_of, record
-from cachesmith.export.shapes import axis_ranges, pictures_of, specs
-from cachesmith.export.to_onnx import check, write_onnx
+from cachesmith.export.shapes import axis_ranges, pictures_per_call, specs
+from cachesmith.export.to_onnx import check_graph, write_onnx
 from cachesmith.policies import EngineError
 from cachesmith.policies.bundle.files import describe_file
 from cachesmith.policies.bundle.manifest import SegmentEntry
@@ -63,9 +63,9 @@ def test_axes(dit_bundle: Shipped, flux_bundle: Shipped) -> None:
 
 
 def test_pictures_of_a_request() -> None:
-    assert pictures_of({"class_labels": [1, 2]}) == 2
-    assert pictures_of({"prompt": "a cat", "num_images_per_prompt": 3}) == 3
-    assert pictures_of({"prompt_embeds": torch.zeros(4, 3, 2)}) == 4
+    assert pictures_per_call({"class_labels": [1, 2]}) == 2
+    assert pictures_per_call({"prompt": "a cat", "num_images_per_prompt": 3}) == 3
+    assert pictures_per_call({"prompt_embeds": torch.zeros(4, 3, 2)}) == 4
 
 
 def test_a_failure_names_the_segment_and_the_first_bad_step() -> None:
@@ -84,7 +84,7 @@ def test_an_invalid_graph_is_one_sentence(tmp_path: Path) -> None:
     path = tmp_path / "odd.onnx"
     onnx.save(onnx.helper.make_model(onnx.helper.make_graph([node], "odd", ports[:1], ports[1:])), path)
     with pytest.raises(EngineError, match=r"torch exported odd as an invalid graph: .*; try another --opset"):
-        check(path)
+        check_graph(path)
 
 
 def test_other_weights_fail_the_proof(dit_bundle: Shipped) -> None:
@@ -112,7 +112,7 @@ def test_half_precision_graphs_are_proven_too(dtype: torch.dtype, tmp_path: Path
     ranges = axis_ranges(face, inputs, samples, ExportConfig(requests=({"class_labels": [1]},)))
     entry = SegmentEntry(
         name="half", start=0, stop=1, inputs=inputs, outputs=outputs, ranges=ranges, key="0" * 64,
-        onnx=describe_file(path), data=take(tmp_path, "half.onnx.data"),
+        onnx=describe_file(path), data=take_file(tmp_path, "half.onnx.data"),
     )  # fmt: skip
     rows = prove(entry, samples, tmp_path)
     assert len(rows) == 2 and all(1e-7 < row.error < 2e-2 for row in rows), rows

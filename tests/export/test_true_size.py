@@ -9,7 +9,7 @@ import torch
 from tests.shipped import dit_policy
 
 from cachesmith.export import BuildConfig, ExportConfig, export_bundle
-from cachesmith.export.build_engine import build_engine, parse, plan_build
+from cachesmith.export.build_engine import build_engine, parse_graph, plan_build
 from cachesmith.export.parts import Part, part_unit
 from cachesmith.export.record import interface_of, record
 from cachesmith.export.shapes import axis_ranges, specs
@@ -75,7 +75,7 @@ def test_the_demo_model(tmp_path: Path) -> None:
 def test_a_block_of_dit_xl_2_parses(tmp_path: Path) -> None:
     model, example = dit_xl(1)
     entry = segment(model, Part(0, 1, 0), example, tmp_path)
-    network, _parser = parse(trt, trt.Builder(trt.Logger(trt.Logger.ERROR)), tmp_path / entry.onnx.name)
+    network, _parser = parse_graph(trt, trt.Builder(trt.Logger(trt.Logger.ERROR)), tmp_path / entry.onnx.name)
     assert [network.get_input(i).shape[-1] for i in range(network.num_inputs)] == [1152, -1, -1]
     assert network.get_output(0).shape[-1] == 1152
 
@@ -92,7 +92,7 @@ def test_all_of_dit_xl_2_is_past_the_protobuf_limit(tmp_path: Path) -> None:
     model, example = dit_xl(28)
     entry = segment(model, Part(0, 28, 0), example, tmp_path)
     assert (tmp_path / f"{entry.onnx.name}.data").stat().st_size > 2**31 and entry.onnx.size < 2**24
-    network, _parser = parse(trt, trt.Builder(trt.Logger(trt.Logger.ERROR)), tmp_path / entry.onnx.name)
+    network, _parser = parse_graph(trt, trt.Builder(trt.Logger(trt.Logger.ERROR)), tmp_path / entry.onnx.name)
     assert network.num_inputs == 3
 
 

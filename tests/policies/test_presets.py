@@ -21,7 +21,7 @@ from cachesmith.policies import (
     parse_preset,
     preset,
 )
-from cachesmith.policies.presets.presets import MEASURED
+from cachesmith.policies.presets.static import MEASURED
 
 
 @pytest.mark.parametrize("name", PRESETS)

@@ -8,7 +8,7 @@ from rich.console import Console
 from tests.tiny_folder import open_tiny, save_tiny
 
 from cachesmith.policies import PRESETS, Quality, Summary
-from cachesmith.sampling.bench import UNCACHED, BenchRow, bench, headings, markdown, play, table
+from cachesmith.sampling.bench import UNCACHED, BenchRow, bench, bench_headings, markdown, play, table
 from cachesmith.sampling.pictures import Pictures
 from cachesmith.sampling.render import Renderer
 from cachesmith.sampling.requests import Request
@@ -81,7 +81,7 @@ def test_rows_as_json() -> None:
 def test_rows_as_markdown() -> None:
     rows = [row(UNCACHED), row()]
     lines = markdown(rows).splitlines()
-    assert len(lines) == 4 and all(line.count("|") == len(headings(rows)) + 1 for line in lines)
+    assert len(lines) == 4 and all(line.count("|") == len(bench_headings(rows)) + 1 for line in lines)
     assert lines[2] == "| uncached | 10.00 | - | - | - | - | 2.00 | 4.00x | 0.80 | 1.00 | 2 |"
     assert lines[3].startswith("| fora | 10.00 | 31.25 | 29.50 | 0.9800 | 0.0500 | 2.00 |")
 

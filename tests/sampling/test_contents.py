@@ -11,11 +11,11 @@ import torch
 from PIL import Image
 
 from cachesmith.policies import CachesmithError, PolicyError
-from cachesmith.sampling.requests import Request, derived_seed, digest, heldout_part, requests, split
+from cachesmith.sampling.requests import Request, derived_seed, heldout_part, requests, requests_digest, split
 
 
 def of(**arguments: Any) -> str:
-    return digest([Request(arguments, 0)])
+    return requests_digest([Request(arguments, 0)])
 
 
 def test_plain_arguments_have_the_digest_that_files_keep() -> None:
@@ -24,7 +24,7 @@ def test_plain_arguments_have_the_digest_that_files_keep() -> None:
         Request({"class_labels": 1}, 4),
     ]
     text = json.dumps([item.arguments for item in items], sort_keys=True)
-    assert digest(items) == hashlib.sha256(text.encode()).hexdigest()
+    assert requests_digest(items) == hashlib.sha256(text.encode()).hexdigest()
 
 
 def test_one_element_of_a_large_tensor_counts() -> None:
@@ -52,7 +52,7 @@ def test_pictures_count_by_their_pixels(tmp_path: Path) -> None:
     red.save(tmp_path / "a.png")
     red.save(tmp_path / "b.bmp")
     paths = [requests([{"image": tmp_path / name}], 1, 0)[0] for name in ("a.png", "b.bmp")]
-    assert digest(paths[:1]) == digest(paths[1:]) == of(image=red)
+    assert requests_digest(paths[:1]) == requests_digest(paths[1:]) == of(image=red)
     assert paths[0] == paths[1] and "0x" not in repr(paths)
 
 
@@ -68,7 +68,7 @@ def test_embeddings_are_held_out_as_texts_are() -> None:
     prompts: list[Any] = [{"prompt_embeds": torch.full((1, 300, 40), float(i) / 7)} for i in range(30)]
     parts = split([*prompts, *prompts[:5]], 8, 4, 4, 0)
     every = [*parts.fitting, *parts.validation, *parts.heldout]
-    assert len({digest([r]) for r in every}) == 16
+    assert len({requests_digest([r]) for r in every}) == 16
     from tests.calibrate.small import recorded
 
     record = recorded(parts).document.calibration

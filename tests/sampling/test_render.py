@@ -27,7 +27,7 @@ from cachesmith.sampling.bench import bench
 from cachesmith.sampling.evaluate import Evaluator
 from cachesmith.sampling.loop import SamplingLoop
 from cachesmith.sampling.render import Renderer
-from cachesmith.sampling.requests import Request, batches, parts_of, read_prompts, requests
+from cachesmith.sampling.requests import Request, batches, differing_arguments, read_prompts, requests
 from cachesmith.sampling.scores import compare, summarise
 from cachesmith.sampling.sheet import grid, sheet, tile
 from cachesmith.sampling.waypoints import waypoints
@@ -75,7 +75,7 @@ def test_quality_of_several_sizes_is_given_by_size() -> None:
     outcome = evaluator(PRESETS["fora"](interval=3))
     scores = compare(evaluator.reference, outcome.pictures)
     assert torch.equal(scores.psnr, outcome.samples) and scores["ssim"].shape == (5,)
-    quality = summarise(scores, 0, parts=parts_of(wanted))
+    quality = summarise(scores, 0, parts=differing_arguments(wanted))
     assert list(quality.parts) == ["width=16", "width=32"]
     assert quality.parts["width=32"].mean == pytest.approx(float(scores.psnr[[1, 3]].mean()))
     (first, row) = bench(evaluator.renderer, {"fora": (PRESETS["fora"](interval=3), None)}, wanted, repeats=1)

@@ -7,7 +7,7 @@ import pytest
 from tests.calibrate.small import recorded
 
 from cachesmith.policies import load
-from cachesmith.sampling.requests import Split, digest, heldout_part, read_prompts, requests, split
+from cachesmith.sampling.requests import Split, heldout_part, read_prompts, requests, requests_digest, split
 
 FLUX = Path(__file__).parents[2] / "examples" / "fashion_flux"
 
@@ -75,6 +75,6 @@ def test_the_published_policy_was_made_with_this_split() -> None:
     prompts = read_prompts(FLUX / "prompts.jsonl")
     parts = split(prompts, 640, 32, 64, 0)
     assert record is not None
-    assert digest([*parts.fitting, *parts.validation]) == record.fitting_prompts
-    assert digest(parts.heldout) == record.heldout_prompts
+    assert requests_digest([*parts.fitting, *parts.validation]) == record.fitting_prompts
+    assert requests_digest(parts.heldout) == record.heldout_prompts
     assert len(heldout_part(prompts, record)) == 6

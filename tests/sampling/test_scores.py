@@ -14,7 +14,7 @@ from cachesmith.sampling import metrics as table
 from cachesmith.sampling.metrics import METRICS, Metric, cells, frame_change, headings, shown, worst_frame
 from cachesmith.sampling.pictures import Pictures
 from cachesmith.sampling.render import Renderer
-from cachesmith.sampling.requests import Request, parts_of
+from cachesmith.sampling.requests import Request, differing_arguments
 from cachesmith.sampling.scores import bootstrap, compare, summarise, tell_left_out
 
 OLD = Quality(samples=2, psnr=31.0, psnr_low=30.0, psnr_high=32.0, ssim=0.9, latent_error=0.1)
@@ -107,10 +107,14 @@ def test_latents_are_scaled_by_the_range_of_the_reference() -> None:
 
 def test_parts_are_named_by_what_differs() -> None:
     wanted = [Request({"height": 32 + 16 * (i % 2), "width": 32, "guidance_scale": 2.0}, i) for i in range(4)]
-    assert parts_of(wanted) == ("height=32", "height=48", "height=32", "height=48")
+    assert differing_arguments(wanted) == ("height=32", "height=48", "height=32", "height=48")
     scores = compare(pictures(4, 1, 16, 16), pictures(4, 1, 16, 16, seed=1))
-    assert summarise(scores, 0).parts == {} == summarise(scores, 0, parts=parts_of(wanted[:1] * 4)).parts
-    quality = summarise(scores, 0, parts=parts_of(wanted))
+    assert (
+        summarise(scores, 0).parts
+        == {}
+        == summarise(scores, 0, parts=differing_arguments(wanted[:1] * 4)).parts
+    )
+    quality = summarise(scores, 0, parts=differing_arguments(wanted))
     assert quality.parts["height=48"].mean == pytest.approx(float(scores.psnr[[1, 3]].mean()))
 
 

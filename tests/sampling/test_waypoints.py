@@ -10,7 +10,7 @@ from tests.tiny import tiny_dit
 
 from cachesmith.sampling.render import Renderer
 from cachesmith.sampling.requests import Request, requests
-from cachesmith.sampling.waypoints import WAYPOINTS, follow, joined, waypoints
+from cachesmith.sampling.waypoints import WAYPOINTS, follow, joined_path, waypoints
 
 STEPS = 10
 
@@ -77,9 +77,9 @@ def test_a_copied_scheduler_steps_by_itself() -> None:
     latents = torch.ones(2, 4, 8, 8)
     with follow(pipe.scheduler, (0,)) as seen:
         deepcopy(pipe.scheduler).step(latents, pipe.scheduler.timesteps[0], latents)
-        assert not joined(seen, 2).any()
+        assert not joined_path(seen, 2).any()
         pipe.scheduler.step(latents, pipe.scheduler.timesteps[0], sample=latents)
-    assert torch.equal(joined(seen, 1), latents[:1, None])
+    assert torch.equal(joined_path(seen, 1), latents[:1, None])
 
 
 def test_the_scheduler_is_left_as_it_was() -> None:

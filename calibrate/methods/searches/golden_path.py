@@ -30,7 +30,7 @@ from cachesmith.sampling.requests import Request
 SEARCHED = 8
 """Requests that the search samples; those after them arbitrate."""
 
-PROBES = 25
+_PROBES = 25
 """Random moves that temperatures are taken from: each is two evaluations."""
 
 CHAIN, ROUNDS = 200, 20
@@ -92,7 +92,7 @@ def _search(space: Space, judge: _Judge, evaluations: int, rng: random.Random) -
     """Return the loss of every schedule that was tried, in dB."""
     loss = Losses(lambda computed: -float(judge(computed).mean()), evaluations)
     try:
-        typical = typical_difference(space, loss, PROBES, rng) or 1e-6
+        typical = typical_difference(space, loss, _PROBES, rng) or 1e-6
         idle, best = 0, loss.best()
         while idle < IDLE:
             found = anneal(space, space.drawn(rng), loss, CHAIN, HOT * typical, COLD * typical, rng)

@@ -15,7 +15,7 @@ from cachesmith.policies import PolicyError
 Steps = tuple[int, ...]
 """Computed steps, ascending."""
 
-WINDOW = 3
+_WINDOW = 3
 """Steps: how far a local move goes."""
 
 LOCAL, SINGLE = 0.7, 0.9
@@ -57,7 +57,7 @@ class Space:
         if rng.random() >= SINGLE and min(len(movable), len(free)) > 1:
             return _replaced(computed, rng.sample(movable, 2), rng.sample(free, 2))
         step = rng.choice(movable)
-        near = [other for other in free if abs(other - step) <= WINDOW]
+        near = [other for other in free if abs(other - step) <= _WINDOW]
         local = near if rng.random() < LOCAL and near else free
         return _replaced(computed, [step], [rng.choice(local)])
 
@@ -66,7 +66,7 @@ class Space:
         movable, free = self._parts(computed)
         seen = {computed}
         for step in movable:
-            near = [other for other in free if abs(other - step) <= WINDOW]
+            near = [other for other in free if abs(other - step) <= _WINDOW]
             for other in (*near, *(rng.choice(free) for _ in range(JUMPS))):
                 found = _replaced(computed, [step], [other])
                 if found not in seen:

@@ -20,7 +20,7 @@ from cachesmith.sampling.pictures import Pictures
 from cachesmith.sampling.render import Renderer
 from cachesmith.sampling.requests import Request
 
-KEPT = 16
+_KEPT = 16
 """Computed steps that are remembered of a batch and branch."""
 
 
@@ -84,5 +84,5 @@ class ScheduleSampler(Watcher):
         if self._tick.step is not None:
             known = self._known[self._batch, self._tick.branch]
             known[self._mask[: self._tick.step + 1]] = result
-            if len(known) > KEPT:
+            if len(known) > _KEPT:
                 known.popitem(last=False)

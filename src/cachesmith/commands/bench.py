@@ -10,10 +10,10 @@ from cachesmith.commands.output import print_json, results, say, write_picture, 
 from cachesmith.commands.pipeline import (
     arguments,
     check_engines,
-    check_requests,
     engines,
     largest_batch,
     open_pipeline,
+    require_requests,
     sampling,
     with_negative,
 )
@@ -54,13 +54,13 @@ def bench(
         int, typer.Option("--repeats", min=1, help="Timed runs of each; the median counts.")
     ] = 3,
     seed: options.HeldoutSeed = None,
-    steps: options.Steps = None,
+    steps: options.StepsOption = None,
     *,
     calls: options.Sampling,
-    batch: options.Batch = 32,
+    batch: options.BatchSize = 32,
     loading: options.Loading,
-    engine: options.Engines,
-    lpips: options.Lpips = None,
+    engine: options.EngineOptions,
+    lpips: options.LpipsOption = None,
     markdown: Annotated[
         Path | None,
         typer.Option(
@@ -106,7 +106,7 @@ def bench(
     requests = with_negative(heldout(loaded, prompts, samples, seed), calls)
     pipe = open_pipeline(model, loading, loaded, arguments(calls, requests))
     visited, common = sampling(loaded, steps, calls)
-    check_requests(pipe, requests, common, visited)
+    require_requests(pipe, requests, common, visited)
     opened = engines(engine, pipe)
     if opened is not None:
         entered |= with_engines(loaded, entered, opened)
@@ -171,7 +171,7 @@ def contestants(policy: Policy | None, profile: str | None, against: list[str]) 
     if policy is not None:
         policy.profile(profile or next(iter(policy.document.profiles)))
         entered = {name: (policy, name) for name in policy.document.profiles if profile in (None, name)}
-    for spec in (part for text in against for part in specs(text)):
+    for spec in (part for text in against for part in split_specs(text)):
         entered[spec] = parse_preset(spec), None
     return entered
 
@@ -188,7 +188,7 @@ def with_engines(
     }
 
 
-def specs(text: str) -> list[str]:
+def split_specs(text: str) -> list[str]:
     """Split `taylorseer:interval=5,order=2,fora`: a comma before a bare KEY=VALUE parts options, else presets."""
     found: list[str] = []
     for part in text.split(","):

@@ -10,7 +10,7 @@ import typer
 from cachesmith.commands import options
 from cachesmith.commands.failure import INTERRUPTED, complain, need
 from cachesmith.commands.output import note, print_json, say, write_text
-from cachesmith.commands.pipeline import STEPS, check_requests, open_pipeline
+from cachesmith.commands.pipeline import STEPS, open_pipeline, require_requests
 from cachesmith.commands.shared import completion
 from cachesmith.commands.shared.config_file import used_config
 from cachesmith.commands.shared.destination import check_folder, check_policy_file
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from cachesmith.calibrate import CalibrationConfig, CalibrationResult
 
 
-class Space(StrEnum):
+class SpaceOption(StrEnum):
     """What is searched."""
 
     stack = "stack"
@@ -92,11 +92,11 @@ def calibrate(
         int, typer.Option("--heldout", min=1, help="Samples measured last, for the record.")
     ] = 32,
     space: Annotated[
-        Space,
+        SpaceOption,
         typer.Option(
             "--space", help="Weights of the whole stack, or RFE's scales and RCS's thresholds of modules."
         ),
-    ] = Space.stack,
+    ] = SpaceOption.stack,
     trials: Annotated[
         int, typer.Option("--trials", min=1, help="Trials of --space rfc at most, within the budget.")
     ] = 60,
@@ -137,8 +137,8 @@ def calibrate(
     report: Annotated[
         Path | None, typer.Option("--report", metavar="DIR", help="Write a report with figures there.")
     ] = None,
-    lpips: options.Lpips = None,
-    batch: options.Batch = 8,
+    lpips: options.LpipsOption = None,
+    batch: options.BatchSize = 8,
     unused: Annotated[
         int | None, typer.Option("--validation", "--moves", "--iterations", hidden=True)
     ] = None,
@@ -200,7 +200,7 @@ def calibrate(
     common = {} if guidance_scale is None else {"guidance_scale": guidance_scale}
     wanted = requests(read, len(read), 0)
     pipe = open_pipeline(model, loading, given={*common}.union(*(request.arguments for request in wanted)))
-    check_requests(pipe, wanted, common, steps)
+    require_requests(pipe, wanted, common, steps)
     result = _resumable(pipe, read, config)
     if report is not None:
         write_text(report / "config.yaml", used_config())
@@ -220,11 +220,11 @@ def _seconds(text: str) -> float:
 
 
 def _planned(model: str, config: "CalibrationConfig") -> str:
-    from cachesmith.calibrate.cost.dry_run import describe
+    from cachesmith.calibrate.cost.dry_run import describe_plan
 
     if config.seconds is not None:
         raise CachesmithError("--time is known only once a batch is timed; give --budget with --dry-run")
-    return describe(model, config)
+    return describe_plan(model, config)
 
 
 def _name(out: Path) -> str:

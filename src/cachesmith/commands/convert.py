@@ -29,7 +29,7 @@ def convert(
             "--from",
             metavar="FORMAT",
             help=f"Read FILE as one of: {', '.join(SOURCES)}.",
-            autocompletion=completion.sources,
+            autocompletion=completion.source_formats,
         ),
     ] = None,
     target: Annotated[
@@ -38,7 +38,7 @@ def convert(
             "--to",
             metavar="FORMAT",
             help=f"Write the policy in FILE as one of: {', '.join(TARGETS)}.",
-            autocompletion=completion.targets,
+            autocompletion=completion.target_formats,
         ),
     ] = None,
     profile: ProfileName = None,

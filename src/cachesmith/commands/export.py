@@ -13,7 +13,7 @@ from rich.table import Table
 from cachesmith.commands import options
 from cachesmith.commands.failure import need
 from cachesmith.commands.output import print_json, results, say
-from cachesmith.commands.pipeline import arguments, check_requests, open_pipeline, sampling, with_negative
+from cachesmith.commands.pipeline import arguments, open_pipeline, require_requests, sampling, with_negative
 from cachesmith.commands.shared.destination import check_folder
 from cachesmith.policies import Policy, load
 from cachesmith.policies.bundle.manifest import Range, bundle_id
@@ -94,7 +94,7 @@ def export(
             show_default="as recorded",
         ),
     ] = None,
-    steps: options.Steps = None,
+    steps: options.StepsOption = None,
     *,
     calls: options.Sampling,
     opset: Annotated[
@@ -135,7 +135,7 @@ def export(
     check_folder(out, "--out")
 
     from cachesmith.export import BuildConfig, ExportConfig
-    from cachesmith.export.config import OPSET, PICTURES
+    from cachesmith.export.config import OPSET, PICTURE_RANGE
     from cachesmith.sampling.requests import arguments_of
 
     loaded = load(policy)
@@ -146,7 +146,7 @@ def export(
     pipe = open_pipeline(model, loading, loaded, arguments(calls))
     visited, common = sampling(loaded, steps, calls)
     made = with_negative(_requests(pipe, prompts), calls)
-    check_requests(pipe, made, common, visited)
+    require_requests(pipe, made, common, visited)
     config = ExportConfig(
         target=chosen,  # type: ignore[arg-type]
         profiles=tuple(profile or ()),
@@ -154,7 +154,7 @@ def export(
         blockwise=blockwise,
         requests=tuple({**common, **arguments_of([request])} for request in made),
         steps=visited,
-        pictures=pictures or PICTURES,
+        pictures=pictures or PICTURE_RANGE,
         tokens=tokens,
         opset=opset or OPSET,
         build=BuildConfig(
@@ -193,7 +193,7 @@ def _requests(pipe: Any, prompts: Path | None) -> "tuple[Request, ...]":
 
 def _plan(pipe: Any, policy: Policy, config: "ExportConfig", json: bool) -> None:
     from cachesmith.export import parts_of
-    from cachesmith.export.parts import describe
+    from cachesmith.export.parts import describe_parts
 
     parts = parts_of(pipe, policy, config)
     if json:
@@ -203,7 +203,7 @@ def _plan(pipe: Any, policy: Policy, config: "ExportConfig", json: bool) -> None
     for part in parts:
         table.add_row(part.name, f"{part.start} to {part.stop - 1}", f"{part.weights / 2**20:.1f} MiB")
     results().print(table)
-    say(f"{describe(parts)}, for {config.target}; nothing was written")
+    say(f"{describe_parts(parts)}, for {config.target}; nothing was written")
 
 
 def _export(pipe: Any, policy: Policy, config: "ExportConfig", out: Path, json: bool) -> None:

@@ -19,7 +19,7 @@ BELOW = 3
 """Exit code of `validate` when a profile is worse than it has to be."""
 INTERRUPTED = 130
 
-LONGEST = 300
+_LONGEST = 300
 """Characters of a library's message that are passed on."""
 
 INSTALL = {
@@ -95,7 +95,7 @@ def _is_out_of_memory(error: Exception) -> bool:
 def first_line(error: BaseException) -> str:
     """Return the first line of an error's text, shortened, or its class where it has none."""
     lines = str(error).strip().splitlines()
-    return shorten(lines[0], LONGEST, placeholder=" ...") if lines else type(error).__name__
+    return shorten(lines[0], _LONGEST, placeholder=" ...") if lines else type(error).__name__
 
 
 def complain(message: str) -> None:

@@ -10,8 +10,8 @@ from cachesmith.commands.output import print_json, say
 from cachesmith.commands.pipeline import (
     STEPS,
     arguments,
-    check_requests,
     open_pipeline,
+    require_requests,
     sampling,
     with_negative,
 )
@@ -50,10 +50,10 @@ def fit(
             "--set", metavar="KEY=VALUE", help="An option of the method, such as interval=6; may be repeated."
         ),
     ] = None,
-    seed: options.Seed = 0,
+    seed: options.SeedOption = 0,
     *,
     calls: options.Sampling,
-    batch: options.Batch = 8,
+    batch: options.BatchSize = 8,
     loading: options.Loading,
     force: options.Force = False,
     json: options.Json = False,
@@ -83,7 +83,7 @@ def fit(
     wanted = with_negative(requests(read_prompts(prompts), samples, seed), calls)
     pipe = open_pipeline(model, loading, given=arguments(calls, wanted))
     _, common = sampling(None, steps, calls)
-    check_requests(pipe, wanted, common, steps)
+    require_requests(pipe, wanted, common, steps)
     policy = fit_method(pipe, method, wanted, steps, batch, common, given)
     out.parent.mkdir(parents=True, exist_ok=True)
     save(policy, out)

@@ -14,7 +14,7 @@ MODEL, SAMPLING, ENGINES, OUTPUT = "Model", "Sampling", "Engines", "Output"
 """Panels of the help."""
 
 
-class DType(StrEnum):
+class PipelineDType(StrEnum):
     """Precision of the pipeline."""
 
     float32 = "float32"
@@ -85,7 +85,7 @@ Prompts = Annotated[
         help='One prompt a line, or a JSON object of pipeline arguments such as {"class_labels": 3}.',
     ),
 ]
-Steps = Annotated[
+StepsOption = Annotated[
     int | None,
     typer.Option(
         "--num-inference-steps",
@@ -95,7 +95,7 @@ Steps = Annotated[
         rich_help_panel=SAMPLING,
     ),
 ]
-Seed = Annotated[
+SeedOption = Annotated[
     int,
     typer.Option(
         "--seed",
@@ -118,7 +118,7 @@ HeldoutSeed = Annotated[
         rich_help_panel=SAMPLING,
     ),
 ]
-Batch = Annotated[
+BatchSize = Annotated[
     int,
     typer.Option(
         "--batch", min=1, help="Largest number of pictures sampled at once.", rich_help_panel=SAMPLING
@@ -135,7 +135,7 @@ Device = Annotated[
     ),
 ]
 Precision = Annotated[
-    DType | None,
+    PipelineDType | None,
     typer.Option(
         "--dtype",
         help="Precision.",
@@ -143,7 +143,7 @@ Precision = Annotated[
         rich_help_panel=MODEL,
     ),
 ]
-Lpips = Annotated[
+LpipsOption = Annotated[
     Path | None,
     typer.Option(
         "--lpips", metavar="FILE", help="Measure LPIPS too, with the weights benchmarks/fetch_lpips.py wrote."
@@ -243,7 +243,7 @@ class Elsewise(StrEnum):
 
 
 @dataclass(frozen=True)
-class Engines:
+class EngineOptions:
     """A bundle, and how it is run."""
 
     bundle: Annotated[

@@ -11,14 +11,14 @@ from rich.console import Console
 from cachesmith.files import replacing
 from cachesmith.progress import is_quiet
 
-WIDE = 160
+_WIDE = 160
 """Columns assumed where stdout is no terminal, so that a table in a log is whole."""
 
 
 def results() -> Console:
     """Return the console for results."""
     console = Console(highlight=False)
-    return console if console.is_terminal else Console(highlight=False, width=WIDE)
+    return console if console.is_terminal else Console(highlight=False, width=_WIDE)
 
 
 def errors() -> Console:

@@ -45,13 +45,13 @@ def open_pipeline(
         _check_taken(kind.__name__, given, parameters)
         if check is not None:
             check(parameters)
-    usual = options.DType.float32 if place.type == "cpu" else options.DType.bfloat16
+    usual = options.PipelineDType.float32 if place.type == "cpu" else options.PipelineDType.bfloat16
     pipe = _load(model, loading, (loading.dtype or usual).value)
     pipe.set_progress_bar_config(disable=True)
     return pipe.to(place)
 
 
-def check_engines(chosen: options.Engines, drop_torch_weights: bool = False) -> None:
+def check_engines(chosen: options.EngineOptions, drop_torch_weights: bool = False) -> None:
     """Raise `CachesmithError` before a model is loaded where there is no bundle to compute with."""
     if chosen.bundle is not None:
         read_manifest(chosen.bundle)
@@ -67,7 +67,7 @@ def check_engines(chosen: options.Engines, drop_torch_weights: bool = False) -> 
             raise CachesmithError(f"{option} is about a bundle's engines; give --bundle as well")
 
 
-def engines(chosen: options.Engines, pipe: Any) -> "Engines | None":
+def engines(chosen: options.EngineOptions, pipe: Any) -> "Engines | None":
     """Verify and load the bundle, if one was given, for the pipeline's device. Raises `EngineError`."""
     if chosen.bundle is None:
         return None
@@ -130,13 +130,13 @@ def arguments(chosen: options.Sampling, requests: "Sequence[Request]" = ()) -> s
     return common.union(*(request.arguments for request in requests))
 
 
-def check_requests(
+def require_requests(
     pipe: Any, requests: Sequence["Request"], common: dict[str, Any], steps: int | None = None
 ) -> None:
     """Raise `CachesmithError` where the pipeline would refuse or ignore what it is called with."""
-    from cachesmith.sampling.requests import check_requests as check
+    from cachesmith.sampling.requests import check_requests
 
-    check(pipe, requests, common, steps)
+    check_requests(pipe, requests, common, steps)
 
 
 def class_label(pipe: Any, text: str) -> int:

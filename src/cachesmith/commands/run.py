@@ -12,11 +12,11 @@ from cachesmith.commands.output import print_json, say
 from cachesmith.commands.pipeline import (
     arguments,
     check_engines,
-    check_requests,
     class_label,
     engines,
     largest_batch,
     open_pipeline,
+    require_requests,
     sampling,
     with_negative,
 )
@@ -56,11 +56,11 @@ def run(
     num_images: Annotated[
         int, typer.Option("--num-images", min=1, help="Pictures of every prompt or class.")
     ] = 1,
-    steps: options.Steps = None,
+    steps: options.StepsOption = None,
     *,
     calls: options.Sampling,
-    seed: options.Seed = 0,
-    batch: options.Batch = 32,
+    seed: options.SeedOption = 0,
+    batch: options.BatchSize = 32,
     memory_budget: Annotated[
         int | None,
         typer.Option(
@@ -72,7 +72,7 @@ def run(
         ),
     ] = None,
     loading: options.Loading,
-    engine: options.Engines,
+    engine: options.EngineOptions,
     drop_torch_weights: Annotated[
         bool,
         typer.Option(
@@ -118,7 +118,7 @@ def run(
     pipe = open_pipeline(model, loading, chosen, given, partial(check_kind, out))
     requests = with_negative(_requests(pipe, texts, labels, count, seed), calls)
     visited, common = sampling(chosen, steps, calls)
-    check_requests(pipe, requests, common, visited)
+    require_requests(pipe, requests, common, visited)
 
     from cachesmith.sampling.render import Renderer
 

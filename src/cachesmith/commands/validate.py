@@ -9,7 +9,7 @@ from rich.table import Table
 from cachesmith.commands import options
 from cachesmith.commands.failure import BELOW
 from cachesmith.commands.output import print_json, results
-from cachesmith.commands.pipeline import arguments, check_requests, open_pipeline, sampling, with_negative
+from cachesmith.commands.pipeline import arguments, open_pipeline, require_requests, sampling, with_negative
 from cachesmith.policies import Policy, Quality, load
 from cachesmith.progress import stage
 from cachesmith.sampling.heldout import heldout
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from cachesmith.sampling.render import Renderer
     from cachesmith.sampling.requests import Request
 
-SLACK = 1.0
+_SLACK = 1.0
 """dB below the stored interval that other samples or another machine may cost."""
 
 EXTRA, SHARE = 0.5, 0.02
@@ -55,9 +55,9 @@ def validate(
     seed: options.HeldoutSeed = None,
     *,
     calls: options.Sampling,
-    batch: options.Batch = 32,
+    batch: options.BatchSize = 32,
     loading: options.Loading,
-    lpips: options.Lpips = None,
+    lpips: options.LpipsOption = None,
     json: options.Json = False,
 ) -> None:
     """Measure a policy's quality again and compare it with what its file says.
@@ -81,17 +81,17 @@ def validate(
     made = with_negative(made, calls)
     pipe = open_pipeline(model, loading, loaded, arguments(calls, made))
     steps, common = sampling(loaded, None, calls)
-    check_requests(pipe, made, common, steps)
+    require_requests(pipe, made, common, steps)
 
     from cachesmith.sampling.render import Renderer
 
-    verdicts = judge(Renderer(pipe, steps, batch, **common), loaded, names, made, min_psnr, perceptual)
+    verdicts = _judge(Renderer(pipe, steps, batch, **common), loaded, names, made, min_psnr, perceptual)
     print_json(_as_json(loaded, steps, made, verdicts)) if json else results().print(_table(verdicts))
     if any(verdict.problem for verdict in verdicts):
         raise typer.Exit(BELOW)
 
 
-def judge(
+def _judge(
     renderer: "Renderer",
     policy: Policy,
     names: list[str],
@@ -126,12 +126,12 @@ def _judge_one(
     advance: Any,
 ) -> Verdict:
     from cachesmith.runtime import apply
-    from cachesmith.sampling.requests import parts_of
+    from cachesmith.sampling.requests import differing_arguments
     from cachesmith.sampling.scores import compare, summarise
 
     with apply(renderer.pipe, policy, name) as session:
         scores = compare(reference, renderer(requests, advance), lpips)
-    measured = summarise(scores, seed=0, parts=parts_of(requests))
+    measured = summarise(scores, seed=0, parts=differing_arguments(requests))
     promised = policy.profile(name)
     problem = _slowness(session.stats, promised.nfc) or _shortfall(measured.psnr, promised.quality, min_psnr)
     return Verdict(name, session.stats.nfc, promised.quality, measured, problem)
@@ -148,8 +148,8 @@ def _slowness(stats: "Stats", stored: float | None) -> str:
 def _shortfall(psnr: float, stored: Quality | None, min_psnr: float | None) -> str:
     if min_psnr is not None and psnr < min_psnr:
         return f"below --min-psnr {min_psnr:g}"
-    if stored is not None and psnr < stored.psnr_low - SLACK:
-        return f"more than {SLACK:g} dB below the stored {stored.psnr_low:.2f}"
+    if stored is not None and psnr < stored.psnr_low - _SLACK:
+        return f"more than {_SLACK:g} dB below the stored {stored.psnr_low:.2f}"
     return ""
 
 

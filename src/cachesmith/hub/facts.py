@@ -8,7 +8,7 @@ from cachesmith.policies import PolicyError
 from cachesmith.policies.base import Frozen
 from cachesmith.policies.errors import refusing
 
-NAME = "report.json"
+FACTS_FILE = "report.json"
 FRONT = "front_seconds.png"
 PAGE = "report.html"
 
@@ -41,7 +41,7 @@ class Facts(Frozen):
 
 def read_facts(folder: Path, policy_id: str) -> Facts:
     """Read the facts of a report's folder. Raises `PolicyError` where there are none, or of another policy."""
-    path = folder / NAME
+    path = folder / FACTS_FILE
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:

@@ -15,7 +15,7 @@ from cachesmith.sampling.latency import Latency, Stopwatch, latency
 from cachesmith.sampling.metrics import Metric, Perceptual, shown
 from cachesmith.sampling.pictures import Pictures
 from cachesmith.sampling.render import Renderer
-from cachesmith.sampling.requests import Request, parts_of
+from cachesmith.sampling.requests import Request, differing_arguments
 from cachesmith.sampling.scores import compare, summarise, tell_left_out
 from cachesmith.sampling.timing import elapsed, interleaved, medians
 
@@ -80,7 +80,7 @@ def bench(
         pictures, stats = play(renderer, contestant, requests)
         reference = reference or pictures
         scores = compare(reference, pictures, lpips)
-        scored[name] = summarise(scores, seed=0, parts=parts_of(requests)), stats
+        scored[name] = summarise(scores, seed=0, parts=differing_arguments(requests)), stats
         if keep is not None:
             keep(name, pictures)
         progress.advance(task)
@@ -163,13 +163,13 @@ SPENT = ("seconds", "speed-up", "efficiency", "cache MiB", "fallbacks")
 """Headings after those of the metrics."""
 
 
-def headings(rows: Sequence[BenchRow]) -> tuple[str, ...]:
+def bench_headings(rows: Sequence[BenchRow]) -> tuple[str, ...]:
     """Return the headings of `cells`: every metric that was measured, PSNR also of the worst sample."""
     first, *others = shown([row.quality for row in rows])
     return "", "NFC", first.heading, "worst", *(metric.heading for metric in others), *SPENT
 
 
-def cells(row: BenchRow, metrics: Sequence[Metric]) -> tuple[str, ...]:
+def _cells(row: BenchRow, metrics: Sequence[Metric]) -> tuple[str, ...]:
     """Return one row as text, by the metrics `shown`; the uncached pictures have nothing to differ from."""
     first, *others = metrics
     quality = (
@@ -191,25 +191,25 @@ def cells(row: BenchRow, metrics: Sequence[Metric]) -> tuple[str, ...]:
 
 def markdown(rows: Sequence[BenchRow]) -> str:
     """Return the rows as a Markdown table."""
-    heads = headings(rows)
-    parts = [heads, ("---", *("---:",) * (len(heads) - 1)), *lines(rows)]
+    heads = bench_headings(rows)
+    parts = [heads, ("---", *("---:",) * (len(heads) - 1)), *bench_lines(rows)]
     return "".join(f"| {' | '.join(part)} |\n" for part in parts)
 
 
 def table(rows: Sequence[BenchRow]) -> Table:
     """Return the rows as a table for the terminal."""
     made = Table(box=None, pad_edge=False)
-    for index, heading in enumerate(headings(rows)):
+    for index, heading in enumerate(bench_headings(rows)):
         made.add_column(heading, justify="right" if index else "left", no_wrap=True)
-    for line in lines(rows):
+    for line in bench_lines(rows):
         made.add_row(*line)
     return made
 
 
-def lines(rows: Sequence[BenchRow]) -> list[tuple[str, ...]]:
+def bench_lines(rows: Sequence[BenchRow]) -> list[tuple[str, ...]]:
     """Return the rows as text, in the order of `headings`."""
     metrics = shown([row.quality for row in rows])
-    return [cells(row, metrics) for row in rows]
+    return [_cells(row, metrics) for row in rows]
 
 
 def latency_table(rows: Sequence[BenchRow]) -> Table:

@@ -6,12 +6,13 @@ from typing import NamedTuple
 from torch import Tensor
 
 from cachesmith.policies import Policy
+from cachesmith.progress import Advance
 from cachesmith.runtime import Stats, apply
 from cachesmith.sampling.metrics import METRICS
 from cachesmith.sampling.pictures import Pictures
-from cachesmith.sampling.render import Advance, Renderer
+from cachesmith.sampling.render import Renderer
 from cachesmith.sampling.requests import Request
-from cachesmith.sampling.scores import measure
+from cachesmith.sampling.scores import measure_metric
 
 
 class Outcome(NamedTuple):
@@ -44,5 +45,5 @@ class Evaluator:
         chosen = self.requests[:count]
         with apply(self.renderer.pipe, policy) as session:
             pictures = self.renderer(chosen)
-        samples = measure(METRICS["psnr"], self.reference[: len(chosen)], pictures)
+        samples = measure_metric(METRICS["psnr"], self.reference[: len(chosen)], pictures)
         return Outcome(samples, float(samples.mean()), session.stats.nfc, session.stats, pictures)

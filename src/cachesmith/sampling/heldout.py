@@ -8,7 +8,7 @@ from cachesmith.policies import Policy
 if TYPE_CHECKING:
     from cachesmith.sampling.requests import Request
 
-SAMPLES = 16
+_SAMPLES = 16
 """Where the policy does not say how many samples it was measured on."""
 
 UNSEEN = 1_000_000
@@ -28,5 +28,5 @@ def heldout(
     record = None if policy is None else policy.document.calibration
     if seed is None:
         seed = record.heldout_seeds[0] if record is not None and record.heldout_seeds else UNSEEN
-    size = SAMPLES if record is None else record.heldout_size
+    size = _SAMPLES if record is None else record.heldout_size
     return requests(heldout_part(read_prompts(file), record), samples or size, seed)

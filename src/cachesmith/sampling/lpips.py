@@ -22,7 +22,7 @@ MEAN, DEVIATION = (-0.030, -0.088, -0.188), (0.458, 0.448, 0.450)
 """Of the training pictures, in [-1, 1]."""
 SMALLEST = 64
 """Smaller pictures are enlarged (bilinear) to this many pixels on their shorter side: VGG16 halves them four times."""
-CHUNK = 16
+_CHUNK = 16
 """Pictures compared at once."""
 
 
@@ -45,7 +45,7 @@ class Lpips(nn.Module):
     @torch.no_grad()
     def forward(self, reference: Tensor, candidate: Tensor) -> Tensor:
         """Return the distance of every pair."""
-        parts = [slice(start, start + CHUNK) for start in range(0, len(reference), CHUNK)]
+        parts = [slice(start, start + _CHUNK) for start in range(0, len(reference), _CHUNK)]
         return torch.cat([self._distance(reference[part], candidate[part]) for part in parts])
 
     def _distance(self, reference: Tensor, candidate: Tensor) -> Tensor:

@@ -20,10 +20,10 @@ if TYPE_CHECKING:
 
 CEILING = 100.0
 """PSNR in dB of identical pictures."""
-WINDOW = 11
+_WINDOW = 11
 """Pixels on a side of SSIM's Gaussian window."""
-TINY = 1e-300
-VIDEOS = 5
+_TINY = 1e-300
+_VIDEOS = 5
 """Dimensions of a batch of videos."""
 
 Formula = Callable[["Tensor", "Tensor"], "Tensor"]
@@ -51,7 +51,7 @@ def psnr(reference: "Tensor", candidate: "Tensor") -> "Tensor":
 
 def mean_square(reference: "Tensor", candidate: "Tensor") -> "Tensor":
     """Return the mean squared error of every sample, [N, ...]; of videos one frame is widened at a time."""
-    if reference.ndim == VIDEOS:
+    if reference.ndim == _VIDEOS:
         return by_frame(mean_square, reference, candidate).mean(1)
     images, others = paired(reference, candidate)
     return (images - others).square().flatten(1).mean(1)
@@ -72,9 +72,9 @@ def ssim(reference: "Tensor", candidate: "Tensor") -> "Tensor":
     In float32: on a CPU 14 times as fast as float64, and 1e-7 from it.
     """
     images, others = (finite.float() for finite in paired(reference, candidate))
-    if min(images.shape[-2:]) < WINDOW:
+    if min(images.shape[-2:]) < _WINDOW:
         size = " x ".join(str(n) for n in images.shape[-2:])
-        raise ValueError(f"SSIM needs pictures of at least {WINDOW} x {WINDOW} pixels, got {size}")
+        raise ValueError(f"SSIM needs pictures of at least {_WINDOW} x {_WINDOW} pixels, got {size}")
     with needing_calibrate():
         from torchmetrics.functional.image import structural_similarity_index_measure
     value = structural_similarity_index_measure(others, images, reduction="none", data_range=1.0)
@@ -85,7 +85,7 @@ def ssim(reference: "Tensor", candidate: "Tensor") -> "Tensor":
 def relative_error(reference: "Tensor", candidate: "Tensor") -> "Tensor":
     """Return |a - b| / |a| (Euclidean norms) of every sample, [N, ...]."""
     a, b = paired(reference, candidate)
-    norm = a.flatten(1).square().sum(1).sqrt().clamp(min=TINY)
+    norm = a.flatten(1).square().sum(1).sqrt().clamp(min=_TINY)
     return (a - b).flatten(1).square().sum(1).sqrt() / norm
 
 
@@ -129,7 +129,7 @@ def over_frames(formula: Formula) -> Formula:
     """Return a formula of pictures that takes videos, too: the mean over their frames."""
 
     def mean(reference: "Tensor", candidate: "Tensor") -> "Tensor":
-        if reference.ndim < VIDEOS:
+        if reference.ndim < _VIDEOS:
             return formula(reference, candidate)
         return by_frame(formula, reference, candidate).mean(1)
 
@@ -181,7 +181,7 @@ METRICS: dict[str, Metric] = {
     metric.name: metric
     for metric in (
         Metric("psnr", "PSNR dB", ".2f", "higher", psnr),
-        Metric("ssim", "SSIM", ".4f", "higher", over_frames(ssim), media=SEEN, least_pixels=WINDOW),
+        Metric("ssim", "SSIM", ".4f", "higher", over_frames(ssim), media=SEEN, least_pixels=_WINDOW),
         Metric("lpips", "LPIPS", ".4f", "lower", None, media=SEEN),
         Metric("latent_error", "latent error", ".4f", "lower", relative_error, of="latents"),
         Metric("worst_frame", "worst frame dB", ".2f", "higher", worst_frame, media=("video",)),

@@ -54,7 +54,7 @@ class Pictures:
 
     def __getitem__(self, places: slice | Sequence[int]) -> "Pictures":
         chosen = range(len(self))[places] if isinstance(places, slice) else places
-        picked: dict[str, Any] = {name: _picked(getattr(self, name), chosen) for name in FIELDS}
+        picked: dict[str, Any] = {name: _picked(getattr(self, name), chosen) for name in _FIELDS}
         return Pictures(**picked, media=self.media)
 
     def not_finite(self) -> str:
@@ -65,12 +65,12 @@ class Pictures:
         return ""
 
 
-FIELDS = ("image_samples", "latent_samples", "path_samples", "audio_samples")
+_FIELDS = ("image_samples", "latent_samples", "path_samples", "audio_samples")
 
 
-def joined(parts: Sequence[Pictures], places: Sequence[int]) -> Pictures:
+def joined_pictures(parts: Sequence[Pictures], places: Sequence[int]) -> Pictures:
     """Put the samples of several calls in order: the n-th of all is number `places[n]`."""
-    fields: dict[str, Any] = {name: _ordered([getattr(p, name) for p in parts], places) for name in FIELDS}
+    fields: dict[str, Any] = {name: _ordered([getattr(p, name) for p in parts], places) for name in _FIELDS}
     return Pictures(**fields, media=parts[0].media)
 
 

@@ -9,16 +9,14 @@ import torch
 from torch import Tensor
 
 from cachesmith.policies import CachesmithError
+from cachesmith.progress import Advance
 from cachesmith.runtime.hooks.patch import patched
 from cachesmith.sampling.encode import encoded_without_gradients
 from cachesmith.sampling.loop import SamplingLoop
-from cachesmith.sampling.pictures import Pictures, joined, pictures_of
+from cachesmith.sampling.pictures import Pictures, joined_pictures, pictures_of
 from cachesmith.sampling.requests import Request, arguments_of, batches, check_requests
 from cachesmith.sampling.requests.batches import check_count
-from cachesmith.sampling.waypoints import follow
-from cachesmith.sampling.waypoints import joined as joined_path
-
-Advance = Callable[[int], None]
+from cachesmith.sampling.waypoints import follow, joined_path
 
 
 class Renderer:
@@ -96,7 +94,7 @@ class Renderer:
             order += places
             if advance is not None:
                 advance(len(places))
-        return joined(parts, order)
+        return joined_pictures(parts, order)
 
     def _checked(self, chunk: Sequence[Request]) -> Pictures:
         with follow(self.pipe.scheduler) as seen:

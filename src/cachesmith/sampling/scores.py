@@ -16,7 +16,7 @@ from cachesmith.sampling.requests import Request
 
 DRAWS = 2000
 """Bootstrap resamples."""
-FLOOR = 30.0
+_FLOOR = 30.0
 """PSNR in dB; the share of samples above it is kept."""
 
 
@@ -50,7 +50,7 @@ def compare(reference: Pictures, candidate: Pictures, lpips: Perceptual | None =
     """
     table = METRICS if lpips is None else METRICS | {"lpips": with_weights(lpips)}
     return Scores(
-        {name: measure(m, reference, candidate) for name, m in table.items() if _takes(m, reference)}
+        {name: measure_metric(m, reference, candidate) for name, m in table.items() if _takes(m, reference)}
     )
 
 
@@ -62,7 +62,7 @@ def with_weights(lpips: Perceptual) -> Metric:
     )
 
 
-def measure(metric: Metric, reference: Pictures, candidate: Pictures) -> Tensor:
+def measure_metric(metric: Metric, reference: Pictures, candidate: Pictures) -> Tensor:
     """Return one metric of every sample, [N], float64; one sample is widened at a time."""
     assert metric.function is not None, f"{metric.name} needs weights"
     function = metric.function
@@ -101,7 +101,7 @@ def bootstrap(values: Tensor, seed: int) -> tuple[float, float]:
 
 
 def summarise(
-    scores: Scores, seed: int, *, floor: float = FLOOR, parts: Sequence[str] | None = None
+    scores: Scores, seed: int, *, floor: float = _FLOOR, parts: Sequence[str] | None = None
 ) -> Quality:
     """Return what a policy file keeps of the scores.
 

@@ -14,7 +14,7 @@ Tile = Image.Image
 
 GAP = 4
 """Pixels between pictures."""
-TEXT = 14
+_TEXT = 14
 """Height of the labels in pixels."""
 
 
@@ -64,7 +64,7 @@ def tile(image: Tensor, smallest: int = 0) -> Tile:
 
 
 def _labelled(rows: Mapping[str, Sequence[Tile]]) -> Image.Image:
-    font = ImageFont.load_default(TEXT)
+    font = ImageFont.load_default(_TEXT)
     pen = ImageDraw.Draw(Image.new("RGB", (1, 1)))
     margin = ceil(max(pen.multiline_textbbox((0, 0), name, font=font)[2] for name in rows)) + 2 * GAP
     made = _stack(list(rows.values()), margin)

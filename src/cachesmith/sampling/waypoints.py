@@ -55,7 +55,7 @@ def _remaining(scheduler: Any, timestep: Any) -> int:
     return len(timesteps) - (places[0] if places else 0)
 
 
-def joined(seen: list[Tensor], samples: int) -> Tensor:
+def joined_path(seen: list[Tensor], samples: int) -> Tensor:
     """One batch's path, [samples, waypoints, ...], float32, on the host.
 
     Pipelines that step both halves of guidance keep the samples in the first. Those that step a copy of their scheduler

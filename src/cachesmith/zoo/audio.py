@@ -2,7 +2,7 @@
 
 import torch
 
-from cachesmith.zoo.tiny import HEADS, TEXT, Tiny, fixed, plain
+from cachesmith.zoo.tiny import HEADS, TEXT, Tiny, fixed, plain_call
 
 AUDIO: dict[str, Tiny] = {
     "AceStepTransformer1DModel": Tiny(
@@ -22,7 +22,7 @@ AUDIO: dict[str, Tiny] = {
             "text_conv": False,
         },
         (1, 16, 8),
-        plain(
+        plain_call(
             encoder_hidden_states=TEXT,
             encoder_attention_mask=torch.ones(1, 3, dtype=torch.bool),
             attention_mask=torch.ones(1, 16, dtype=torch.bool),
@@ -33,14 +33,14 @@ AUDIO: dict[str, Tiny] = {
         | {"in_channels": 8, "condition_dim": 32, "num_layers": 3, "ff_inner_dim": 32, "rotary_dim": 4}
         | {"fourier_embedding_dim": 8},
         (1, 8, 12),
-        plain(encoder_hidden_states=fixed(1, 12, 32)),
+        plain_call(encoder_hidden_states=fixed(1, 12, 32)),
     ),
     "StableAudio3DiTModel": Tiny(
         {"io_channels": 8, "patch_size": 1, "embed_dim": 32, "depth": 3, "num_heads": 4, "cond_token_dim": 32}
         | {"global_cond_dim": 12, "timestep_features_dim": 16, "ff_mult": 2, "num_memory_tokens": 3}
         | {"use_differential_attention": False},
         (1, 8, 16),
-        plain(encoder_hidden_states=TEXT, global_hidden_states=fixed(1, 12)),
+        plain_call(encoder_hidden_states=TEXT, global_hidden_states=fixed(1, 12)),
     ),
     "StableAudioDiTModel": Tiny(
         {
@@ -58,7 +58,7 @@ AUDIO: dict[str, Tiny] = {
         }
         | {"global_states_input_dim": 24, "cross_attention_input_dim": 32},
         (1, 8, 16),
-        plain(
+        plain_call(
             encoder_hidden_states=TEXT,
             global_hidden_states=fixed(1, 1, 24),
             rotary_embedding=(torch.ones(17, 8), torch.zeros(17, 8)),

@@ -6,18 +6,18 @@ import torch
 from torch import Tensor
 
 from cachesmith.zoo.tiny import (
-    AXES,
     FOUR_IDS,
     HEADS,
     IDS,
     LAYERS,
     MASK,
     POOLED,
+    ROPE_AXES,
     TEXT,
     Tiny,
     fixed,
     packed,
-    plain,
+    plain_call,
 )
 
 
@@ -52,7 +52,7 @@ KNOWN: dict[str, Tiny] = {
     "ChromaTransformer2DModel": Tiny(
         HEADS
         | LAYERS
-        | AXES
+        | ROPE_AXES
         | {
             "in_channels": 8,
             "approximator_num_channels": 8,
@@ -67,7 +67,7 @@ KNOWN: dict[str, Tiny] = {
         | {"in_channels": 4, "out_channels": 4, "time_embed_dim": 8, "text_embed_dim": 32, "num_layers": 3}
         | {"sample_width": 8, "sample_height": 8, "sample_frames": 8, "max_text_seq_length": 3},
         (1, 2, 4, 8, 8),
-        plain(
+        plain_call(
             encoder_hidden_states=TEXT,
         ),
     ),
@@ -76,7 +76,7 @@ KNOWN: dict[str, Tiny] = {
         | {"in_channels": 4, "out_channels": 4, "num_layers": 3, "text_embed_dim": 32, "time_embed_dim": 8}
         | {"condition_dim": 4, "pos_embed_max_size": 8, "sample_size": 8, "rope_axes_dim": (8, 8)},
         (1, 4, 8, 8),
-        plain(
+        plain_call(
             encoder_hidden_states=TEXT,
             original_size=torch.tensor([[8, 8]]),
             target_size=torch.tensor([[8, 8]]),
@@ -87,7 +87,7 @@ KNOWN: dict[str, Tiny] = {
         HEADS
         | {"in_channels": 4, "out_channels": 4, "num_layers": 3, "sample_size": 8, "norm_num_groups": 2},
         (1, 4, 8, 8),
-        plain(class_labels=torch.tensor([1])),
+        plain_call(class_labels=torch.tensor([1])),
     ),
     "Flux2Transformer2DModel": Tiny(
         HEADS
@@ -98,7 +98,7 @@ KNOWN: dict[str, Tiny] = {
         packed(img_ids=FOUR_IDS, txt_ids=torch.zeros(1, 3, 4), guidance=torch.tensor([1.0])),
     ),
     "FluxTransformer2DModel": Tiny(
-        HEADS | LAYERS | AXES | {"in_channels": 8, "pooled_projection_dim": 32},
+        HEADS | LAYERS | ROPE_AXES | {"in_channels": 8, "pooled_projection_dim": 32},
         (1, 16, 8),
         packed(**IDS, pooled_projections=POOLED),
     ),
@@ -113,7 +113,7 @@ KNOWN: dict[str, Tiny] = {
             "rope_axes_dim": (8, 8),
         },
         (1, 4, 4, 4),
-        plain(encoder_hidden_states=TEXT, encoder_attention_mask=MASK),
+        plain_call(encoder_hidden_states=TEXT, encoder_attention_mask=MASK),
     ),
     "HunyuanVideo15Transformer3DModel": Tiny(
         HEADS
@@ -126,7 +126,7 @@ KNOWN: dict[str, Tiny] = {
         }
         | {"text_embed_2_dim": 32, "image_embed_dim": 16, "rope_axes_dim": (4, 6, 6), "target_size": 16},
         (1, 4, 2, 4, 4),
-        plain(
+        plain_call(
             encoder_hidden_states=TEXT,
             encoder_attention_mask=MASK,
             encoder_hidden_states_2=fixed(1, 2, 32),
@@ -140,7 +140,7 @@ KNOWN: dict[str, Tiny] = {
         | {"in_channels": 4, "out_channels": 4, "num_refiner_layers": 1, "text_embed_dim": 32}
         | {"pooled_projection_dim": 32, "rope_axes_dim": (4, 6, 6), "guidance_embeds": False},
         (1, 4, 2, 8, 8),
-        plain(encoder_hidden_states=TEXT, encoder_attention_mask=MASK, pooled_projections=POOLED),
+        plain_call(encoder_hidden_states=TEXT, encoder_attention_mask=MASK, pooled_projections=POOLED),
     ),
     "LTXVideoTransformer3DModel": Tiny(
         HEADS
@@ -152,10 +152,10 @@ KNOWN: dict[str, Tiny] = {
             "caption_channels": 32,
         },
         (1, 16, 8),
-        plain(encoder_hidden_states=TEXT, encoder_attention_mask=MASK, num_frames=1, height=4, width=4),
+        plain_call(encoder_hidden_states=TEXT, encoder_attention_mask=MASK, num_frames=1, height=4, width=4),
     ),
     "LongCatImageTransformer2DModel": Tiny(
-        HEADS | LAYERS | AXES | {"in_channels": 8, "pooled_projection_dim": 32},
+        HEADS | LAYERS | ROPE_AXES | {"in_channels": 8, "pooled_projection_dim": 32},
         (1, 16, 8),
         packed(**IDS),
     ),
@@ -172,20 +172,20 @@ KNOWN: dict[str, Tiny] = {
         | {"num_layers": 3, "pooled_projection_dim": 32, "in_channels": 4, "text_embed_dim": 32}
         | {"time_embed_dim": 4, "max_sequence_length": 3},
         (1, 4, 2, 8, 8),
-        plain(encoder_hidden_states=TEXT, encoder_attention_mask=MASK.bool()),
+        plain_call(encoder_hidden_states=TEXT, encoder_attention_mask=MASK.bool()),
     ),
     "OvisImageTransformer2DModel": Tiny(
-        HEADS | LAYERS | AXES | {"in_channels": 8, "out_channels": 8}, (1, 16, 8), packed(**IDS)
+        HEADS | LAYERS | ROPE_AXES | {"in_channels": 8, "out_channels": 8}, (1, 16, 8), packed(**IDS)
     ),
     "PixArtTransformer2DModel": Tiny(
         HEADS
         | {"in_channels": 4, "out_channels": 4, "num_layers": 3, "cross_attention_dim": 32, "sample_size": 8}
         | {"caption_channels": 32, "norm_num_groups": 2, "use_additional_conditions": False},
         (1, 4, 8, 8),
-        plain(encoder_hidden_states=TEXT, added_cond_kwargs={"resolution": None, "aspect_ratio": None}),
+        plain_call(encoder_hidden_states=TEXT, added_cond_kwargs={"resolution": None, "aspect_ratio": None}),
     ),
     "QwenImageTransformer2DModel": Tiny(
-        HEADS | AXES | {"in_channels": 8, "out_channels": 2, "num_layers": 3},
+        HEADS | ROPE_AXES | {"in_channels": 8, "out_channels": 2, "num_layers": 3},
         (1, 16, 8),
         packed(encoder_hidden_states_mask=MASK.bool(), img_shapes=[[(1, 4, 4)]]),
     ),
@@ -194,7 +194,7 @@ KNOWN: dict[str, Tiny] = {
         | {"sample_size": 8, "in_channels": 4, "out_channels": 4, "num_layers": 3, "joint_attention_dim": 32}
         | {"caption_projection_dim": 32, "pooled_projection_dim": 32, "dual_attention_layers": (0,)},
         (1, 4, 8, 8),
-        plain(encoder_hidden_states=TEXT, pooled_projections=POOLED),
+        plain_call(encoder_hidden_states=TEXT, pooled_projections=POOLED),
     ),
     "SanaTransformer2DModel": Tiny(
         HEADS
@@ -219,7 +219,7 @@ KNOWN: dict[str, Tiny] = {
             "num_layers": 3,
         },
         (1, 4, 2, 8, 8),
-        plain(
+        plain_call(
             encoder_hidden_states=TEXT,
         ),
     ),

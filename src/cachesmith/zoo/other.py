@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from cachesmith.zoo.tiny import HEADS, MASK, TEXT, Tiny, plain
+from cachesmith.zoo.tiny import HEADS, MASK, TEXT, Tiny, plain_call
 
 
 def refiner(model: Any, x: Tensor, t: Tensor) -> Any:
@@ -32,7 +32,7 @@ OTHER: dict[str, Tiny] = {
         {"in_visual_dim": 4, "out_visual_dim": 9, "time_dim": 16, "model_dim": 32, "ff_dim": 32}
         | {"num_visual_blocks": 3, "axes_dims": (4, 6, 6), "nabla_window": (1, 1, 1)},
         (1, 1, 8, 8, 9),
-        plain(),
+        plain_call(),
     ),
     "RFD4ProteinaTransformer": Tiny(
         {"nlayers": 4, "token_dim": 32, "nheads": 2, "dim_cond": 16, "pair_repr_dim": 16, "latent_dim": 5}

@@ -8,7 +8,7 @@ import diffusers
 import torch
 from torch import Tensor
 
-Call = Callable[[Any, Tensor, Tensor], Any]
+_Call = Callable[[Any, Tensor, Tensor], Any]
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,7 @@ class Tiny:
 
     config: dict[str, Any]
     shape: tuple[int, ...]
-    call: Call
+    call: _Call
     turn: float = 1.0
     heavy: bool = False
     prepare: Callable[[Any], Any] | None = None
@@ -72,7 +72,7 @@ def whole(*shape: int) -> Tensor:
     return torch.ones(shape, dtype=torch.int64)
 
 
-def plain(latents: str = "hidden_states", timestep: str = "timestep", **inputs: Any) -> Call:
+def plain_call(latents: str = "hidden_states", timestep: str = "timestep", **inputs: Any) -> _Call:
     """Latents and the scheduler's own timestep by name, and whatever else never changes."""
 
     def call(model: Any, x: Tensor, t: Tensor) -> Any:
@@ -81,7 +81,7 @@ def plain(latents: str = "hidden_states", timestep: str = "timestep", **inputs: 
     return call
 
 
-def packed(**inputs: Any) -> Call:
+def packed(**inputs: Any) -> _Call:
     """Latents as tokens, timestep on [0, 1]: the family of FLUX."""
 
     def call(model: Any, x: Tensor, t: Tensor) -> Any:
@@ -95,7 +95,7 @@ POOLED = fixed(1, 32)
 MASK = torch.ones(1, 3)
 HEADS = {"num_attention_heads": 2, "attention_head_dim": 16}
 LAYERS = {"num_layers": 2, "num_single_layers": 2}
-AXES = {"axes_dims_rope": (4, 4, 8), "joint_attention_dim": 32}
+ROPE_AXES = {"axes_dims_rope": (4, 4, 8), "joint_attention_dim": 32}
 IMAGE_IDS = torch.cartesian_prod(torch.zeros(1), torch.arange(4.0), torch.arange(4.0))
 FOUR_IDS = torch.cartesian_prod(torch.zeros(1), torch.arange(4.0), torch.arange(4.0), torch.zeros(1))[None]
 IDS = {"img_ids": IMAGE_IDS, "txt_ids": torch.zeros(3, 3)}

@@ -6,10 +6,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from cachesmith.zoo.tiny import HEADS, LAYERS, MASK, POOLED, TEXT, Tiny, fixed, plain
+from cachesmith.zoo.tiny import HEADS, LAYERS, MASK, POOLED, TEXT, Tiny, fixed, plain_call
 
-WIDE = {"num_attention_heads": 2, "attention_head_dim": 12}
-ANYFLOW = WIDE | {
+_WIDE = {"num_attention_heads": 2, "attention_head_dim": 12}
+ANYFLOW = _WIDE | {
     "patch_size": (1, 2, 2), "in_channels": 4, "out_channels": 4, "text_dim": 32, "freq_dim": 16, "ffn_dim": 32,
     "num_layers": 3, "cross_attn_norm": True, "rope_max_seq_len": 32, "gate_value": 0.25, "deltatime_type": "r",
 }  # fmt: skip
@@ -43,9 +43,11 @@ KANDINSKY6 = Tiny(
     | {"visual_cond": False, "in_audio_dim": 8, "out_audio_dim": 8, "model_dim_a": 16, "time_dim_a": 16}
     | {"ff_dim_a": 32, "axes_dims_a": (4, 2, 2)},
     (1, 2, 4, 4, 4),
-    plain(encoder_hidden_states=TEXT, pooled_projections=POOLED, audio_hidden_states=fixed(1, 4, 8)),
+    plain_call(encoder_hidden_states=TEXT, pooled_projections=POOLED, audio_hidden_states=fixed(1, 4, 8)),
 )
-KANDINSKY6_SILENT = replace(KANDINSKY6, call=plain(encoder_hidden_states=TEXT, pooled_projections=POOLED))
+KANDINSKY6_SILENT = replace(
+    KANDINSKY6, call=plain_call(encoder_hidden_states=TEXT, pooled_projections=POOLED)
+)
 
 VIDEO: dict[str, Tiny] = {
     "AllegroTransformer3DModel": Tiny(
@@ -59,7 +61,7 @@ VIDEO: dict[str, Tiny] = {
         | {"cross_attention_dim": 24, "sample_width": 8, "sample_height": 8, "sample_frames": 8}
         | {"caption_channels": 32},
         (1, 4, 2, 8, 8),
-        plain(encoder_hidden_states=TEXT),
+        plain_call(encoder_hidden_states=TEXT),
     ),
     "AnyFlowFARTransformer3DModel": Tiny(
         ANYFLOW | {"compressed_patch_size": (1, 4, 4), "full_chunk_limit": 3},
@@ -82,7 +84,7 @@ VIDEO: dict[str, Tiny] = {
         | {"LFE_num_id_token": 1, "LFE_num_querie": 1, "LFE_output_dim": 10, "LFE_ff_mult": 1}
         | {"LFE_num_scale": 1},
         (1, 1, 4, 8, 8),
-        plain(encoder_hidden_states=TEXT, id_vit_hidden=[torch.ones(1, 2, 2)], id_cond=torch.ones(1, 2)),
+        plain_call(encoder_hidden_states=TEXT, id_vit_hidden=[torch.ones(1, 2, 2)], id_cond=torch.ones(1, 2)),
     ),
     "Cosmos3OmniTransformer": Tiny(
         {
@@ -110,7 +112,7 @@ VIDEO: dict[str, Tiny] = {
         ),
     ),
     "CosmosTransformer3DModel": Tiny(
-        WIDE
+        _WIDE
         | {"in_channels": 4, "out_channels": 4, "num_layers": 3, "mlp_ratio": 2, "text_embed_dim": 32}
         | {
             "adaln_lora_dim": 4,
@@ -120,7 +122,7 @@ VIDEO: dict[str, Tiny] = {
         }
         | {"extra_pos_embed_type": "learnable"},
         (1, 4, 1, 8, 8),
-        plain(encoder_hidden_states=TEXT, attention_mask=MASK, fps=30),
+        plain_call(encoder_hidden_states=TEXT, attention_mask=MASK, fps=30),
     ),
     "EasyAnimateTransformer3DModel": Tiny(
         HEADS
@@ -128,15 +130,15 @@ VIDEO: dict[str, Tiny] = {
         | {"sample_height": 60, "sample_width": 90, "text_embed_dim": 32, "time_embed_dim": 8}
         | {"time_position_encoding_type": "3d_rope"},
         (1, 4, 2, 8, 8),
-        plain(encoder_hidden_states=TEXT),
+        plain_call(encoder_hidden_states=TEXT),
     ),
     "HeliosTransformer3DModel": Tiny(
-        WIDE
+        _WIDE
         | {"patch_size": (1, 2, 2), "in_channels": 4, "out_channels": 4, "text_dim": 32, "freq_dim": 16}
         | {"ffn_dim": 32, "num_layers": 3, "cross_attn_norm": True, "rope_dim": (4, 4, 4)}
         | {"has_multi_term_memory_patch": True, "guidance_cross_attn": True, "zero_history_timestep": True},
         (1, 4, 2, 16, 16),
-        plain(
+        plain_call(
             encoder_hidden_states=TEXT,
             indices_hidden_states=torch.ones(1, 2),
             indices_latents_history_short=torch.ones(1, 1),
@@ -154,7 +156,7 @@ VIDEO: dict[str, Tiny] = {
         | {"text_embed_dim": 32, "pooled_projection_dim": 32, "rope_axes_dim": (4, 6, 6)}
         | {"has_image_proj": True, "image_proj_dim": 16, "has_clean_x_embedder": True},
         (1, 4, 3, 4, 4),
-        plain(
+        plain_call(
             encoder_hidden_states=TEXT,
             encoder_attention_mask=MASK,
             pooled_projections=POOLED,
@@ -189,7 +191,7 @@ VIDEO: dict[str, Tiny] = {
         | {"audio_attention_head_dim": 8, "audio_cross_attention_dim": 16, "num_layers": 3}
         | {"caption_channels": 32, "rope_double_precision": False},
         (1, 32, 4),
-        plain(
+        plain_call(
             audio_hidden_states=fixed(1, 9, 4),
             encoder_hidden_states=TEXT,
             audio_encoder_hidden_states=TEXT,
@@ -216,7 +218,7 @@ VIDEO: dict[str, Tiny] = {
             "norm_elementwise_affine": False,
         },
         (1, 4, 16, 8, 8),
-        plain(encoder_hidden_states=TEXT, enable_temporal_attentions=True),
+        plain_call(encoder_hidden_states=TEXT, enable_temporal_attentions=True),
     ),
     "MiniMaxH3Transformer3DModel": Tiny(
         HEADS
@@ -238,15 +240,15 @@ VIDEO: dict[str, Tiny] = {
         ),
     ),
     "MotifVideoTransformer3DModel": Tiny(
-        WIDE
+        _WIDE
         | LAYERS
         | {"in_channels": 4, "out_channels": 4, "num_decoder_layers": 0, "patch_size": 2, "patch_size_t": 1}
         | {"text_embed_dim": 32, "image_embed_dim": 4, "rope_axes_dim": (4, 4, 4)},
         (1, 4, 2, 4, 4),
-        plain(encoder_hidden_states=TEXT),
+        plain_call(encoder_hidden_states=TEXT),
     ),
     "SanaVideoTransformer3DModel": Tiny(
-        WIDE
+        _WIDE
         | {"in_channels": 4, "out_channels": 4, "num_layers": 3, "num_cross_attention_heads": 2}
         | {
             "cross_attention_head_dim": 12,
@@ -261,6 +263,6 @@ VIDEO: dict[str, Tiny] = {
             "rope_max_seq_len": 32,
         },
         (1, 4, 2, 8, 8),
-        plain(encoder_hidden_states=TEXT),
+        plain_call(encoder_hidden_states=TEXT),
     ),
 }

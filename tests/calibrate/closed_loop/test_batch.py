@@ -4,7 +4,7 @@ import torch
 from tests.calibrate.closed_loop.world import Flux, dit, uncached
 
 from cachesmith.calibrate.closed_loop.batch import Batch, _narrowed, sample
-from cachesmith.calibrate.closed_loop.lanes import Schedule, lines
+from cachesmith.calibrate.closed_loop.lanes import Schedule, line_weights
 from cachesmith.sampling.requests import requests
 
 MASK = Schedule("CFCFFFCFFF")
@@ -14,7 +14,7 @@ HALVES = Schedule("CCFHFFCFFF", "second")
 def test_parts_of_a_batch_go_on_where_it_was() -> None:
     for renderer, schedule in ((dit(), HALVES), (dit(), MASK)):
         known = uncached(renderer, 1, 3)[0]
-        base = lines(schedule, 32, torch.device("cpu"))
+        base = line_weights(schedule, 32, torch.device("cpu"))
         whole = Batch(renderer, known, schedule, torch.tensor([0, 1, 2]))
         whole.compute(0, base)
         whole.known = whole.walk(1, base)[1]
@@ -33,9 +33,9 @@ def test_what_a_run_returned_is_not_what_the_pipeline_may_write_into() -> None:
     batch = Batch(renderer, uncached(renderer, 1, 2)[0], MASK, torch.tensor([0, 1]))
     batch.compute(0, {})
     before = batch.known[0][0][0].clone()
-    _, results = batch.walk(2, lines(MASK, 32, torch.device("cpu")))
+    _, results = batch.walk(2, line_weights(MASK, 32, torch.device("cpu")))
     assert torch.equal(before, results[0][0][0])
-    again = batch.walk(2, lines(MASK, 32, torch.device("cpu")))[1]
+    again = batch.walk(2, line_weights(MASK, 32, torch.device("cpu")))[1]
     assert torch.equal(results[1][0][0], again[1][0][0])
 
 
@@ -44,7 +44,7 @@ def test_a_graph_keeps_no_widened_taps() -> None:
     renderer = Flux()
     renderer.pipe.to(torch.bfloat16)
     batch = Batch(renderer, uncached(renderer, 1, 1)[0], MASK, torch.tensor([0]))
-    rows = {step: row.requires_grad_() for step, row in lines(MASK, 32, torch.device("cpu")).items()}
+    rows = {step: row.requires_grad_() for step, row in line_weights(MASK, 32, torch.device("cpu")).items()}
     batch.compute(0, rows)
     kept: list[torch.Tensor] = []
 

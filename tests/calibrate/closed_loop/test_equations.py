@@ -9,7 +9,7 @@ from cachesmith.calibrate.closed_loop.axes import AXES, Segment
 from cachesmith.calibrate.closed_loop.batch import Batch
 from cachesmith.calibrate.closed_loop.combinations import combinations, tokens_of
 from cachesmith.calibrate.closed_loop.equations import Equations, factored
-from cachesmith.calibrate.closed_loop.lanes import Schedule, corrected, lines
+from cachesmith.calibrate.closed_loop.lanes import Schedule, corrected, line_weights
 from cachesmith.sampling.render import Renderer
 
 CHANNELS = 32
@@ -18,7 +18,7 @@ CHANNELS = 32
 def prepared(renderer: Renderer, schedule: Schedule, start: int) -> Batch:
     """A batch of three samples, two of them in fold 0, about to go on from step `start`."""
     batch = Batch(renderer, uncached(renderer, 1)[0], schedule, torch.tensor([0, 1, 0]))
-    base = lines(schedule, CHANNELS, torch.device("cpu"))
+    base = line_weights(schedule, CHANNELS, torch.device("cpu"))
     for step in range(start):
         if schedule.mask[step] != "F":
             batch.compute(step, base)
@@ -29,7 +29,7 @@ def prepared(renderer: Renderer, schedule: Schedule, start: int) -> Batch:
 
 def moved(batch: Batch, segment: Segment, theta: Tensor, directions: list[Tensor]) -> list[Tensor]:
     """How latents move [N, M] as theta [folds, ...] does along each direction, by autograd on theta itself."""
-    base = lines(batch.schedule, CHANNELS, torch.device("cpu"))
+    base = line_weights(batch.schedule, CHANNELS, torch.device("cpu"))
     theta = theta.clone().requires_grad_()
     end, _ = batch.differentiable(segment.stop, corrected(batch.schedule, segment, base, theta))
     cotangent = torch.zeros_like(end, requires_grad=True)
@@ -58,7 +58,7 @@ def test_rows_are_the_derivative_of_where_the_segment_ends(
     theta = 0.05 * torch.randn(
         2, len(schedule.lanes), AXES, CHANNELS, generator=torch.Generator().manual_seed(1)
     )
-    base = lines(schedule, CHANNELS, torch.device("cpu"))
+    base = line_weights(schedule, CHANNELS, torch.device("cpu"))
     end, notes = batch.differentiable(segment.stop, corrected(schedule, segment, base, theta))
     weight, miss = (
         torch.tensor([1.0, 2.0, 0.5]),
@@ -82,7 +82,7 @@ def test_rows_are_the_derivative_of_where_the_segment_ends(
 @pytest.mark.parametrize("renderer", [Flux, dit])
 def test_a_latents_token_is_found_whatever_the_layout(renderer: type) -> None:
     batch = prepared(renderer(), Schedule("CFFFFFFFFF"), 0)
-    end, notes = batch.differentiable(2, lines(batch.schedule, CHANNELS, torch.device("cpu")))
+    end, notes = batch.differentiable(2, line_weights(batch.schedule, CHANNELS, torch.device("cpu")))
     tokens = tokens_of(end, notes[-1].output)
     assert tokens is not None and tokens.shape == end.shape[1:]
     (adjoint,) = torch.autograd.grad(end.flatten(1)[0, 5], notes[-1].output, retain_graph=True)

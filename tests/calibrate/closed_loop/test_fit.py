@@ -8,7 +8,7 @@ from tests.calibrate.closed_loop.world import STEPS, Flux, dit, shards, uncached
 
 from cachesmith.calibrate.closed_loop.batch import Batch, sample
 from cachesmith.calibrate.closed_loop.fit import Fit, SegmentFitter
-from cachesmith.calibrate.closed_loop.lanes import Schedule, as_policy, lines, of_policy
+from cachesmith.calibrate.closed_loop.lanes import Schedule, as_policy, line_weights, of_policy
 from cachesmith.calibrate.closed_loop.polish import Polisher
 from cachesmith.runtime import apply
 from cachesmith.sampling.metrics import psnr
@@ -39,7 +39,7 @@ def test_fitted_weights_are_closer_than_lines_on_unseen_samples(make: Any, sched
     renderer = make()
     computed: list[float] = []
     fit = SegmentFitter(shards(renderer, 2, 4), schedule, CHANNELS, advance=computed.append)()
-    line = psnr_under(renderer, schedule, lines(schedule, CHANNELS, torch.device("cpu")))
+    line = psnr_under(renderer, schedule, line_weights(schedule, CHANNELS, torch.device("cpu")))
     fitted = psnr_under(renderer, schedule, fit.rows)
     assert fitted > line + 0.1
     assert abs(fitted - fit.psnr) < 6

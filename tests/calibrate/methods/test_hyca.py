@@ -7,7 +7,7 @@ from tests.tiny import sample_dit, tiny_dit
 from torch import Tensor
 
 from cachesmith.calibrate.fit.clusters import HycaFit, analyse, closed_loop
-from cachesmith.calibrate.fit.solvers import POOL, errors, ridge_table, row_table, sources
+from cachesmith.calibrate.fit.solvers import POOL, forecast_errors, newest_computed, ridge_table, row_table
 from cachesmith.calibrate.methods import METHODS
 from cachesmith.calibrate.record.channels import agreement, cluster, descriptors, record_grams, temporal_gram
 from cachesmith.policies import (
@@ -89,11 +89,11 @@ def test_errors_are_those_of_the_forecasts() -> None:
     table = row_table(Taylor(order=2), MASK, 3)
     wrong, all_of_it = torch.zeros(2, 20, dtype=torch.float64)
     for step in (s for s in range(STEPS) if MASK[s] == "F"):
-        past = sources(MASK, step, 3)
+        past = newest_computed(MASK, step, 3)
         forecast = torch.einsum("j,j...->...", table[step, : len(past)], outputs[past])
         wrong += (forecast - outputs[step]).square().mean((0, 1))
         all_of_it += outputs[step].square().mean((0, 1))
-    got = errors(temporal_gram(outputs), table[..., None].expand(-1, -1, 20), MASK)
+    got = forecast_errors(temporal_gram(outputs), table[..., None].expand(-1, -1, 20), MASK)
     torch.testing.assert_close(got, wrong / all_of_it)
 
 
@@ -108,10 +108,10 @@ def test_ridge_rows_sum_to_one(taps: int, ridge: float) -> None:
 
 def test_ridge_rows_beat_the_pool_and_end_as_a_line(grams: dict[str, Tensor]) -> None:
     for gram in (temporal_gram(channels()), grams["stack"][0]):
-        fitted = errors(gram, ridge_table(gram, MASK, 4, 1e-9), MASK)
+        fitted = forecast_errors(gram, ridge_table(gram, MASK, 4, 1e-9), MASK)
         for row in POOL.values():
             table = row_table(row, MASK, 4)[..., None].expand(-1, -1, len(gram))
-            assert (fitted <= errors(gram, table, MASK) + 1e-9).all()
+            assert (fitted <= forecast_errors(gram, table, MASK) + 1e-9).all()
     pulled = ridge_table(gram, MASK, 4, 1e9)
     line = row_table(Taylor(order=1), MASK, 4)
     torch.testing.assert_close(pulled, line[..., None].expand_as(pulled), atol=1e-5, rtol=0)

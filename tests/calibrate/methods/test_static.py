@@ -63,7 +63,7 @@ def test_magcache_ratios_are_means_over_samples_and_tokens(renderer: Renderer) -
     residuals = trajectories(renderer, REQUESTS, Stack())["stack"]
     norms = residuals.norm(dim=-1)
     expected = [1.0, *(float((after / before).mean()) for before, after in pairwise(norms))]
-    assert magcache.measure(renderer, REQUESTS) == pytest.approx(expected, rel=1e-4)
+    assert magcache.measure_ratios(renderer, REQUESTS) == pytest.approx(expected, rel=1e-4)
 
 
 def test_smoothcache_errors_are_means_over_samples_and_depth(renderer: Renderer) -> None:
@@ -111,13 +111,13 @@ def test_smoothcache_mask_is_the_published_scan(seed: int) -> None:
 
 
 def test_smoothcache_gives_every_kind_its_schedule(renderer: Renderer) -> None:
-    gate = gate_of(smoothcache.fit(renderer, REQUESTS, alpha=0.1))
+    gate = gate_of(smoothcache.fit_smoothcache(renderer, REQUESTS, alpha=0.1))
     assert set(gate.groups) == {"attn", "mlp"}
-    assert gate_of(smoothcache.fit(renderer, REQUESTS, alpha=0.0)).groups == dict.fromkeys(
+    assert gate_of(smoothcache.fit_smoothcache(renderer, REQUESTS, alpha=0.0)).groups == dict.fromkeys(
         gate.groups, "C" * STEPS
     )
     with pytest.raises(PolicyError, match="the budget is 2"):
-        smoothcache.fit(renderer, REQUESTS, budget=2, lookahead=1)
+        smoothcache.fit_smoothcache(renderer, REQUESTS, budget=2, lookahead=1)
 
 
 def line(step: int, past: list[int]) -> list[tuple[int, Tensor]]:
@@ -136,7 +136,7 @@ def test_scaling_factors_are_one_on_a_line() -> None:
 
 
 def test_scaling_factors_are_least_squares(renderer: Renderer) -> None:
-    policy = scalingcache.fit(renderer, REQUESTS, mask="CCFFCFFFCF", units=Stack())
+    policy = scalingcache.fit_scalingcache(renderer, REQUESTS, mask="CCFFCFFFCF", units=Stack())
     features = trajectories(renderer, REQUESTS, Stack())["stack"].double()
     weights = policy.arrays[scalingcache.WEIGHTS]
     for step, (new, old) in {3: (1, 0), 7: (4, 1), 9: (8, 4)}.items():
@@ -145,7 +145,7 @@ def test_scaling_factors_are_least_squares(renderer: Renderer) -> None:
         assert float(-weights[0, step, 1]) == pytest.approx(float(best[0][0]), rel=1e-3)
     assert isinstance(policy.profile().forecaster.rows, Fitted)
     with pytest.raises(PolicyError, match="the mask has 3 letters for 10 steps"):
-        scalingcache.fit(renderer, REQUESTS, mask="CFF")
+        scalingcache.fit_scalingcache(renderer, REQUESTS, mask="CFF")
 
 
 @pytest.mark.parametrize(
@@ -160,7 +160,7 @@ def test_scaling_factors_are_least_squares(renderer: Renderer) -> None:
 def test_eoc_leaves_no_mean_error(renderer: Renderer, base: Any) -> None:
     if callable(base):
         base = base(renderer, REQUESTS, interval=3)
-    policy = eoc.fit(renderer, REQUESTS, base=base, interval=3)
+    policy = eoc.fit_eoc(renderer, REQUESTS, base=base, interval=3)
     offsets = policy.arrays[eoc.OFFSETS]
     teacher = eoc.Teacher(renderer, policy)
     with watch(renderer.pipe, policy.profile().units, teacher):
@@ -171,24 +171,24 @@ def test_eoc_leaves_no_mean_error(renderer: Renderer, base: Any) -> None:
 
 
 def test_eoc_corrects_forecast_steps_only(renderer: Renderer) -> None:
-    policy = eoc.fit(renderer, REQUESTS, budget=4)
+    policy = eoc.fit_eoc(renderer, REQUESTS, budget=4)
     moved = np.abs(policy.arrays[eoc.OFFSETS]).sum((0, 2)) > 0
     assert "".join("F" if m else "C" for m in moved) == gate_of(policy).mask
     assert policy.profile().forecaster.rows == Reuse()
-    assert not eoc.fit(renderer, REQUESTS, budget=4, threshold=1e6).arrays[eoc.OFFSETS].any()
+    assert not eoc.fit_eoc(renderer, REQUESTS, budget=4, threshold=1e6).arrays[eoc.OFFSETS].any()
 
 
 def test_eoc_with_a_scale_that_is_observed(renderer: Renderer) -> None:
     base = preset("taylorseer", interval=3)
     profile = base.profile()
     rfe = profile.forecaster.model_copy(update={"magnitude": Observed()})
-    policy = eoc.fit(renderer, REQUESTS, base=unbound(profile.model_copy(update={"forecaster": rfe})))
+    policy = eoc.fit_eoc(renderer, REQUESTS, base=unbound(profile.model_copy(update={"forecaster": rfe})))
     assert policy.profile().forecaster.magnitude == Observed()
 
 
 def test_eoc_needs_a_schedule(renderer: Renderer) -> None:
     with pytest.raises(PolicyError, match="decides while sampling"):
-        eoc.fit(renderer, REQUESTS, base=preset("rfc"))
+        eoc.fit_eoc(renderer, REQUESTS, base=preset("rfc"))
 
 
 def test_eoc_of_several_streams() -> None:
@@ -198,7 +198,7 @@ def test_eoc_of_several_streams() -> None:
         def __call__(self, requests: Any, advance: Any = None) -> Any:
             return sample_flux(self.pipe, steps=STEPS)
 
-    policy = eoc.fit(Flux(pipe, STEPS), REQUESTS, interval=3)
+    policy = eoc.fit_eoc(Flux(pipe, STEPS), REQUESTS, interval=3)
     with apply(pipe, policy) as session:
         sample_flux(pipe, steps=STEPS)
     assert session.plan is not None and not session.stats.fallbacks
@@ -210,13 +210,13 @@ def test_eoc_of_several_streams() -> None:
 
 
 def test_dpcache_plans_for_its_own_forecast(renderer: Renderer) -> None:
-    policy = dpcache.fit(renderer, REQUESTS, budget=5)
+    policy = dpcache.fit_dpcache(renderer, REQUESTS, budget=5)
     mask = gate_of(policy).mask
     assert mask.startswith("CCC") and mask.count("C") == 5
     assert policy.profile().forecaster.rows == Taylor(order=2)
     for wrong in ({"budget": 2}, {"budget": 11}, {"order": 3}):
         with pytest.raises(PolicyError, match=r"budget|order"):
-            dpcache.fit(renderer, REQUESTS, **wrong)
+            dpcache.fit_dpcache(renderer, REQUESTS, **wrong)
 
 
 def test_schedules() -> None:

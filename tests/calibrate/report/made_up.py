@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from cachesmith.calibrate.report.data import Appendix, Measurement, ProfileReport, ReportData, ReportSample
-from cachesmith.calibrate.report.media import difference, encode
+from cachesmith.calibrate.report.media import encode_media, visible_difference
 from cachesmith.policies import Quality
 
 MASK = "CCFFHFFCFF"
@@ -22,9 +22,11 @@ def tensor(kind: str, seed: int) -> Tensor:
 def sample(kind: str, rank: Any, psnr: float) -> ReportSample:
     uncached = tensor(kind, 0)
     cached = uncached + 0.01 * tensor(kind, 1)
-    apart, gain = difference(uncached, cached)
+    apart, gain = visible_difference(uncached, cached)
     errors = tuple(0.0 if step < 2 else 0.01 * step for step in range(len(MASK)))
-    return ReportSample(rank, PROMPT, 7, psnr, encode(uncached), encode(cached), encode(apart), gain, errors)
+    return ReportSample(
+        rank, PROMPT, 7, psnr, encode_media(uncached), encode_media(cached), encode_media(apart), gain, errors
+    )
 
 
 def profile(name: str, kind: str, nfc: float, psnr: float, **changes: Any) -> ProfileReport:
@@ -51,6 +53,6 @@ def report(kind: str = "picture", **changes: Any) -> ReportData:
         "calibration_seconds": 7200.0, "accelerators": 1, "command": "cachesmith calibrate model --out x",
         "dashboard": "optuna-dashboard study.journal", "uncached_seconds": 1.0, "measured_on": "all 3 samples",
         "measurements": tuple(measurements), "profiles": profiles, "notes": ("DBCache was left out: no block",),
-        "appendix": (Appendix("Scales", encode(tensor("picture", 2)), "of every lane"),),
+        "appendix": (Appendix("Scales", encode_media(tensor("picture", 2)), "of every lane"),),
     }  # fmt: skip
     return ReportData(**(fields | changes))

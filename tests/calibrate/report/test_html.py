@@ -14,7 +14,7 @@ from PIL import Image
 from tests.calibrate.report.made_up import PROMPT, profile, report, tensor
 
 from cachesmith.calibrate.report.html import duration, render, write_html
-from cachesmith.calibrate.report.media import difference, encode
+from cachesmith.calibrate.report.media import encode_media, visible_difference
 
 
 class Page(HTMLParser):
@@ -95,14 +95,14 @@ def test_a_failed_page_leaves_the_old_one(tmp_path: Path) -> None:
 
 def test_small_pictures_are_kept_to_the_bit() -> None:
     sample = torch.randint(0, 256, (3, 20, 30), generator=torch.Generator().manual_seed(0)) / 255
-    media = encode(sample)
+    media = encode_media(sample)
     with Image.open(io.BytesIO(media.data)) as image:
         again = torch.tensor(list(image.tobytes())).reshape(20, 30, 3).permute(2, 0, 1) / 255
     assert media.small and media.ratio == 1.5 and torch.equal(again, sample)
 
 
 def test_large_pictures_are_made_small() -> None:
-    media = encode(torch.rand(3, 600, 1400))
+    media = encode_media(torch.rand(3, 600, 1400))
     with Image.open(io.BytesIO(media.data)) as image:
         assert image.size == (1024, 439)
     assert len(media.data) < 600_000 and not media.small
@@ -110,25 +110,25 @@ def test_large_pictures_are_made_small() -> None:
 
 def test_sound_is_wav() -> None:
     samples = torch.linspace(-1, 1, 100).repeat(2, 1)
-    with wave.open(io.BytesIO(encode(samples, 8000).data)) as file:
+    with wave.open(io.BytesIO(encode_media(samples, 8000).data)) as file:
         assert (file.getnchannels(), file.getframerate(), file.getnframes()) == (2, 8000, 100)
         assert file.readframes(1) == b"\x01\x80\x01\x80"
 
 
 def test_an_odd_sized_video_is_mp4() -> None:
-    media = encode(torch.rand(4, 3, 33, 47))
+    media = encode_media(torch.rand(4, 3, 33, 47))
     assert media.kind == "video" and media.data[4:8] == b"ftyp"
 
 
 def test_what_is_no_sample_is_refused() -> None:
     with pytest.raises(ValueError, match="no picture"):
-        encode(torch.zeros(5))
+        encode_media(torch.zeros(5))
 
 
 @pytest.mark.parametrize(("apart", "gain"), [(0.3, 2.0), (0.6, 1.0), (0.01, 64.0), (0.0, 256.0)])
 def test_differences_are_scaled_to_be_seen(apart: float, gain: float) -> None:
     uncached = tensor("picture", 0)
-    shown, found = difference(uncached, uncached - apart)
+    shown, found = visible_difference(uncached, uncached - apart)
     assert found == gain and torch.allclose(shown, torch.full_like(shown, min(1, gain * apart)), atol=1e-4)
 
 

@@ -13,9 +13,9 @@ from tests.shipped import Shipped
 
 from cachesmith.policies import EngineError
 from cachesmith.policies.bundle.manifest import MANIFEST, SegmentEntry
-from cachesmith.policies.bundle.onnx_graph import FIELDS, REFUSED, locations
+from cachesmith.policies.bundle.onnx_graph import FIELDS, REFUSED_FIELDS, locations
 from cachesmith.runtime import open_bundle
-from cachesmith.runtime.engines.onnxruntime_backend import DTYPES, open_segment
+from cachesmith.runtime.engines.onnxruntime_backend import ONNXRUNTIME_DTYPES, open_segment
 from cachesmith.runtime.engines.segment_call import LoadOptions
 
 NAMES = {
@@ -25,7 +25,7 @@ NAMES = {
 LEADING = {*NAMES, "TrainingInfoProto", "FunctionProto"}
 """Messages that hold tensors, or hold what does."""
 
-TYPES = {dtype: name for name, dtype in DTYPES.items()}
+TYPES = {dtype: name for name, dtype in ONNXRUNTIME_DTYPES.items()}
 
 
 class FakeOrt:
@@ -103,7 +103,7 @@ def test_every_place_where_a_graph_can_name_a_file() -> None:
         fields = onnx.onnx_ml_pb2.DESCRIPTOR.message_types_by_name[message].fields
         found = {f.number for f in fields if f.message_type is not None and f.message_type.name in LEADING}
         followed = {n for n, k in FIELDS[kind].items() if k != "entry"}
-        assert found == followed | REFUSED.get(kind, set()), message
+        assert found == followed | REFUSED_FIELDS.get(kind, set()), message
 
 
 def test_locations_of_an_exported_graph(dit_bundle: Shipped) -> None:

@@ -30,7 +30,7 @@ def sums(dtype: torch.dtype, shape: tuple[int, ...]) -> None:
         for start in (None, base):
             for offset in (None, rows[0]):
                 expected = kernels.weighted_sum(terms, start, offset)
-                close(triton_kernels.weighted_sum(terms, start, offset, dtype), expected)
+                close(triton_kernels.fused_weighted_sum(terms, start, offset, dtype), expected)
 
 
 def steps(dtype: torch.dtype, shape: tuple[int, ...]) -> None:
@@ -41,7 +41,7 @@ def steps(dtype: torch.dtype, shape: tuple[int, ...]) -> None:
     for scale in (torch.linspace(0.5, 2, shape[0]), 1.25):
         for start in (None, base):
             arguments: Any = (terms, features[0], (now, before), scale, start, None)
-            close(triton_kernels.relational_step(*arguments), kernels.relational_step(*arguments))
+            close(triton_kernels.fused_relational_step(*arguments), kernels.relational_step(*arguments))
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ from cachesmith.policies import PRESETS, SUFFIX, load
 from cachesmith.policies.bundle.manifest import MANIFEST
 from cachesmith.policies.convert import SOURCES, TARGETS
 
-METHODS = (
+METHOD_NAMES = (
     "budcache",
     "dpcache",
     "eoc",
@@ -59,15 +59,15 @@ def presets(incomplete: str) -> list[str]:
 
 def methods(incomplete: str) -> list[str]:
     """Methods that `cachesmith fit` fits."""
-    return _starting(METHODS, incomplete)
+    return _starting(METHOD_NAMES, incomplete)
 
 
-def sources(incomplete: str) -> list[str]:
+def source_formats(incomplete: str) -> list[str]:
     """Formats that are read."""
     return _starting(SOURCES, incomplete)
 
 
-def targets(incomplete: str) -> list[str]:
+def target_formats(incomplete: str) -> list[str]:
     """Formats that are written."""
     return _starting(TARGETS, incomplete)
 

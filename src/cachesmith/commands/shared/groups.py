@@ -6,10 +6,10 @@ from dataclasses import MISSING, fields, is_dataclass
 from functools import wraps
 from typing import Any, get_type_hints
 
-Command = Callable[..., None]
+_Command = Callable[..., None]
 
 
-def flat(command: Command) -> Command:
+def flat(command: _Command) -> _Command:
     """Return the command with the fields of its groups as parameters of its own, for typer to read."""
     signature = inspect.signature(command, eval_str=True)
     groups: dict[str, Any] = {

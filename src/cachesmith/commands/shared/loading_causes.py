@@ -6,7 +6,7 @@ from pathlib import Path
 
 from cachesmith.commands.failure import first_line, missing
 
-WEIGHTS = re.compile(
+_WEIGHTS = re.compile(
     r"(?:diffusion_pytorch_model|pytorch_model|model)(?:-\d+-of-\d+)?\.(?P<variant>[A-Za-z0-9_]+?)"
     r"(?:-\d+-of-\d+)?\.(?:safetensors|bin)"
 )
@@ -36,7 +36,7 @@ def cause(model: str, variant: str | None, revision: str | None, error: BaseExce
 
 def saved_variants(folder: Path) -> set[str]:
     """Return the variants among a pipeline folder's weights."""
-    matches = (WEIGHTS.fullmatch(path.name) for path in folder.glob("*/*"))
+    matches = (_WEIGHTS.fullmatch(path.name) for path in folder.glob("*/*"))
     return {match["variant"] for match in matches if match is not None}
 
 

@@ -48,7 +48,7 @@ class General:
     ] = False
 
 
-def add(app: typer.Typer, command: Callable[..., None]) -> None:
+def add_command(app: typer.Typer, command: Callable[..., None]) -> None:
     """Add a command. Of its docstring, the paragraph `Example: ...` is shown apart."""
     text, example = _parts(command.__doc__ or "")
     app.command(cls=Command, help=text, epilog=f"[bold]Example[/bold]\n\n{example}")(complete(command))

@@ -78,7 +78,7 @@ def timeline(profile: Sampled, steps: int | None) -> Iterator[tuple[str, str]]:
             )
 
 
-def describe(forecaster: Forecaster) -> str:
+def _describe(forecaster: Forecaster) -> str:
     """Name a forecaster's parts, such as `taylor 2 + observed scale`."""
     row = forecaster.rows
     order = getattr(row, "order", None)
@@ -149,8 +149,8 @@ def _units(profile: Sampled) -> str:
 
 
 def _forecasters(profile: Sampled) -> str:
-    own = (f"{group}: {describe(forecaster)}" for group, forecaster in profile.overrides.items())
-    return "; ".join((describe(profile.forecaster), *own))
+    own = (f"{group}: {_describe(forecaster)}" for group, forecaster in profile.overrides.items())
+    return "; ".join((_describe(profile.forecaster), *own))
 
 
 def _gates(document: Document) -> Iterator[tuple[str, str]]:

@@ -1,10 +1,10 @@
 """What to sample: requests, the files that list them, their contents, and their split. Nothing is sampled here."""
 
-from cachesmith.sampling.requests.batches import PER_SAMPLE, arguments_of, batches, parts_of
+from cachesmith.sampling.requests.batches import PER_SAMPLE, arguments_of, batches, differing_arguments
 from cachesmith.sampling.requests.check import check_requests
 from cachesmith.sampling.requests.files import File
 from cachesmith.sampling.requests.prompts_file import read_prompts
-from cachesmith.sampling.requests.request import Prompt, Request, derived_seed, digest, requests
+from cachesmith.sampling.requests.request import Prompt, Request, derived_seed, requests, requests_digest
 from cachesmith.sampling.requests.reserved import RESERVED
 from cachesmith.sampling.requests.split import Split, heldout_part, shares_prompts, split
 
@@ -19,11 +19,11 @@ __all__ = [
     "batches",
     "check_requests",
     "derived_seed",
-    "digest",
+    "differing_arguments",
     "heldout_part",
-    "parts_of",
     "read_prompts",
     "requests",
+    "requests_digest",
     "shares_prompts",
     "split",
 ]

@@ -5,7 +5,7 @@ import types
 from collections.abc import Iterator, Mapping
 from typing import Any, TypeVar, Union, get_args, get_origin
 
-NAMES: dict[Any, str] = {
+_NAMES: dict[Any, str] = {
     bool: "true or false",
     int: "a whole number",
     float: "a number",
@@ -16,7 +16,7 @@ NAMES: dict[Any, str] = {
 }
 """What JSON can say, as a user would write it."""
 
-OBJECT = "an object"
+_OBJECT = "an object"
 FILE = "a tensor, picture or video (the path of a .safetensors, .npy, .png, .jpg or .mp4 file)"
 CALLABLE = "a Python function"
 
@@ -31,21 +31,21 @@ def takes(parameter: inspect.Parameter, value: Any) -> bool:
 def fits(annotation: Any, value: Any) -> bool:
     """Whether a value is one of a type, numbers as JSON has them: whole ones are also numbers, booleans are none."""
     kinds = list(_members(annotation))
-    if kind_of(value) == OBJECT or any(kind is Any for kind in kinds):
+    if kind_of(value) == _OBJECT or any(kind is Any for kind in kinds):
         return True
     return any(_fits_one(kind, value) for kind in kinds)
 
 
 def kind_of(value: Any) -> str:
     """Name what kind of value this is."""
-    for kind in NAMES:
+    for kind in _NAMES:
         if type(value) is kind:
             break
     else:
-        return OBJECT
-    if kind is list and any(kind_of(item) == OBJECT for item in value):
-        return OBJECT
-    return NAMES[kind]
+        return _OBJECT
+    if kind is list and any(kind_of(item) == _OBJECT for item in value):
+        return _OBJECT
+    return _NAMES[kind]
 
 
 def names_of(annotation: Any) -> str:
@@ -58,7 +58,7 @@ def _name(kind: Any) -> str:
     plain = get_origin(kind) or kind
     if _is_callable(kind):
         return CALLABLE
-    return NAMES.get(plain, FILE)
+    return _NAMES.get(plain, FILE)
 
 
 def _members(annotation: Any) -> Iterator[Any]:

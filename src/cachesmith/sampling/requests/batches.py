@@ -14,7 +14,7 @@ _TEXTS = ("prompt", "prompt_2", "prompt_3")
 PER_SAMPLE = (*_TEXTS, *(f"negative_{name}" for name in _TEXTS), "class_labels")
 """Pipeline arguments that are given as lists, one entry a sample."""
 
-PARTS = ("height", "width", "num_frames", "guidance_scale", "true_cfg_scale", "strength")
+_PARTS = ("height", "width", "num_frames", "guidance_scale", "true_cfg_scale", "strength")
 """Arguments by which samples are told apart where quality is given for each part of them."""
 
 
@@ -36,9 +36,9 @@ def arguments_of(requests: Sequence[Request]) -> dict[str, Any]:
     return {name: _joined(name, [each[name] for each in loaded]) for name in loaded[0]}
 
 
-def parts_of(requests: Sequence[Request]) -> tuple[str, ...]:
-    """Name each request by those of `PARTS` in which they differ, such as `height=48 width=32`; "" if in none."""
-    differing = [name for name in PARTS if len({repr(r.arguments.get(name)) for r in requests}) > 1]
+def differing_arguments(requests: Sequence[Request]) -> tuple[str, ...]:
+    """Name each request by those of `_PARTS` in which they differ, such as `height=48 width=32`; "" if in none."""
+    differing = [name for name in _PARTS if len({repr(r.arguments.get(name)) for r in requests}) > 1]
     return tuple(
         " ".join(f"{name}={r.arguments[name]}" for name in differing if name in r.arguments) for r in requests
     )

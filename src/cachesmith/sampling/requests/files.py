@@ -12,10 +12,10 @@ import numpy as np
 
 from cachesmith.policies import PolicyError
 
-PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
-VIDEOS = (".mp4", ".mov", ".webm", ".mkv", ".avi", ".gif")
+_PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
+_VIDEOS = (".mp4", ".mov", ".webm", ".mkv", ".avi", ".gif")
 TENSORS = (".npy", ".safetensors")
-REFUSED = (".pt", ".pth", ".bin", ".ckpt", ".pkl", ".pickle", ".npz")
+_REFUSED = (".pt", ".pth", ".bin", ".ckpt", ".pkl", ".pickle", ".npz")
 """Formats that may run code when they are read, or hold several arrays without saying which is meant."""
 
 
@@ -35,9 +35,9 @@ class File:
         """Return a PIL picture (RGB), a list of them, or a tensor. Raises `PolicyError`."""
         suffix = self.path.suffix.lower()
         with _refusing(self.path):
-            if suffix in PICTURES:
+            if suffix in _PICTURES:
                 return _picture(self.path)
-            if suffix in VIDEOS:
+            if suffix in _VIDEOS:
                 return _video(self.path)
             if suffix == ".npy":
                 return _array(self.path)
@@ -53,7 +53,7 @@ class File:
 
 def is_file_name(text: str) -> bool:
     """Whether a text ends as the name of a file that can be read, or of one that is refused."""
-    return Path(text.partition("#")[0]).suffix.lower() in (*PICTURES, *VIDEOS, *TENSORS, *REFUSED)
+    return Path(text.partition("#")[0]).suffix.lower() in (*_PICTURES, *_VIDEOS, *TENSORS, *_REFUSED)
 
 
 def open_file(text: str, folder: Path, argument: str) -> File:
@@ -64,7 +64,7 @@ def open_file(text: str, folder: Path, argument: str) -> File:
     """
     name, _, tensor = text.partition("#")
     path = folder / name
-    if path.suffix.lower() in REFUSED:
+    if path.suffix.lower() in _REFUSED:
         raise PolicyError(
             f"{path.name} is a format that is not read, since it may run code or does not name its arrays; save it "
             "with safetensors.torch.save_file"

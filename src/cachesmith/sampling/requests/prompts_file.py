@@ -10,18 +10,18 @@ from typing import Any
 
 from cachesmith.policies import PolicyError
 from cachesmith.sampling.requests.files import is_file_name, open_file
-from cachesmith.sampling.requests.request import Prompt, Row
+from cachesmith.sampling.requests.request import FileRow, Prompt
 
 OBJECT_LINES = (".jsonl", ".ndjson", ".json")
 """Endings of files in which a line that begins with a brace or bracket is JSON, never text."""
 
-OBJECT = re.compile(r"""\{\s*(["'}]|\w+\s*:(?!:)|$)""")
+_OBJECT = re.compile(r"""\{\s*(["'}]|\w+\s*:(?!:)|$)""")
 """How a JSON object begins, or what was meant as one; other braces are letters of a text."""
 
-TEXT = re.compile(r"prompt(_\d+)?$")
+_TEXT = re.compile(r"prompt(_\d+)?$")
 """Arguments whose text is a prompt, however it ends; the others may name files."""
 
-LONGEST = 100
+_LONGEST = 100
 """Characters of a reason that are passed on."""
 
 
@@ -61,9 +61,9 @@ def _lines(path: Path) -> list[bytes]:
 
 def _prompt(text: str, path: Path, where: str) -> Prompt:
     strict = path.suffix.lower() in OBJECT_LINES
-    if not (OBJECT.match(text) or (strict and text[0] in "{[")):
+    if not (_OBJECT.match(text) or (strict and text[0] in "{[")):
         return text
-    row = Row(_object(text, where))
+    row = FileRow(_object(text, where))
     row.where = where
     for name, value in row.items():
         row[name] = _value(name, value, path.parent, f"{where}: {name!r}")
@@ -78,7 +78,7 @@ def _object(text: str, where: str) -> dict[str, Any]:
         # its own line number is always 1
         reason = f"{error.msg.lower()} at column {error.colno}"
     except (ValueError, RecursionError) as error:
-        reason = str(error)[:LONGEST]
+        reason = str(error)[:_LONGEST]
     else:
         if isinstance(found, dict):
             return found
@@ -109,7 +109,7 @@ def _value(name: str, value: Any, folder: Path, where: str) -> Any:
         raise PolicyError(f"{where} is too large for a number; write a finite one")
     if isinstance(value, list):
         return [_value(name, item, folder, where) for item in value]
-    if isinstance(value, str) and is_file_name(value) and not TEXT.search(name):
+    if isinstance(value, str) and is_file_name(value) and not _TEXT.search(name):
         try:
             return open_file(value, folder, name)
         except PolicyError as error:

@@ -19,7 +19,7 @@ SEEDS = range(-(2**63), 2**64)
 """Seeds that a torch generator takes."""
 
 
-class Row(dict[str, Any]):
+class FileRow(dict[str, Any]):
     """Arguments that were read from a file; `where` names the place for messages."""
 
     where = ""
@@ -71,11 +71,11 @@ def requests(prompts: Sequence[Prompt], count: int, first_seed: int) -> tuple[Re
     return tuple(Request(dict(row), first_seed + i, row.where) for i, row in enumerate(turns))
 
 
-def _row(prompt: Prompt) -> Row:
-    if isinstance(prompt, Row):
+def _row(prompt: Prompt) -> FileRow:
+    if isinstance(prompt, FileRow):
         return prompt
     given = {"prompt": prompt} if isinstance(prompt, str) else prompt
-    return Row({name: _opened(value, name) for name, value in given.items()})
+    return FileRow({name: _opened(value, name) for name, value in given.items()})
 
 
 def _opened(value: Any, name: str) -> Any:
@@ -90,7 +90,7 @@ def _loaded(value: Any) -> Any:
     return value.load() if isinstance(value, File) else value
 
 
-def digest(items: Sequence[Request]) -> str:
+def requests_digest(items: Sequence[Request]) -> str:
     """Sha256 of the requests' arguments, of tensors, pictures and files that of their contents."""
     return hashlib.sha256(f"[{', '.join(item.contents for item in items)}]".encode()).hexdigest()
 

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from cachesmith.policies import Calibration
-from cachesmith.sampling.requests.request import Prompt, Request, derived_seed, digest, requests
+from cachesmith.sampling.requests.request import Prompt, Request, derived_seed, requests, requests_digest
 
-DISTINCT = 15
+_DISTINCT = 15
 """Prompts from which on every part of a split has its own."""
 
 
@@ -25,7 +25,7 @@ def split(prompts: Sequence[Prompt], fitting: int, validation: int, heldout: int
     """Split prompts and seeds into three disjoint parts of the given sizes.
 
     Every part has prompts of its own, in turn with other seeds where they are fewer than its samples. With less than
-    `DISTINCT` prompts (class labels, say) the parts share them; seeds never recur. A prompt that is listed again is
+    `_DISTINCT` prompts (class labels, say) the parts share them; seeds never recur. A prompt that is listed again is
     left out.
     """
     sizes = (fitting, validation, heldout)
@@ -37,14 +37,14 @@ def split(prompts: Sequence[Prompt], fitting: int, validation: int, heldout: int
 
 def shares_prompts(prompts: Sequence[Prompt]) -> bool:
     """Say whether the parts of a split share these prompts, because they are too few to be divided."""
-    return len(_distinct(prompts)) < DISTINCT
+    return len(_distinct(prompts)) < _DISTINCT
 
 
 def _distinct(prompts: Sequence[Prompt]) -> list[Prompt]:
     """Leave out what was listed before."""
     once: dict[str, Prompt] = {}
     for prompt, request in zip(prompts, requests(prompts, len(prompts), 0), strict=True):
-        once.setdefault(digest([request]), prompt)
+        once.setdefault(requests_digest([request]), prompt)
     return list(once.values())
 
 
@@ -54,7 +54,7 @@ def _parts(prompts: Sequence[Prompt], fitting: int, validation: int, heldout: in
     The last part depends on its size and the sum of the others only, which is what a policy's record keeps.
     """
     distinct = _distinct(prompts)
-    if len(distinct) < DISTINCT:
+    if len(distinct) < _DISTINCT:
         return [distinct] * 3
     count, wanted = len(distinct), fitting + validation + heldout
     random.Random(0).shuffle(distinct)  # files are often sorted by topic
@@ -77,5 +77,5 @@ def heldout_part(prompts: Sequence[Prompt], record: Calibration | None) -> Seque
     if record is None:
         return prompts
     part = _parts(prompts, record.fitting_size, 0, record.heldout_size)[-1]
-    same = digest(requests(part, record.heldout_size, 0)) == record.heldout_prompts
+    same = requests_digest(requests(part, record.heldout_size, 0)) == record.heldout_prompts
     return part if same else prompts
