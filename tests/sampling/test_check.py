@@ -5,11 +5,11 @@ from typing import Any
 import diffusers
 import pytest
 import torch
-from tests.tiny import tiny_dit, tiny_flux
+from tests.tiny import tiny_dit, tiny_flux, tiny_vae
 
 from cachesmith.policies import CachesmithError
 from cachesmith.sampling.loop import SamplingLoop
-from cachesmith.sampling.requests import Request, check_requests
+from cachesmith.sampling.requests import Request, as_declared, check_requests
 
 EMBEDS = {"prompt_embeds": torch.zeros(1, 3, 32), "pooled_prompt_embeds": torch.zeros(1, 32)}
 
@@ -65,6 +65,18 @@ def test_what_is_refused(arguments: dict[str, Any], said: tuple[str, ...]) -> No
 )
 def test_what_is_taken(arguments: dict[str, Any]) -> None:
     check(tiny_flux(), {**EMBEDS, **arguments})
+
+
+def test_pipelines_can_be_told_that_there_is_no_text() -> None:
+    """PixArt refuses embeddings beside the empty text that it has for a default."""
+    pipe = diffusers.PixArtSigmaPipeline(None, None, tiny_vae(), tiny_dit().transformer, None)
+    check(pipe, {"prompt_embeds": torch.zeros(1, 3, 32), "negative_prompt": None})
+
+
+def test_lists_are_tuples_where_a_pipeline_takes_no_lists() -> None:
+    pipe = diffusers.HunyuanDiTPipeline(*[None] * 5, None, None, requires_safety_checker=False)
+    given = {"original_size": [16, 16], "prompt_embeds": [1]}
+    assert as_declared(pipe, given) == {"original_size": (16, 16), "prompt_embeds": [1]}
 
 
 @pytest.mark.parametrize("label", ["3", [3], 3.0, True, None, -1, 1000])

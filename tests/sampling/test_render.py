@@ -12,6 +12,7 @@ import torch
 from diffusers import (
     AutoencoderKLWan,
     FluxImg2ImgPipeline,
+    FluxPipeline,
     IPNDMScheduler,
     UniPCMultistepScheduler,
     WanPipeline,
@@ -91,6 +92,26 @@ def test_every_call_gets_as_many_samples_as_it_asked_for() -> None:
         Renderer(pipe, STEPS)(
             [Request({**two, "height": 16, "width": 16, "latents": torch.zeros(2, 64, 16)}, 0)]
         )
+
+
+class OneGenerator(FluxPipeline):  # type: ignore[misc]
+    """Takes no list of generators, as Wan VACE, and draws something without any, as ControlNets of SD3."""
+
+    def prepare_latents(self, *args: Any, **kwargs: Any) -> Any:
+        if isinstance(args[6], list):
+            raise ValueError("no lists")
+        latents, ids = super().prepare_latents(*args, **kwargs)
+        return latents + 0.1 * torch.randn(latents.shape), ids
+
+
+def test_what_is_drawn_without_a_generator_is_drawn_again() -> None:
+    pipe = OneGenerator.from_pipe(tiny_flux())
+    pipe.set_progress_bar_config(disable=True)
+    render, asked = Renderer(pipe, 2, 1, height=16, width=16), requests([text(0)], 2, 0)
+    state = torch.get_rng_state()
+    first, second = render(asked), render(asked)
+    assert torch.equal(first.images, second.images) and not torch.equal(first.images[0], first.images[1])
+    assert torch.equal(torch.get_rng_state(), state)
 
 
 def test_gradients_are_of_one_call() -> None:

@@ -14,7 +14,7 @@ from cachesmith.runtime.hooks.patch import patched
 from cachesmith.sampling.encode import encoded_without_gradients
 from cachesmith.sampling.loop import SamplingLoop
 from cachesmith.sampling.pictures import Pictures, joined_pictures, pictures_of
-from cachesmith.sampling.requests import Request, arguments_of, batches, check_requests
+from cachesmith.sampling.requests import Request, arguments_of, as_declared, batches, check_requests
 from cachesmith.sampling.requests.batches import check_count
 from cachesmith.sampling.waypoints import follow, joined_path
 
@@ -58,6 +58,7 @@ class Renderer:
             torch.enable_grad(),
             encoded_without_gradients(self.pipe),
             follow(self.pipe.scheduler) as seen,
+            _seeded(requests[0].seed, device_of(self.pipe)),
         ):
             result = _with_gradients(self.pipe)(**self._arguments(requests))
             pictures = pictures_of(result, (), self._output_type(requests[0]), None)
@@ -103,7 +104,7 @@ class Renderer:
         return pictures
 
     def _call(self, chunk: Sequence[Request], seen: list[Tensor] | None = None) -> Pictures:
-        with _decoder_input(self.pipe) as latents:
+        with _decoder_input(self.pipe) as latents, _seeded(chunk[0].seed, device_of(self.pipe)):
             result = self.pipe(**self._arguments(chunk))
         path = None if seen is None else joined_path(seen, len(chunk))
         pictures = pictures_of(result, latents, self._output_type(chunk[0]), path)
@@ -114,16 +115,19 @@ class Renderer:
         return str({"output_type": "pt", **self.common, **request.arguments}["output_type"])
 
     def _arguments(self, chunk: Sequence[Request]) -> dict[str, Any]:
+        generators = [torch.Generator().manual_seed(request.seed) for request in chunk]
+        loop = isinstance(self.pipe, SamplingLoop)
         options: dict[str, Any] = {
-            "generator": [torch.Generator().manual_seed(request.seed) for request in chunk],
+            # some pipelines take no list, even of one
+            "generator": generators if loop or len(chunk) > 1 else generators[0],
             "num_inference_steps": self.steps,
             "output_type": "pt",
         }
-        if isinstance(self.pipe, SamplingLoop):
+        if loop:
             options = {
                 name: value for name, value in options.items() if name in _parameters(self.pipe.sample)
             }
-        given = {**self.common, **arguments_of(chunk)}
+        given = as_declared(self.pipe, {**self.common, **arguments_of(chunk)})
         return {**options, **{name: self._placed(name, value) for name, value in given.items()}}
 
     def _placed(self, name: str, value: Any) -> Any:
@@ -135,6 +139,14 @@ class Renderer:
         computes = dtype.is_floating_point and dtype.itemsize > 1
         embeds = name.endswith("embeds") and value.is_floating_point()
         return value.to(device, dtype if embeds and computes else None)
+
+
+@contextmanager
+def _seeded(seed: int, device: torch.device) -> Iterator[None]:
+    """Fix what a pipeline draws without a generator, as where it encodes a picture, and put the state back."""
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        torch.manual_seed(seed)
+        yield
 
 
 def device_of(pipe: Any) -> torch.device:

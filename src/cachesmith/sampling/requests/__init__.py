@@ -1,7 +1,7 @@
 """What to sample: requests, the files that list them, their contents, and their split. Nothing is sampled here."""
 
 from cachesmith.sampling.requests.batches import PER_SAMPLE, arguments_of, batches, differing_arguments
-from cachesmith.sampling.requests.check import check_requests
+from cachesmith.sampling.requests.check import as_declared, check_requests
 from cachesmith.sampling.requests.files import File
 from cachesmith.sampling.requests.prompts_file import read_prompts
 from cachesmith.sampling.requests.request import Prompt, Request, derived_seed, requests, requests_digest
@@ -16,6 +16,7 @@ __all__ = [
     "Request",
     "Split",
     "arguments_of",
+    "as_declared",
     "batches",
     "check_requests",
     "derived_seed",

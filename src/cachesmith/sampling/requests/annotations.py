@@ -36,6 +36,12 @@ def fits(annotation: Any, value: Any) -> bool:
     return any(_fits_one(kind, value) for kind in kinds)
 
 
+def only_tuples(annotation: Any) -> bool:
+    """Whether of all sequences an annotation takes tuples alone."""
+    kinds = {get_origin(kind) or kind for kind in _members(annotation)}
+    return tuple in kinds and list not in kinds and Any not in kinds
+
+
 def kind_of(value: Any) -> str:
     """Name what kind of value this is."""
     for kind in _NAMES:

@@ -8,7 +8,7 @@ from reprlib import repr as short
 from typing import Any
 
 from cachesmith.policies import CachesmithError
-from cachesmith.sampling.requests.annotations import kind_of, names_of, takes
+from cachesmith.sampling.requests.annotations import kind_of, names_of, only_tuples, takes
 from cachesmith.sampling.requests.batches import PER_SAMPLE
 from cachesmith.sampling.requests.request import Request
 from cachesmith.sampling.requests.reserved import RESERVED
@@ -38,6 +38,18 @@ def check_requests(
             _ask_pipeline(pipe, given, parameters)
         except CachesmithError as error:
             raise CachesmithError(f"{where}{error}") from None
+
+
+def as_declared(pipe: Any, given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the arguments with lists, which is all that JSON has, as tuples where the pipeline takes tuples alone."""
+    parameters = _parameters(pipe)
+
+    def declared(name: str, value: Any) -> Any:
+        parameter = parameters.get(name)
+        alone = isinstance(value, list) and parameter is not None and only_tuples(parameter.annotation)
+        return tuple(value) if alone else value
+
+    return {name: declared(name, value) for name, value in given.items()}
 
 
 def _parameters(pipe: Any) -> Parameters:
@@ -75,7 +87,9 @@ def _check_value(
         raise CachesmithError(f"{name!r} is {short(value)}; give one text for each sample, in quotes")
     if isinstance(value, float) and not math.isfinite(value):
         raise CachesmithError(f"{name!r} is {value}; give a finite number")
-    if parameter is not None and not takes(parameter, value):
+    # embeddings in a text's place: pipelines with a text for a default want to be told that there is none
+    no_text = name in PER_SAMPLE and value is None
+    if parameter is not None and not no_text and not takes(parameter, value):
         raise CachesmithError(
             f"{name!r} is {kind_of(value)}, {short(value)}, but {type(pipe).__name__} takes "
             f"{names_of(parameter.annotation)} there"

@@ -80,13 +80,15 @@ def _row(prompt: Prompt) -> FileRow:
 
 def _opened(value: Any, name: str) -> Any:
     if isinstance(value, list | tuple):
-        return [_opened(item, name) for item in value]
+        opened = [_opened(item, name) for item in value]
+        return tuple(opened) if isinstance(value, tuple) else opened
     return open_file(str(value), Path(), name) if isinstance(value, Path) else value
 
 
 def _loaded(value: Any) -> Any:
-    if isinstance(value, list):
-        return [_loaded(item) for item in value]
+    if isinstance(value, list | tuple):
+        loaded = [_loaded(item) for item in value]
+        return tuple(loaded) if isinstance(value, tuple) else loaded
     return value.load() if isinstance(value, File) else value
 
 
