@@ -29,7 +29,7 @@ from diffusers import DiffusionPipeline
 from cachesmith.calibrate.closed_loop.batch import Uncached, sample
 from cachesmith.calibrate.closed_loop.fit import SegmentFitter
 from cachesmith.calibrate.closed_loop.lanes import Schedule
-from cachesmith.calibrate.methods.searches.moves import Losses, Space, anneal, climb
+from cachesmith.calibrate.methods.searches.moves import Losses, ScheduleSpace, anneal, climb
 from cachesmith.calibrate.methods.searches.reuse import ScheduleSampler
 from cachesmith.calibrate.probe import probe
 from cachesmith.calibrate.profiles import SCREENING
@@ -78,14 +78,14 @@ class Scores:
         return fit.psnr
 
 
-def every(space: Space) -> Iterator[str]:
+def every(space: ScheduleSpace) -> Iterator[str]:
     """Yield the masks of the space."""
     others = [step for step in range(space.steps) if step not in space.forced]
     for chosen in combinations(others, space.budget - len(space.forced)):
         yield from_steps((*space.forced, *chosen), space.steps)
 
 
-def chosen(space: Space, score: Score, trials: int) -> dict[str, str]:
+def chosen(space: ScheduleSpace, score: Score, trials: int) -> dict[str, str]:
     """Name -> mask of what each search chooses by `score`."""
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     study = optuna.create_study(direction="maximize")
@@ -144,7 +144,7 @@ def main() -> None:
     renderer = Renderer(pipe, args.steps, args.samples)
     prompts = random.Random(0).sample(read_prompts(args.prompts), args.samples)
     asked = requests(prompts, args.samples, args.seed)
-    space = Space(args.steps, args.budget, frozenset({0, 1, 2, args.steps - 1}))
+    space = ScheduleSpace(args.steps, args.budget, frozenset({0, 1, 2, args.steps - 1}))
     conditions = {
         "model": args.model,
         "steps": args.steps,

@@ -18,7 +18,7 @@ from cachesmith.calibrate.config import LEAST, CalibrationConfig, CalibrationRes
 from cachesmith.calibrate.cost.ledger import Ledger
 from cachesmith.calibrate.cost.plan import plan_of
 from cachesmith.calibrate.cost.progress import overall
-from cachesmith.calibrate.fleet.groups import grouped
+from cachesmith.calibrate.fleet.groups import request_groups
 from cachesmith.calibrate.fleet.shard import Shard
 from cachesmith.calibrate.fleet.shards import InProcess, Shards
 from cachesmith.calibrate.prepared import Prepared
@@ -150,7 +150,7 @@ class _Calibration:
         return CalibrationResult(policy, ledger, report)
 
     def _shards(self) -> Shards:
-        groups = grouped(self.fitting, self.config.batch)
+        groups = request_groups(self.fitting, self.config.batch)
         shard = Shard(self.renderer, dict(enumerate(groups)), self.config.work / f"references-{self.key}")
         return Shards(groups, [InProcess(shard)], device_of(self.pipe))
 

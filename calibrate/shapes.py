@@ -69,7 +69,7 @@ def search_shapes(
     def objective(trial: optuna.Trial) -> float:
         return score(schedule_of(trial, budget, steps, follower))
 
-    points = first_points(follower, budget, steps)
+    points = _first_points(follower, budget, steps)
     done = len(study.get_trials(states=(TrialState.COMPLETE,)))
     for number in range(done, trials):
         if number < len(points) and not study.get_trials(states=(TrialState.WAITING,)):
@@ -79,7 +79,7 @@ def search_shapes(
     return schedule_of(optuna.trial.FixedTrial(study.best_params), budget, steps, follower)
 
 
-def first_points(follower: Follower | None, budget: float, steps: int) -> list[dict[str, Any]]:
+def _first_points(follower: Follower | None, budget: float, steps: int) -> list[dict[str, Any]]:
     """Shapes that are tried first."""
     if follower is None or budget < 3:
         return [{"power": power} for power in (POWERS if budget < MANY * steps else MANY_POWERS)]
@@ -90,7 +90,7 @@ def first_points(follower: Follower | None, budget: float, steps: int) -> list[d
 
 def usual_schedule(budget: float, steps: int, follower: Follower | None) -> Schedule:
     """The shape that is tried first; others have to be better by more than chance."""
-    first = first_points(follower, budget, steps)[0]
+    first = _first_points(follower, budget, steps)[0]
     return schedule_of(optuna.trial.FixedTrial(first), budget, steps, follower)
 
 

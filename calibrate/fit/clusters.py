@@ -8,7 +8,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from cachesmith.calibrate.fit.solvers import POOL, forecast_errors, grouped, ridge_table, row_table
+from cachesmith.calibrate.fit.solvers import POOL, forecast_errors, grouped_gram, ridge_table, row_table
 from cachesmith.calibrate.record.channels import (
     FEWEST,
     Labels,
@@ -83,7 +83,9 @@ def analyse(
     seen = mean[..., :probe_steps, :probe_steps]
     ids, scores = cluster_all(seen, clusters, seed, shared=shared)
     count = int(ids.max()) + 1
-    reduced = torch.stack([grouped(g, torch.from_numpy(i), count) for g, i in zip(mean, ids, strict=True)])
+    reduced = torch.stack(
+        [grouped_gram(g, torch.from_numpy(i), count) for g, i in zip(mean, ids, strict=True)]
+    )
     tables = _tables(reduced, mask, ridge, taps)
     wrong = np.stack([_errors(gram, lane, tables, mask) for lane, gram in enumerate(reduced)])
     return HycaFit(

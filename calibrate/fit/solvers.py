@@ -62,7 +62,7 @@ def row_table(row: ClosedRow, mask: str, taps: int) -> Tensor:
     return table
 
 
-def grouped(gram: Tensor, ids: Tensor, groups: int) -> Tensor:
+def grouped_gram(gram: Tensor, ids: Tensor, groups: int) -> Tensor:
     """Mean Gram matrix of every group: [C, steps, steps] and ids [C] -> [G, steps, steps]; zero for an empty one."""
     chosen = torch.nn.functional.one_hot(ids.long(), groups).double()
     shares = chosen / chosen.sum(0).clamp_min(1)

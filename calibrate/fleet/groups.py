@@ -13,7 +13,7 @@ class Group(NamedTuple):
     requests: tuple[Request, ...]
 
 
-def grouped(requests: Sequence[Request], batch: int) -> list[Group]:
+def request_groups(requests: Sequence[Request], batch: int) -> list[Group]:
     """Groups of at most `batch` samples, numbered through; a sample's number does not depend on `batch`."""
     groups, count = list[Group](), 0
     for places in batches(requests, batch):

@@ -1,6 +1,6 @@
 """All samples, wherever they are: what is asked of each shard, and what its answers add up to."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import torch
@@ -13,8 +13,7 @@ from cachesmith.calibrate.closed_loop.walk import Start
 from cachesmith.calibrate.fleet.groups import Group, shared_out
 from cachesmith.calibrate.fleet.shard import Shard
 from cachesmith.policies import Policy
-
-Advance = Callable[[float], None]
+from cachesmith.progress import Advance
 
 
 class _Call(NamedTuple):

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cachesmith.calibrate.methods.schedule_recorder import schedule
+from cachesmith.calibrate.methods.schedule_recorder import interval_mask
 from cachesmith.policies import (
     Correction,
     Fixed,
@@ -45,7 +45,7 @@ def fit_eoc(
     decides while sampling.
     """
     if base is None:
-        gate = Fixed(mask=schedule(renderer.steps, interval, budget))
+        gate = Fixed(mask=interval_mask(renderer.steps, interval, budget))
         base = unbound(Profile(units=Modules(), gate=gate, forecaster=Forecaster(rows=Reuse())))
     profile = _corrected(base.profile(), None)
     names = {OFFSETS} & set(base.arrays)

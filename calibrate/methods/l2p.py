@@ -16,7 +16,7 @@ from cachesmith.calibrate.methods.final_features import final_features
 from cachesmith.calibrate.schedules import from_steps
 from cachesmith.policies import Policy, PolicyError, unbound
 from cachesmith.policies.convert.final_feature import forecasting
-from cachesmith.policies.convert.l2p import LONGEST, unrolled
+from cachesmith.policies.convert.l2p import _LONGEST, unrolled
 from cachesmith.sampling.render import Renderer
 from cachesmith.sampling.requests import Request
 
@@ -34,7 +34,7 @@ LISTS = {
 """The authors' further computed steps of 50, by the number of computed steps."""
 
 
-def fit(
+def fit_l2p(
     renderer: Renderer,
     requests: Sequence[Request],
     *,
@@ -48,19 +48,19 @@ def fit(
     Adam. Raises `PolicyError` for a budget below 5 or above the number of steps, and for more than 200 steps.
     """
     steps = renderer.steps
-    if not len(LEAD) < budget <= steps or steps > LONGEST:
+    if not len(LEAD) < budget <= steps or steps > _LONGEST:
         raise PolicyError(
-            f"the budget is {budget} of {steps} steps; give one from {len(LEAD) + 1} to {steps}, of at most {LONGEST} "
+            f"the budget is {budget} of {steps} steps; give one from {len(LEAD) + 1} to {steps}, of at most {_LONGEST} "
             "steps"
         )
     features = final_features(renderer, requests).double()
     weights = trained(torch.einsum("sne,tne->st", features, features) / features[0].numel(), epochs, rate)
-    mask = schedule(budget, steps)
+    mask = l2p_mask(budget, steps)
     profile, arrays = forecasting(mask, unrolled(mask, weights.tolist()))
     return unbound(profile, arrays)
 
 
-def schedule(budget: int, steps: int) -> str:
+def l2p_mask(budget: int, steps: int) -> str:
     """Return the mask of the authors' list, or of evenly spread steps after the first four."""
     if steps == 50 and budget in LISTS:
         return from_steps((*LEAD, *LISTS[budget]), steps)

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cachesmith.calibrate.methods.schedule_recorder import RecentOutputs, ScheduleRecorder, schedule
+from cachesmith.calibrate.methods.schedule_recorder import RecentOutputs, ScheduleRecorder, interval_mask
 from cachesmith.calibrate.record.recorder import lane_names
 from cachesmith.policies import (
     Fitted,
@@ -49,7 +49,7 @@ def fit_scalingcache(
     """
     transformer = renderer.pipe.transformer
     units = units or Segments(starts=tuple(range(len(block_lists(transformer)))))
-    letters = mask or schedule(renderer.steps, interval, budget, warmup)
+    letters = mask or interval_mask(renderer.steps, interval, budget, warmup)
     if len(letters) != renderer.steps:
         raise PolicyError(f"the mask has {len(letters)} letters for {renderer.steps} steps; give one a step")
     factors = Factors(letters, len(lane_names(transformer, units)))

@@ -44,7 +44,7 @@ class ScheduleRecorder(Watcher):
                 del past[self._taps :]
 
 
-def schedule(steps: int, interval: int, budget: int | None, warmup: int = 1) -> str:
+def interval_mask(steps: int, interval: int, budget: int | None, warmup: int = 1) -> str:
     """Return the mask that computes every `interval`-th step, or `budget` steps spread evenly if that is given."""
     if budget is None:
         return mask(Interval(interval=interval, warmup=warmup), steps)
@@ -57,4 +57,4 @@ def gate(steps: int, interval: int, budget: int | None, warmup: int) -> Fixed | 
     """Return the gate of the same schedule; without a budget one that holds for any number of steps."""
     if budget is None:
         return Interval(interval=interval, warmup=warmup)
-    return Fixed(mask=schedule(steps, interval, budget, warmup))
+    return Fixed(mask=interval_mask(steps, interval, budget, warmup))

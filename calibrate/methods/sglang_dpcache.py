@@ -19,7 +19,7 @@ from cachesmith.sampling.render import Renderer
 from cachesmith.sampling.requests import Request
 
 
-def fit(
+def fit_sglang_dpcache(
     renderer: Renderer, requests: Sequence[Request], *, budget: int = 12, forced: int = 3, max_gap: int = 8
 ) -> Policy:
     """Record uncached runs of `requests` and return the best schedule of `budget` computed steps.

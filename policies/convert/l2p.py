@@ -9,7 +9,7 @@ from cachesmith.policies.errors import PolicyError
 from cachesmith.policies.policy import unbound
 
 SUBJECT = "L2P's settings"
-LONGEST = 200
+_LONGEST = 200
 """Steps: with more, the table of unrolled weights would outgrow what it stands for."""
 
 OUTPUT = (
@@ -24,7 +24,7 @@ class L2pFields(Frozen):
     The matrix alone does not say which steps are computed: L2P's code has lists of them by interval.
     """
 
-    weights: list[list[float]] = Field(min_length=2, max_length=LONGEST)
+    weights: list[list[float]] = Field(min_length=2, max_length=_LONGEST)
     mask: Mask
 
 

@@ -9,7 +9,7 @@ trains other noise levels for the schedule, is left out: the sampler is the user
 import random
 from collections.abc import Sequence
 
-from cachesmith.calibrate.methods.searches.moves import Losses, Space, anneal, climb
+from cachesmith.calibrate.methods.searches.moves import Losses, ScheduleSpace, anneal, climb
 from cachesmith.calibrate.methods.searches.reuse import ScheduleSampler, reusing
 from cachesmith.policies import Policy, PolicyError
 from cachesmith.progress import stage
@@ -20,7 +20,7 @@ HOT, COLD = 0.05, 1e-5
 """First and last temperature, of squared errors of latents."""
 
 
-def fit(
+def fit_budcache(
     renderer: Renderer,
     requests: Sequence[Request],
     *,
@@ -34,7 +34,7 @@ def fit(
     The first quarter of the `budget` computed steps stands at the start. annealing: iterations; climbing: most rounds
     of hill climbing. Raises `PolicyError` for a budget that leaves nothing to choose.
     """
-    space = Space(renderer.steps, budget, frozenset(range(max(1, budget // 4))))
+    space = ScheduleSpace(renderer.steps, budget, frozenset(range(max(1, budget // 4))))
     space.check()
     if annealing < 0 or climbing < 0:
         raise PolicyError(f"annealing={annealing} and climbing={climbing} are counts; give at least 0")

@@ -12,10 +12,10 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from cachesmith.calibrate.methods.searches.moves import (
+    ComputedSteps,
     Losses,
-    Space,
+    ScheduleSpace,
     SpentError,
-    Steps,
     anneal,
     climb,
     typical_difference,
@@ -46,7 +46,7 @@ FINALISTS, APART = 3, 4
 """Schedules that are judged in the end, and the steps in which they differ at least."""
 
 
-def fit(
+def fit_golden_path(
     renderer: Renderer,
     requests: Sequence[Request],
     *,
@@ -59,7 +59,7 @@ def fit(
     evaluations: most schedules that are sampled in the search; the authors allow 400 at 9 computed steps of 50, 700 at
     13 and 1,400 at 21. Raises `PolicyError` for a budget that leaves nothing to choose.
     """
-    space = Space(renderer.steps, budget, frozenset({0, 1, 2, renderer.steps - 1}))
+    space = ScheduleSpace(renderer.steps, budget, frozenset({0, 1, 2, renderer.steps - 1}))
     space.check()
     if evaluations < 1:
         raise PolicyError(f"evaluations is {evaluations}; give at least 1")
@@ -78,9 +78,9 @@ class _Judge:
     def __init__(self, renderer: Renderer, requests: Sequence[Request], advance: Advance | None = None):
         self._sample, self._advance = ScheduleSampler(renderer, requests), advance
         self._uncached = renderer(requests).images
-        self._known: dict[Steps, Tensor] = {}
+        self._known: dict[ComputedSteps, Tensor] = {}
 
-    def __call__(self, computed: Steps) -> Tensor:
+    def __call__(self, computed: ComputedSteps) -> Tensor:
         if computed not in self._known:
             self._known[computed] = psnr(self._uncached, self._sample(computed).images)
             if self._advance is not None:
@@ -88,7 +88,9 @@ class _Judge:
         return self._known[computed]
 
 
-def _search(space: Space, judge: _Judge, evaluations: int, rng: random.Random) -> dict[Steps, float]:
+def _search(
+    space: ScheduleSpace, judge: _Judge, evaluations: int, rng: random.Random
+) -> dict[ComputedSteps, float]:
     """Return the loss of every schedule that was tried, in dB."""
     loss = Losses(lambda computed: -float(judge(computed).mean()), evaluations)
     try:
@@ -111,9 +113,9 @@ def _gains(difference: Tensor) -> bool:
     return float(difference.mean()) > 2 * error
 
 
-def _finalists(losses: dict[Steps, float]) -> list[Steps]:
+def _finalists(losses: dict[ComputedSteps, float]) -> list[ComputedSteps]:
     """The best schedules, each of which differs from those before in enough steps."""
-    chosen: list[Steps] = []
+    chosen: list[ComputedSteps] = []
     for computed in sorted(losses, key=losses.__getitem__):
         # of a set and another of its size, so many steps are in one of them only
         if all(len({*computed} ^ {*other}) >= APART for other in chosen):

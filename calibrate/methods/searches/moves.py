@@ -12,7 +12,7 @@ from statistics import median
 
 from cachesmith.policies import PolicyError
 
-Steps = tuple[int, ...]
+ComputedSteps = tuple[int, ...]
 """Computed steps, ascending."""
 
 _WINDOW = 3
@@ -30,7 +30,7 @@ class SpentError(Exception):
 
 
 @dataclass(frozen=True)
-class Space:
+class ScheduleSpace:
     """Schedules of `budget` computed steps of `steps`, with all of `forced` among them."""
 
     steps: int
@@ -46,12 +46,12 @@ class Space:
                 f"{least} to {most}"
             )
 
-    def drawn(self, rng: random.Random) -> Steps:
+    def drawn(self, rng: random.Random) -> ComputedSteps:
         """Return a random schedule."""
         others = [step for step in range(self.steps) if step not in self.forced]
         return tuple(sorted({*self.forced, *rng.sample(others, self.budget - len(self.forced))}))
 
-    def moved(self, computed: Steps, rng: random.Random) -> Steps:
+    def moved(self, computed: ComputedSteps, rng: random.Random) -> ComputedSteps:
         """Return a schedule with one computed step moved, or two."""
         movable, free = self._parts(computed)
         if rng.random() >= SINGLE and min(len(movable), len(free)) > 1:
@@ -61,7 +61,7 @@ class Space:
         local = near if rng.random() < LOCAL and near else free
         return _replaced(computed, [step], [rng.choice(local)])
 
-    def neighbours(self, computed: Steps, rng: random.Random) -> Iterator[Steps]:
+    def neighbours(self, computed: ComputedSteps, rng: random.Random) -> Iterator[ComputedSteps]:
         """Yield every local move of one step, and some to anywhere, each once."""
         movable, free = self._parts(computed)
         seen = {computed}
@@ -73,23 +73,23 @@ class Space:
                     seen.add(found)
                     yield found
 
-    def _parts(self, computed: Steps) -> tuple[list[int], list[int]]:
+    def _parts(self, computed: ComputedSteps) -> tuple[list[int], list[int]]:
         movable = [step for step in computed if step not in self.forced]
         return movable, [step for step in range(self.steps) if step not in computed]
 
 
-def _replaced(computed: Steps, old: list[int], new: list[int]) -> Steps:
+def _replaced(computed: ComputedSteps, old: list[int], new: list[int]) -> ComputedSteps:
     return tuple(sorted({*computed} - {*old} | {*new}))
 
 
 class Losses:
     """What every schedule tried so far has cost; a new one is an evaluation. Raises `SpentError` beyond `most`."""
 
-    def __init__(self, evaluate: Callable[[Steps], float], most: int | None = None):
-        self.known: dict[Steps, float] = {}
+    def __init__(self, evaluate: Callable[[ComputedSteps], float], most: int | None = None):
+        self.known: dict[ComputedSteps, float] = {}
         self._evaluate, self._most = evaluate, most
 
-    def __call__(self, computed: Steps) -> float:
+    def __call__(self, computed: ComputedSteps) -> float:
         """The loss of a schedule: the smaller the better."""
         if computed not in self.known:
             if len(self.known) == self._most:
@@ -97,20 +97,20 @@ class Losses:
             self.known[computed] = self._evaluate(computed)
         return self.known[computed]
 
-    def best(self) -> Steps:
+    def best(self) -> ComputedSteps:
         """The best schedule tried so far."""
         return min(self.known, key=self.known.__getitem__)
 
 
 def anneal(
-    space: Space,
-    start: Steps,
-    loss: Callable[[Steps], float],
+    space: ScheduleSpace,
+    start: ComputedSteps,
+    loss: Callable[[ComputedSteps], float],
     iterations: int,
     hot: float,
     cold: float,
     rng: random.Random,
-) -> Steps:
+) -> ComputedSteps:
     """Accept worse schedules with probability exp(-difference / temperature), which falls from `hot` to `cold`."""
     current = start
     for iteration in range(iterations):
@@ -123,8 +123,12 @@ def anneal(
 
 
 def climb(
-    space: Space, start: Steps, loss: Callable[[Steps], float], rounds: int, rng: random.Random
-) -> Steps:
+    space: ScheduleSpace,
+    start: ComputedSteps,
+    loss: Callable[[ComputedSteps], float],
+    rounds: int,
+    rng: random.Random,
+) -> ComputedSteps:
     """Go to the best neighbour until none is better, or for `rounds` rounds."""
     current = start
     for _ in range(rounds):
@@ -135,7 +139,9 @@ def climb(
     return current
 
 
-def typical_difference(space: Space, loss: Callable[[Steps], float], pairs: int, rng: random.Random) -> float:
+def typical_difference(
+    space: ScheduleSpace, loss: Callable[[ComputedSteps], float], pairs: int, rng: random.Random
+) -> float:
     """Return the median of how much one move from a random schedule changes the loss."""
     differences = []
     for _ in range(pairs):

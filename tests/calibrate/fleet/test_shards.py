@@ -11,7 +11,7 @@ from cachesmith.calibrate.closed_loop.fit import SegmentFitter
 from cachesmith.calibrate.closed_loop.lanes import Schedule, as_policy
 from cachesmith.calibrate.closed_loop.polish import Polisher
 from cachesmith.calibrate.closed_loop.walk import Start
-from cachesmith.calibrate.fleet.groups import at_least, grouped, shared_out
+from cachesmith.calibrate.fleet.groups import at_least, request_groups, shared_out
 from cachesmith.calibrate.fleet.shards import Shards
 from cachesmith.sampling.requests import requests
 
@@ -65,7 +65,7 @@ def test_weights_and_gradients_are_those_of_one_process() -> None:
 
 def test_every_sample_is_with_one_worker_and_each_has_as_many() -> None:
     wanted = requests([{"class_labels": label} for label in range(3)], 13, 0)
-    groups = grouped(wanted, 5)
+    groups = request_groups(wanted, 5)
     assert [len(group.numbers) for group in groups] == [5, 5, 3]
     for workers in (1, 2, 4, 13, 20):
         shares = shared_out(groups, workers)
@@ -79,5 +79,5 @@ def test_every_sample_is_with_one_worker_and_each_has_as_many() -> None:
 def test_a_samples_number_does_not_depend_on_the_batch() -> None:
     sizes: list[Any] = [{"prompt": "a", "height": 8 * (1 + n % 2)} for n in range(6)]
     wanted = requests(sizes, 6, 0)
-    orders = [[r for group in grouped(wanted, batch) for r in group.requests] for batch in (1, 2, 6)]
+    orders = [[r for group in request_groups(wanted, batch) for r in group.requests] for batch in (1, 2, 6)]
     assert orders[0] == orders[1] == orders[2]

@@ -55,12 +55,12 @@ def test_the_plan_is_the_best_of_all(longest: int) -> None:
 
 def test_what_cannot_be_planned_is_refused(renderer: Renderer) -> None:
     with pytest.raises(PolicyError, match="4 computed steps of 10 cannot be at most 3 apart"):
-        sglang_dpcache.fit(renderer, REQUESTS, budget=4, max_gap=3)
-    assert isinstance(sglang_dpcache.fit(renderer, REQUESTS, budget=4, max_gap=4).profile().gate, Fixed), (
-        "0, 1, 2 and 6: the last is 4 before the end"
-    )
+        sglang_dpcache.fit_sglang_dpcache(renderer, REQUESTS, budget=4, max_gap=3)
+    assert isinstance(
+        sglang_dpcache.fit_sglang_dpcache(renderer, REQUESTS, budget=4, max_gap=4).profile().gate, Fixed
+    ), "0, 1, 2 and 6: the last is 4 before the end"
     with pytest.raises(PolicyError, match="force at least 2"):
-        sglang_dpcache.fit(renderer, REQUESTS, budget=4, forced=1)
+        sglang_dpcache.fit_sglang_dpcache(renderer, REQUESTS, budget=4, forced=1)
 
 
 def test_final_features_are_what_the_blocks_put_out(renderer: Renderer) -> None:
@@ -87,7 +87,7 @@ def test_the_matrix_is_trained_as_the_authors_train_it() -> None:
 
 
 def test_schedules_are_the_authors_lists() -> None:
-    assert [s for s, letter in enumerate(l2p.schedule(8, 50)) if letter == "C"] == [
+    assert [s for s, letter in enumerate(l2p.l2p_mask(8, 50)) if letter == "C"] == [
         0,
         1,
         2,
@@ -99,9 +99,9 @@ def test_schedules_are_the_authors_lists() -> None:
     ]
     for steps in (10, 28, 50):
         for budget in range(5, steps + 1):
-            assert l2p.schedule(budget, steps).count("C") == budget
+            assert l2p.l2p_mask(budget, steps).count("C") == budget
 
 
 def test_l2p_refuses_what_it_has_no_schedule_for(renderer: Renderer) -> None:
     with pytest.raises(PolicyError, match="the budget is 4 of 10 steps; give one from 5 to 10"):
-        l2p.fit(renderer, REQUESTS, budget=4)
+        l2p.fit_l2p(renderer, REQUESTS, budget=4)

@@ -9,7 +9,14 @@ from tests.tiny import tiny_dit
 from torch import Tensor
 
 from cachesmith.calibrate.methods.searches import budcache, golden_path, reuse
-from cachesmith.calibrate.methods.searches.moves import Losses, Space, SpentError, Steps, anneal, climb
+from cachesmith.calibrate.methods.searches.moves import (
+    ComputedSteps,
+    Losses,
+    ScheduleSpace,
+    SpentError,
+    anneal,
+    climb,
+)
 from cachesmith.calibrate.methods.searches.reuse import ScheduleSampler, reusing
 from cachesmith.policies import Fixed, Forecaster, Policy, PolicyError, Profile, Stack, Taylor, unbound
 from cachesmith.runtime import UnitResult, apply
@@ -19,8 +26,8 @@ from cachesmith.sampling.requests import requests
 
 STEPS = 9
 REQUESTS = requests([{"class_labels": 1}, {"class_labels": 2}], 3, 0)
-SPACE = Space(20, 6, frozenset({0, 1, 19}))
-BEST: Steps = (0, 1, 4, 8, 13, 19)
+SPACE = ScheduleSpace(20, 6, frozenset({0, 1, 19}))
+BEST: ComputedSteps = (0, 1, 4, 8, 13, 19)
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +35,7 @@ def renderer() -> Renderer:
     return Renderer(tiny_dit(), STEPS, batch=2, guidance_scale=1.5)
 
 
-def far(computed: Steps) -> float:
+def far(computed: ComputedSteps) -> float:
     """How far a schedule is from `BEST`."""
     return float(sum(abs(a - b) for a, b in zip(computed, BEST, strict=True)))
 
@@ -54,7 +61,7 @@ def test_climbing_finds_the_best(seed: int) -> None:
 
 
 def test_a_schedule_is_evaluated_once_and_no_more_than_allowed() -> None:
-    asked: list[Steps] = []
+    asked: list[ComputedSteps] = []
     loss = Losses(lambda steps: asked.append(steps) or 0.0, most=1)  # type: ignore[func-returns-value]
     assert loss(BEST) == loss(BEST) == 0.0 and asked == [BEST]
     with pytest.raises(SpentError):
@@ -101,11 +108,11 @@ def test_a_common_beginning_is_computed_once(renderer: Renderer, monkeypatch: py
     assert len(computed) == 2
 
 
-def reached(renderer: Renderer, computed: Steps, uncached: Tensor) -> float:
+def reached(renderer: Renderer, computed: ComputedSteps, uncached: Tensor) -> float:
     return float(psnr(uncached, ScheduleSampler(renderer, REQUESTS)(computed).images).mean())
 
 
-def mask_of(policy: Policy) -> Steps:
+def mask_of(policy: Policy) -> ComputedSteps:
     gate = policy.profile().gate
     assert isinstance(gate, Fixed)
     return tuple(step for step, letter in enumerate(gate.mask) if letter == "C")
@@ -116,7 +123,7 @@ def test_the_golden_path_is_the_best_of_its_space(renderer: Renderer) -> None:
     uncached = renderer(REQUESTS).images
     space = [(0, 1, 2, step, STEPS - 1) for step in range(3, STEPS - 1)]
     best = max(space, key=lambda computed: reached(renderer, computed, uncached))
-    found = golden_path.fit(renderer, REQUESTS, budget=5, evaluations=len(space))
+    found = golden_path.fit_golden_path(renderer, REQUESTS, budget=5, evaluations=len(space))
     assert mask_of(found) == best
 
 
@@ -125,15 +132,15 @@ def test_budcache_is_the_best_of_its_space_for_one_sample(renderer: Renderer) ->
     sample = ScheduleSampler(renderer, REQUESTS[:1])
     space = [(0, *others) for others in combinations(range(1, STEPS), 1)]
     best = min(space, key=lambda c: float((sample(c).latents - uncached).square().mean()))
-    assert mask_of(budcache.fit(renderer, REQUESTS, budget=2, annealing=60, climbing=2)) == best
+    assert mask_of(budcache.fit_budcache(renderer, REQUESTS, budget=2, annealing=60, climbing=2)) == best
 
 
 def test_budgets_that_leave_nothing_to_choose_are_refused(renderer: Renderer) -> None:
     with pytest.raises(PolicyError, match="4 of 9 steps forced; give one from 5 to 8"):
-        golden_path.fit(renderer, REQUESTS, budget=4)
+        golden_path.fit_golden_path(renderer, REQUESTS, budget=4)
     with pytest.raises(PolicyError, match="give one from 3 to 8"):
-        budcache.fit(renderer, REQUESTS, budget=9)
+        budcache.fit_budcache(renderer, REQUESTS, budget=9)
     with pytest.raises(PolicyError, match="at least 0"):
-        budcache.fit(renderer, REQUESTS, budget=3, annealing=-1)
+        budcache.fit_budcache(renderer, REQUESTS, budget=3, annealing=-1)
     with pytest.raises(PolicyError, match="at least 1"):
-        golden_path.fit(renderer, REQUESTS, budget=5, evaluations=0)
+        golden_path.fit_golden_path(renderer, REQUESTS, budget=5, evaluations=0)

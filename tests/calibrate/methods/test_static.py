@@ -12,7 +12,7 @@ from tests.tiny import sample_flux, tiny_dit, tiny_flux
 from torch import Tensor
 
 from cachesmith.calibrate.methods import METHODS, dpcache, eoc, magcache, scalingcache, smoothcache
-from cachesmith.calibrate.methods.schedule_recorder import ScheduleRecorder, schedule
+from cachesmith.calibrate.methods.schedule_recorder import ScheduleRecorder, interval_mask
 from cachesmith.policies import (
     Fitted,
     Fixed,
@@ -220,7 +220,7 @@ def test_dpcache_plans_for_its_own_forecast(renderer: Renderer) -> None:
 
 
 def test_schedules() -> None:
-    assert schedule(10, 4, None, 2) == "CCFFFCFFFC"
-    assert [schedule(10, 5, n).count("C") for n in range(1, 11)] == list(range(1, 11))
+    assert interval_mask(10, 4, None, 2) == "CCFFFCFFFC"
+    assert [interval_mask(10, 5, n).count("C") for n in range(1, 11)] == list(range(1, 11))
     with pytest.raises(PolicyError, match="give a number from 1 to 10"):
-        schedule(10, 5, 11)
+        interval_mask(10, 5, 11)
