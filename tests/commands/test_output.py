@@ -91,7 +91,7 @@ def test_a_line_every_so_often_with_the_time_left(
 ) -> None:
     import time
 
-    monkeypatch.setattr(progress, "EVERY", 0.05)
+    monkeypatch.setattr(progress, "_EVERY", 0.05)
     with progress.stage("work", 40) as advance:
         for _ in range(30):
             time.sleep(0.01)

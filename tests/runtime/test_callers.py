@@ -238,7 +238,7 @@ def test_a_replaced_transformer_is_refused(dit: Pipeline) -> None:
 def test_a_session_does_not_grow(dit: Pipeline, monkeypatch: pytest.MonkeyPatch) -> None:
     from cachesmith.runtime import stats
 
-    monkeypatch.setattr(stats, "KEPT", 100)
+    monkeypatch.setattr(stats, "_KEPT", 100)
     held: list[int] = []
     with apply(dit, REUSE) as session:
         for _ in range(60):
