@@ -3,6 +3,8 @@
 A file holds one sample, so that they are found again whatever the batch and however many workers there are.
 """
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -10,7 +12,22 @@ import torch
 from cachesmith.calibrate.closed_loop.batch import Uncached, sample
 from cachesmith.calibrate.fleet.groups import Group
 from cachesmith.files import replacing
+from cachesmith.sampling.out_of_memory import in_memory
 from cachesmith.sampling.render import Renderer
+from cachesmith.sampling.requests import Request
+
+
+@dataclass(frozen=True)
+class _Missing:
+    """Requests that are still to be sampled."""
+
+    requests: Sequence[Request]
+
+    def __len__(self) -> int:
+        return len(self.requests)
+
+    def parts(self, size: int) -> list["_Missing"]:
+        return [_Missing(self.requests[i : i + size]) for i in range(0, len(self.requests), size)]
 
 
 def reference(renderer: Renderer, group: Group, folder: Path) -> tuple[Uncached, int]:
@@ -19,12 +36,14 @@ def reference(renderer: Renderer, group: Group, folder: Path) -> tuple[Uncached,
     paths = [folder / f"{number:05d}.pt" for number in group.numbers]
     missing = [i for i, path in enumerate(paths) if not path.exists()]
     if missing:
-        made = sample(renderer, [group.requests[i] for i in missing])
-        for row, i in enumerate(missing):
+        called, made = in_memory(
+            [_Missing([group.requests[i] for i in missing])], lambda each: sample(renderer, each.requests)
+        )
+        for i, (each, row) in zip(missing, ((m, r) for m in made for r in range(len(m))), strict=True):
             with replacing(paths[i]) as part:
-                torch.save({"path": made.path[row].clone(), "images": made.images[row].clone()}, part)
-        if len(missing) == len(paths):
-            return made, len(missing)
+                torch.save({"path": each.path[row].clone(), "images": each.images[row].clone()}, part)
+        if len(missing) == len(paths) and len(called) == 1:
+            return made[0], len(missing)
     known = [torch.load(path, weights_only=True) for path in paths]
     path, images = (torch.stack([each[name] for each in known]) for name in ("path", "images"))
     return Uncached(group.requests, path, images), len(missing)

@@ -29,6 +29,9 @@ class Uncached:
     images: Tensor
     prompts: dict[str, Any] = field(default_factory=dict)
 
+    def __len__(self) -> int:
+        return len(self.requests)
+
     def parts(self, size: int) -> "list[Uncached]":
         """The same in calls of at most `size` samples."""
         if len(self.requests) <= size:
@@ -42,7 +45,10 @@ class Uncached:
 
 
 class Batch:
-    """One batch's cached run on a schedule, up to some step. What is remembered of it rests on `home`."""
+    """One batch's cached run on a schedule, up to some step. What is remembered of it rests on `home`.
+
+    known: what the transformer returned so far; last, kept: the same after walks of a segment.
+    """
 
     def __init__(
         self,
@@ -56,7 +62,12 @@ class Batch:
         self.device = device_of(renderer.pipe)
         self.home = home or self.device
         self.known: Results = []
+        self.last: Results = []
+        self.kept: Results = []
         self.past = Past()
+
+    def __len__(self) -> int:
+        return len(self.folds)
 
     def parts(self, size: int) -> "list[Batch]":
         """The same as batches of at most `size` samples, each as far as this one is."""
@@ -67,7 +78,9 @@ class Batch:
         for number, part in enumerate(self.uncached.parts(size)):
             places = torch.arange(number * size, number * size + len(part.requests))
             each = Batch(self.renderer, part, self.schedule, self.folds[places], self.home)
-            each.known = part_of(self.known, places, samples)
+            each.known, each.last, each.kept = (
+                part_of(results, places, samples) for results in (self.known, self.last, self.kept)
+            )
             each.past = self.past.part(places, samples)
             made.append(each)
         return made

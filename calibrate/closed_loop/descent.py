@@ -13,6 +13,7 @@ from cachesmith.calibrate.closed_loop.gradient_checkpointing import recomputed
 from cachesmith.calibrate.closed_loop.lanes import Rows, Schedule, corrected
 from cachesmith.calibrate.closed_loop.loop import Loop, Past, attached
 from cachesmith.calibrate.closed_loop.replay import replayed
+from cachesmith.sampling.out_of_memory import in_memory
 from cachesmith.sampling.render import Renderer, device_of
 
 LAST = 0.6
@@ -41,13 +42,18 @@ def loss(ends: Tensor) -> Tensor:
     return ends[0] if len(ends) == 1 else (1 - LAST) * ends[:-1].mean(0) + LAST * ends[-1]
 
 
-def gradients(renderer: Renderer, samples: Sequence[Uncached], point: Point) -> tuple[list[Tensor], Tensor]:
-    """Each sample's gradient of its loss in each theta, [N, unknowns] a segment, and its log errors [segments, N]."""
+def gradients(
+    renderer: Renderer, samples: Sequence[Uncached], point: Point
+) -> tuple[list[Tensor], Tensor, list[Uncached]]:
+    """Each sample's gradient of its loss in each theta, [N, unknowns] a segment, and its log errors [segments, N].
+
+    The last are the samples as they were called: half as many at a time where memory ran out.
+    """
     transformer = renderer.pipe.transformer
     with recomputed(transformer) if point.recomputed else nullcontext():
-        each = [_of_batch(renderer, batch, point) for batch in samples]
+        called, each = in_memory(samples, lambda batch: _of_batch(renderer, batch, point))
     grads = [torch.cat(parts) for parts in zip(*(grads for grads, _ in each), strict=True)]
-    return grads, torch.cat([ends for _, ends in each], 1)
+    return grads, torch.cat([ends for _, ends in each], 1), called
 
 
 def _of_batch(renderer: Renderer, batch: Uncached, point: Point) -> tuple[list[Tensor], Tensor]:
@@ -73,6 +79,6 @@ def _ends(renderer: Renderer, batch: Uncached, point: Point, rows: Rows) -> Tens
     logs = []
     for segment in point.segments:
         latents = trace.latents[segment.stop].float()
-        miss = latents - batch.path[:, segment.stop].to(latents)
+        miss = latents - batch.path[:, segment.stop].to(latents.device).float()
         logs.append((miss.square().flatten(1).mean(1) + FLOOR).log())
     return torch.stack(logs)

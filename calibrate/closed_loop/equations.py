@@ -24,6 +24,10 @@ in the hundreds, and with these the segment is no longer linear in them.
 
 _TINY = 1e-30
 
+TOKENS = 512
+"""Of a sample's tokens, so many are summed over at most: where there are thousands of channels, these are thousands of
+equations a sample."""
+
 BLOCKS = 6
 """Of columns: those of a symmetric matrix that are right of a block are not multiplied out."""
 
@@ -35,7 +39,8 @@ class Equations:
     through sampler, guidance, tail and embedder gives its derivative in every forecast, and so a row of D for every
     token. Where latents depend on forecasts of one token, gram is exact; where they do not, it lacks what couples
     tokens. `right` is exact in any case, and both are in float32. `share`: part of the tokens that are summed over,
-    drawn for each sample by its number; `count`: how many they are in all. `width`: latents of a token.
+    drawn for each sample by its number, `TOKENS` at most; `count`: how many they are in all. `width`: latents of a
+    token. A gram is large where channels are many: grams rest on the host, but for those of the folds in hand.
     """
 
     def __init__(
@@ -44,7 +49,9 @@ class Equations:
         self.schedule, self.channels, self.share = schedule, channels, share
         self.shape = (len(schedule.lanes), AXES, channels)
         size = len(schedule.lanes) * AXES * channels
-        self.gram = torch.zeros(folds, size, size, device=device)
+        self.device = device
+        self.gram = torch.zeros(folds, size, size)
+        self._here: dict[int, Tensor] = {}
         self.right = torch.zeros(folds, size, device=device)
         self.energy = torch.zeros(self.shape, device=device)
         self.count, self.width = 0, 1
@@ -70,25 +77,34 @@ class Equations:
         weights = weight.view(-1, *(1,) * (end.ndim - 1))
         self.count += tokens.numel()
         present = sorted(set(folds.tolist()))
+        self._bring(present)
         rows = design.rows(miss * weights)
         for fold in present:
             self.right[fold] += rows[folds == fold].sum((0, 1))
         for combination in combinations:
             rows = design.rows(combination * weights.sqrt(), self.energy)
             for fold in present:
-                _add_square(self.gram[fold], rows[folds == fold].flatten(0, 1))
-        for fold in present:
-            _mirror(self.gram[fold])
+                _add_square(self._here[fold], rows[folds == fold].flatten(0, 1))
+
+    def _bring(self, folds: Sequence[int]) -> None:
+        """Have the grams of some folds on the device, and no others."""
+        for fold in [*self._here]:
+            if fold not in folds:
+                gram = self._here.pop(fold)
+                _mirror(gram)
+                self.gram[fold].copy_(gram)
+        self._here |= {fold: self.gram[fold].to(self.device) for fold in folds if fold not in self._here}
 
     def to(self, device: torch.device) -> "Equations":
-        """Move all sums."""
-        self.gram, self.right, self.energy = (
-            each.to(device) for each in (self.gram, self.right, self.energy)
-        )
+        """Have all sums made and solved there."""
+        self._bring(())
+        self.device, self.right, self.energy = device, self.right.to(device), self.energy.to(device)
         return self
 
     def merge(self, other: "Equations") -> "Equations":
         """Add those of other samples, wherever they are."""
+        self._bring(())
+        other._bring(())
         for fold in other.folds:
             self.gram[fold] += other.gram[fold].to(self.gram)
             self.right[fold] += other.right[fold].to(self.right)
@@ -99,36 +115,54 @@ class Equations:
     @property
     def folds(self) -> list[int]:
         """Those that have samples."""
+        self._bring(())
         return [fold for fold, gram in enumerate(self.gram) if bool(gram.diagonal().any())]
 
     def target(self, theta: Tensor) -> Tensor:
         """Each fold's right side for the weights themselves, linearised at theta [folds, ...]: [folds, unknowns]."""
-        return self.right + torch.einsum("fuv,fv->fu", self.gram, theta.flatten(1))
+        self._bring(())
+        pairs = zip(self.gram, theta.flatten(1), strict=True)
+        return self.right + torch.stack([gram.to(self.device) @ each for gram, each in pairs])
+
+    def total(self) -> Tensor:
+        """The gram of all folds, on the device."""
+        self._bring(())
+        total = self.gram[0].to(self.device, copy=True)
+        for each in self.gram[1:]:
+            total += each.to(self.device)
+        return total
 
     def without(self, theta: Tensor, factor: float) -> Tensor:
         """Every fold's solution by the equations of all others: [folds, lanes, AXES, channels]."""
-        folds = len(self.gram)
+        folds, total, target = len(self.gram), self.total(), self.target(theta)
         if folds == 1:
-            return solve(self.gram[0] + self.ridge(factor), self.target(theta)[0]).view_as(theta)
-        gram, target, ridge = self.gram.sum(0), self.target(theta), self.ridge(factor * (1 - 1 / folds))
-        total = target.sum(0)
-        each = [solve(gram - self.gram[fold] + ridge, total - target[fold]) for fold in range(folds)]
-        return torch.stack(each).view_as(theta)
+            return solve(self.damped(total, factor), target[0]).view_as(theta)
+        found = []
+        for fold in range(folds):
+            others = self.damped(total - self.gram[fold].to(self.device), factor * (1 - 1 / folds))
+            found.append(solve(others, target.sum(0) - target[fold]))
+        return torch.stack(found).view_as(theta)
 
-    def ridge(self, factor: float) -> Tensor:
-        """The ridge, relative to the mean curvature of an axis and, by half, to the energy of the channel along it."""
-        size = self.gram.sum(0).diagonal().view(self.shape).mean(2, keepdim=True)
+    def damped(self, matrix: Tensor, factor: float) -> Tensor:
+        """Add the ridge to `matrix`, in place.
+
+        It is relative to the mean curvature of an axis and, by half, to the energy of the channel along it.
+        """
+        self._bring(())
+        size = self.gram.diagonal(dim1=1, dim2=2).sum(0).to(self.device)
+        size = size.view(self.shape).mean(2, keepdim=True)
         missing = size.expand(self.shape).flatten() <= 0
         size = size.clamp_min(_LEAST * size.max())
         own = size * self.energy / self.energy.mean(2, keepdim=True).clamp_min(_TINY)
-        ridge = torch.diag((OWN * own + (1 - OWN) * size).flatten())
-        common = ((SHARED - 1) * (1 - OWN) / self.channels * size).flatten()
+        ridge = factor * (OWN * own + (1 - OWN) * size).flatten()
+        common = factor * (SHARED - 1) * (1 - OWN) / self.channels * size.flatten()
+        # what the segment's forecasts do not have stays at zero
+        ridge[missing] = factor - common.repeat_interleave(self.channels)[missing]
+        matrix.diagonal().add_(ridge)
         for index, value in enumerate(common):
             block = slice(index * self.channels, (index + 1) * self.channels)
-            ridge[block, block] += value
-        # what the segment's forecasts do not have stays at zero
-        ridge.diagonal()[missing] = 1.0
-        return factor * ridge
+            matrix[block, block] += value
+        return matrix
 
 
 class _Design:
@@ -138,11 +172,10 @@ class _Design:
         self.end, self.notes, self.drawn = end, notes, tokens.shape
         self.shape = (len(schedule.lanes), AXES, channels)
         self.outputs = [note.output for note in notes]
-        changes = [_changes(note, schedule.lanes[note.lane]) for note in notes]
         rows = torch.arange(notes[0].output.shape[0], device=end.device)[:, None]
         self.index = rows, tokens[rows[:, 0] % len(end)]
-        self.sizes = [change.square().sum(2) for change in changes]
-        self.changes = [change[:, *self.index] for change in changes]
+        made = [_changes(note, schedule.lanes[note.lane], self.index) for note in notes]
+        self.sizes, self.changes = [size for size, _ in made], [change for _, change in made]
 
     def rows(self, combination: Tensor, energy: Tensor | None = None) -> Tensor:
         """The derivative of `combination` [N, ...] of the latents: [N, tokens, unknowns]; `energy` is added to.
@@ -183,19 +216,24 @@ def _blocks(gram: Tensor) -> list[slice]:
 
 
 def _drawn(numbers: Sequence[int], count: int, share: float) -> Tensor:
-    """So many of each sample's tokens, drawn by its number: [N, round(share count)]."""
-    wanted = max(1, round(share * count))
+    """So many of each sample's tokens, drawn by its number: [N, round(share count)], at most `TOKENS`."""
+    wanted = min(TOKENS, max(1, round(share * count)))
     generators = [torch.Generator().manual_seed(number) for number in numbers]
     return torch.stack([torch.randperm(count, generator=each)[:wanted] for each in generators])
 
 
-def _changes(note: Note, mask: str) -> Tensor:
-    """What one unit of each unknown adds to a forecast: [AXES, rows, tokens, channels]."""
-    table = axes(mask, note.step)
-    found = torch.zeros(AXES, *note.output.shape, device=note.output.device)
-    for index, axis in table.nonzero().tolist():
-        found[axis] += table[index, axis] * note.raw[index].detach().float()
-    return found
+def _changes(note: Note, mask: str, index: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+    """What one unit of each unknown adds to a forecast: its squares over all tokens [AXES, rows, channels], and itself
+    for the tokens of `index` [AXES, rows, tokens, channels]. One axis is made at a time.
+    """
+    sizes, changes = [], []
+    for column in axes(mask, note.step).T:
+        whole = torch.zeros(note.output.shape, device=note.output.device)
+        for tap in column.nonzero().flatten().tolist():
+            whole.add_(note.raw[tap].detach(), alpha=float(column[tap]))
+        changes.append(whole[index])
+        sizes.append(whole.square_().sum(1))
+    return torch.stack(sizes), torch.stack(changes)
 
 
 def solve(matrix: Tensor, right: Tensor) -> Tensor:
@@ -210,13 +248,13 @@ def solve(matrix: Tensor, right: Tensor) -> Tensor:
 
 
 def factored(matrix: Tensor) -> Tensor:
-    """The Cholesky factor of a curvature; where rounding made it indefinite, its diagonal is raised first."""
+    """The Cholesky factor of a curvature; where rounding made it indefinite, its diagonal is raised first, in place."""
     mean = matrix.diagonal().mean().clamp_min(torch.finfo(matrix.dtype).tiny)
-    raised, lift = matrix.clone(), 1e-7
     factor: Tensor
-    factor, failed = torch.linalg.cholesky_ex(raised)
+    factor, failed = torch.linalg.cholesky_ex(matrix)
+    lift = 1e-7
     while failed and lift < 1:
-        raised.diagonal().add_(lift * mean)
-        factor, failed = torch.linalg.cholesky_ex(raised)
+        matrix.diagonal().add_(lift * mean)
+        factor, failed = torch.linalg.cholesky_ex(matrix)
         lift *= 10
     return factor

@@ -156,22 +156,22 @@ class SegmentFitter:
         for turn in range(self.turns):
             share = self.share if turn or self.hold else FEW
             equations = self._equations(segment, theta, best.squares, share)
-            curvature = equations.gram.sum(0).add_(equations.ridge(DAMPING))
             if self.hold:
                 break
             grid = self.ridges if turn else CAUTIOUS
             factor, found, walked = self._turn(segment, equations, theta, grid, best.error)
             if walked.error >= best.error:
                 break
-            matrix = equations.gram.sum(0).add_(equations.ridge(factor))
-            together = solve(matrix, equations.target(theta).sum(0)).view_as(theta[0])
+            matrix, right = equations.damped(equations.total(), factor), equations.target(theta).sum(0)
+            together = solve(matrix, right).view_as(theta[0])
             before_turn, best, theta, ridge = best.error, walked, found, factor
             if turn and best.error > WORTH * before_turn:
                 break
         self.shards.settle()
         self._fit.rows |= corrected(self.schedule, segment, self.base, together)
         self._fit.width = equations.width
-        lower = factored(curvature / equations.count)
+        # many segments' factors are large: they rest on the host
+        lower = factored(equations.damped(equations.total(), DAMPING).div_(equations.count)).cpu()
         self._fit.curvatures.append(Curvature(segment, lower, ridge, before.error, best.error, best.squares))
 
     def _turn(

@@ -60,7 +60,7 @@ class Polisher:
         self.shards, self.fit, self.size, self.seed = shards, fit, size, seed
         self.rate, self.recomputed = rate, recomputed
         self.state: dict[str, list[Tensor]] = {
-            name: [torch.zeros(len(each.factor), device=each.factor.device) for each in fit.curvatures]
+            name: [torch.zeros(len(each.factor), device=shards.device) for each in fit.curvatures]
             for name in ("phi", "kept", "momentum", "average")
         }
         self.iteration, self.scale = 0, 1.0
@@ -151,7 +151,9 @@ class Polisher:
         """theta = L^-T phi of every segment, [lanes, AXES, channels]."""
         shape = (len(self.fit.schedule.lanes), AXES, -1)
         return [
-            torch.linalg.solve_triangular(curvature.factor.T, phi[:, None], upper=True).reshape(shape)
+            torch.linalg.solve_triangular(
+                curvature.factor.to(phi.device).T, phi[:, None], upper=True
+            ).reshape(shape)
             for curvature, phi in zip(self.fit.curvatures, phis, strict=True)
         ]
 
@@ -166,7 +168,8 @@ class Polisher:
         grads = []
         for curvature, each, errors in zip(self.fit.curvatures, found, ends, strict=True):
             # d / d phi = L^-1 d / d theta
-            along = torch.linalg.solve_triangular(curvature.factor, each.T, upper=False).T
+            factor = curvature.factor.to(each.device)
+            along = torch.linalg.solve_triangular(factor, each.T, upper=False).T
             grads.append(self._clipped(along, errors.to(along)).mean(0))
         return grads, ends.mean(1).exp().tolist(), loss(ends)
 

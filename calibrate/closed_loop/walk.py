@@ -1,7 +1,8 @@
 """Some of the samples on their way through a cached run: each segment walked, and what is summed over them."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -11,9 +12,11 @@ from cachesmith.calibrate.closed_loop.batch import Batch, Uncached
 from cachesmith.calibrate.closed_loop.combinations import combinations
 from cachesmith.calibrate.closed_loop.equations import Equations
 from cachesmith.calibrate.closed_loop.lanes import Rows, Schedule, corrected, line_weights
-from cachesmith.calibrate.closed_loop.replay import Results
 from cachesmith.sampling.metrics import psnr
+from cachesmith.sampling.out_of_memory import half, in_memory, out_of_memory
 from cachesmith.sampling.render import Renderer, device_of
+
+R = TypeVar("R")
 
 
 @dataclass(frozen=True)
@@ -30,6 +33,7 @@ class Walk:
     """samples: by the place of their group; folds: of each sample, in that order [N]; numbers: likewise.
 
     theta [folds, lanes, AXES, channels] may be on any device. What is given or returned for each sample is in order.
+    home: where what is remembered of samples rests. Where memory runs out, batches are halved.
     """
 
     def __init__(
@@ -39,65 +43,89 @@ class Walk:
         start: Start,
         folds: Tensor,
         numbers: list[int],
+        home: torch.device | None = None,
     ):
         self.start, self.device = start, device_of(renderer.pipe)
-        self.sizes = [len(each.requests) for each in samples.values()]
-        parts = torch.split(folds, self.sizes)
+        parts = torch.split(folds, [len(each) for each in samples.values()])
         self.batches = {
-            place: Batch(renderer, each, start.schedule, part)
+            place: [Batch(renderer, each, start.schedule, part, home)]
             for (place, each), part in zip(samples.items(), parts, strict=True)
         }
-        self.numbers = torch.split(torch.tensor(numbers), self.sizes)
+        self.numbers = torch.tensor(numbers)
         rows = line_weights(start.schedule, start.channels, self.device) if start.rows is None else start.rows
         self.base: Rows = {step: row.to(self.device) for step, row in rows.items()}
-        self._last: list[Results] = []
-        self._kept: list[Results] = []
         self._combinations: dict[torch.Size, list[Tensor]] = {}
 
     def compute(self, step: int, place: int) -> int:
         """Compute a step of one group, in full or by half; return its samples."""
-        self.batches[place].compute(step, self.base)
-        return len(self.batches[place].folds)
+        self._each(lambda batch: batch.compute(step, self.base), [place])
+        return sum(map(len, self.batches[place]))
 
     def go(self, segment: Segment, theta: Tensor) -> Tensor:
         """Walk a segment, each sample by its fold's weights: squared errors at its end [N]."""
-        weights, squares = self._weights(segment, theta), list[Tensor]()
-        self._last = []
-        for batch in self.batches.values():
-            end, known = batch.walk(segment.stop, weights)
+        weights = self._weights(segment, theta)
+
+        def walk(batch: Batch) -> Tensor:
+            end, batch.last = batch.walk(segment.stop, weights)
             miss = end.float().cpu() - batch.uncached.path[:, segment.stop]
-            squares.append(miss.square().flatten(1).mean(1))
-            self._last.append(known)
-        return torch.cat(squares)
+            return miss.square().flatten(1).mean(1)
+
+        return torch.cat(self._each(walk, self.batches))
 
     def keep(self) -> None:
         """Of all walks of a segment, the last is the one to settle for."""
-        self._kept = self._last
+        for batch in self._all():
+            batch.kept = batch.last
 
     def settle(self) -> None:
         """Go on from where the walk that was kept ended."""
-        for batch, known in zip(self.batches.values(), self._kept, strict=True):
-            batch.known = known
-        self._last = self._kept = []
+        for batch in self._all():
+            batch.known, batch.kept, batch.last = batch.kept, [], []
 
     def equations(self, segment: Segment, theta: Tensor, weights: Tensor, share: float) -> Equations:
         """Normal equations of a segment; each sample weighs its weight [N]. share: of the tokens."""
+        while True:
+            most = max(map(len, self._all()))
+            with out_of_memory() as failed:
+                return self._summed(segment, theta, weights, share)
+            # a batch may have been added in part: all are, anew
+            most = half(most, failed)
+            for place, batches in self.batches.items():
+                self.batches[place] = [part for batch in batches for part in batch.parts(most)]
+
+    def _summed(self, segment: Segment, theta: Tensor, weights: Tensor, share: float) -> Equations:
         start, rows = self.start, self._weights(segment, theta)
         equations = Equations(start.folds, start.schedule, start.channels, self.device, share)
-        parts = zip(self.batches.values(), torch.split(weights, self.sizes), self.numbers, strict=True)
-        for batch, weight, numbers in parts:
+        batches = self._all()
+        sizes = [len(batch) for batch in batches]
+        parts = zip(batches, torch.split(weights, sizes), torch.split(self.numbers, sizes), strict=True)
+        # a fold's sums come to the device once, where batches are of one fold
+        for batch, weight, numbers in sorted(parts, key=lambda part: int(part[0].folds[0])):
             end, notes = batch.differentiable(segment.stop, rows)
             size = end.shape[1:]
             if size not in self._combinations:
                 self._combinations[size] = combinations(end, notes[-1].output)
-            miss = batch.uncached.path[:, segment.stop].to(end) - end.detach()
-            found = self._combinations[size]
-            equations.add(end, miss, weight.to(end), batch.folds, notes, found, numbers.tolist())
+            miss = batch.uncached.path[:, segment.stop].to(end.device).float() - end.detach().float()
+            found, weight = self._combinations[size], weight.to(end.device)
+            equations.add(end, miss, weight, batch.folds, notes, found, numbers.tolist())
         return equations
 
     def scores(self) -> Tensor:
         """PSNR in dB of every sample [N], of runs that were walked to their ends."""
-        return torch.cat([psnr(batch.uncached.images, batch.pictures()) for batch in self.batches.values()])
+        return torch.cat(
+            self._each(lambda batch: psnr(batch.uncached.images, batch.pictures()), self.batches)
+        )
+
+    def _all(self) -> list[Batch]:
+        return [batch for batches in self.batches.values() for batch in batches]
+
+    def _each(self, work: Callable[[Batch], R], places: Iterable[int]) -> list[R]:
+        """Do something with the batches of some groups, in memory."""
+        found: list[R] = []
+        for place in [*places]:
+            self.batches[place], results = in_memory(self.batches[place], work)
+            found += results
+        return found
 
     def _weights(self, segment: Segment, theta: Tensor) -> Rows:
         return corrected(self.start.schedule, segment, self.base, theta.to(self.device))

@@ -32,13 +32,22 @@ class Shard:
     """Holds samples with their references, histories and latents; what it returns is small.
 
     groups: by their place among all groups; folder: where references lie. What is returned for each sample is in the
-    order of groups, and of samples within them.
+    order of groups, and of samples within them. at_once: samples called together for gradients, by default all of a
+    group; home: where what a walk remembers of samples rests.
     """
 
-    def __init__(self, renderer: Renderer, groups: Mapping[int, Group], folder: Path):
-        self.renderer, self.groups, self.folder = renderer, groups, folder
+    def __init__(
+        self,
+        renderer: Renderer,
+        groups: Mapping[int, Group],
+        folder: Path,
+        at_once: int = 0,
+        home: torch.device | None = None,
+    ):
+        self.renderer, self.groups, self.folder, self.home = renderer, groups, folder, home
         self.samples: dict[int, Uncached] = {}
-        self._parts: dict[tuple[int, ...], Uncached] = {}
+        self._parts: dict[tuple[tuple[int, ...], int], list[Uncached]] = {}
+        self._at_once = at_once
 
     def reference(self, place: int) -> Referenced:
         """Sample a group uncached, or find what was sampled."""
@@ -49,7 +58,7 @@ class Shard:
         """Begin a walk of the groups at `places`; folds: of their samples [N]."""
         numbers = [number for place in places for number in self.groups[place].numbers]
         some = {place: self.samples[place] for place in places}
-        self._walk = Walk(self.renderer, some, start, folds, numbers)
+        self._walk = Walk(self.renderer, some, start, folds, numbers, self.home)
 
     def compute(self, step: int, place: int) -> int:
         """See `Walk`."""
@@ -80,8 +89,10 @@ class Shard:
         wanted = {
             place: tuple(n for n in group.numbers if n in numbers) for place, group in self.groups.items()
         }
-        some = [self._part(place, own) for place, own in wanted.items() if own]
-        return descent.gradients(self.renderer, some, point)
+        some = [part for place, own in wanted.items() if own for part in self._part(place, own)]
+        grads, ends, called = descent.gradients(self.renderer, some, point)
+        self._at_once = max(map(len, called)) if len(called) > len(some) else self._at_once
+        return grads, ends
 
     def quality(self, policy: Policy) -> tuple[Tensor, float]:
         """Closed-loop PSNR in dB of all samples [N], and full computations."""
@@ -91,11 +102,12 @@ class Shard:
                 found.append(psnr(batch.images, self.renderer(batch.requests).images))
         return torch.cat(found), session.stats.nfc
 
-    def _part(self, place: int, numbers: tuple[int, ...]) -> Uncached:
-        """Some of a group's samples, always the same object: it remembers its prompts."""
-        group, whole = self.groups[place], self.samples[place]
-        if numbers == group.numbers:
-            return whole
-        if numbers not in self._parts:
-            self._parts[numbers] = whole.some([group.numbers.index(number) for number in numbers])
-        return self._parts[numbers]
+    def _part(self, place: int, numbers: tuple[int, ...]) -> list[Uncached]:
+        """Some of a group's samples, as many at once as fit; always the same objects: they remember their prompts."""
+        group, whole, most = self.groups[place], self.samples[place], self._at_once or len(numbers)
+        if numbers == group.numbers and len(numbers) <= most:
+            return [whole]
+        if (numbers, most) not in self._parts:
+            some = whole.some([group.numbers.index(number) for number in numbers])
+            self._parts[numbers, most] = some.parts(most)
+        return self._parts[numbers, most]

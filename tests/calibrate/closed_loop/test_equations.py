@@ -70,6 +70,7 @@ def test_rows_are_the_derivative_of_where_the_segment_ends(
     far, wide = moved(batch, segment, theta, [one, other])
     for fold in range(2):
         scale = weight * (batch.folds == fold)
+        equations.total()  # has all on the host
         gram, right = equations.gram[fold], equations.right[fold]
         expected = [
             float(scale @ (a * b).sum(1)) for a, b in ((far, wide), (far, far), (far, miss.flatten(1)))
@@ -102,7 +103,7 @@ def test_the_ridge_spares_what_channels_share() -> None:
     size = AXES * 4
     equations.gram += torch.eye(size)
     equations.energy += 1.0
-    ridge = equations.ridge(1.0)
+    ridge = equations.damped(torch.zeros(size, size), 1.0)
     alike, own = torch.zeros(size), torch.zeros(size)
     alike[:4], own[0], own[1] = 1.0, 1.0, -1.0
     assert float(alike @ ridge @ alike) / 4 < 0.6 * float(own @ ridge @ own) / 2
