@@ -9,7 +9,7 @@ from tests.calibrate.closed_loop.world import STEPS, Flux, dit, shards, uncached
 from cachesmith.calibrate.closed_loop.batch import Batch, sample
 from cachesmith.calibrate.closed_loop.fit import Fit, SegmentFitter
 from cachesmith.calibrate.closed_loop.lanes import Schedule, as_policy, line_weights, of_policy
-from cachesmith.calibrate.closed_loop.polish import Polisher
+from cachesmith.calibrate.closed_loop.polish import Polisher, rose
 from cachesmith.runtime import apply
 from cachesmith.sampling.metrics import psnr
 from cachesmith.sampling.requests import requests
@@ -115,6 +115,14 @@ def test_gradients_that_lead_astray_are_taken_back(monkeypatch: pytest.MonkeyPat
     assert polisher.scale == 0.25 and not any(phi.any() for phi in polisher.state["phi"])
     polisher(6)
     assert polisher.scale == 0.25 and all(phi.any() for phi in polisher.state["phi"])
+
+
+def test_a_loss_that_stays_is_seldom_taken_for_a_rise_and_one_that_rises_is() -> None:
+    drawn = torch.randn(2000, 5, 8, generator=torch.Generator().manual_seed(0))
+    taken = [rose(each[0], each[1:].mean(1).tolist()) for each in drawn]
+    assert sum(taken) < 0.02 * len(taken)
+    assert all(rose(each[0] + 3, each[1:].mean(1).tolist()) for each in drawn[:50])
+    assert rose(torch.full((8,), torch.nan), [0.0]) and not rose(torch.zeros(8), [])
 
 
 def test_a_sample_asks_for_no_more_than_its_own_error() -> None:
