@@ -11,7 +11,7 @@ from tests.calibrate.closed_loop.world import Flux, dit, shards
 from cachesmith.calibrate.closed_loop.fit import SegmentFitter
 from cachesmith.calibrate.closed_loop.lanes import Schedule
 from cachesmith.calibrate.closed_loop.polish import Polisher
-from cachesmith.calibrate.fleet.groups import grouped
+from cachesmith.calibrate.fleet.groups import request_groups
 from cachesmith.calibrate.references import reference
 from cachesmith.policies import CachesmithError
 from cachesmith.sampling.out_of_memory import in_memory
@@ -80,7 +80,7 @@ def test_a_fit_and_its_gradients_go_on_with_smaller_batches(make: Any, rows: int
 
 def test_references_go_on_with_smaller_batches(tmp_path: Any) -> None:
     renderer = dit()
-    (group,) = grouped(requests([{"class_labels": 1}], 3, 0), 4)
+    (group,) = request_groups(requests([{"class_labels": 1}], 3, 0), 4)
     whole, _ = reference(renderer, group, tmp_path / "whole")
     with short_of_memory(renderer.pipe.transformer, 4):
         halved, sampled = reference(renderer, group, tmp_path / "halved")
