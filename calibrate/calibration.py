@@ -29,8 +29,9 @@ from cachesmith.calibrate.score_cache import Memo, digest_of
 from cachesmith.calibrate.spaces import Found, search_rfc, search_stack
 from cachesmith.calibrate.warm_start import check_earlier, origin
 from cachesmith.files import FolderInUseError, sole_writer
-from cachesmith.policies import Calibration, Document, ModelKey, Policy, PolicyError, Profile, save
+from cachesmith.policies import MAIN, Calibration, Document, Policy, PolicyError, Profile, save
 from cachesmith.policies.base import Arrays
+from cachesmith.runtime.models.denoisers import denoisers
 from cachesmith.runtime.models.fingerprint import model_key, sampler_key
 from cachesmith.sampling.evaluate import Evaluator
 from cachesmith.sampling.lpips import load_lpips
@@ -104,9 +105,9 @@ class _Calibration:
             check_earlier(config.earlier, prompts, self.parts)
         common = {} if config.guidance_scale is None else {"guidance_scale": config.guidance_scale}
         self.renderer = Renderer(pipe, config.steps, config.batch, **common)
-        self.model: ModelKey = model_key(pipe.transformer, pipe)
+        self.models = {name: model_key(denoiser, pipe) for name, denoiser in denoisers(pipe).items()}
         self.key = digest_of(
-            self.model, type(pipe.scheduler).__name__, _settings(pipe.scheduler), self.parts, common,
+            *self.models.values(), type(pipe.scheduler).__name__, _settings(pipe.scheduler), self.parts, common,
             config.steps, config.seed, str(pipe.transformer.dtype), __version__,
         )  # fmt: skip
 
@@ -130,7 +131,8 @@ class _Calibration:
         given = [request.arguments for request in (*self.fitting, *self.parts.heldout)]
         sampler = sampler_key(self.pipe.scheduler, shape.guidance, [shape.call], given)
         document = Document(
-            name=config.name, profiles=profiles, model=self.model, sampler=sampler,
+            name=config.name, profiles=profiles, model=self.models[MAIN], sampler=sampler,
+            models={name: self.models[name] for name in shape.denoisers if name != MAIN},
             calibration=self._provenance(found, ledger),
         )  # fmt: skip
         policy = Policy(document, _merged([each.policy.arrays for each in found.values()]))

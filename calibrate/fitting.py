@@ -11,6 +11,7 @@ from cachesmith.policies import Policy, PolicyError, SamplerKey, Stack
 from cachesmith.policies.errors import refusing
 from cachesmith.progress import stage
 from cachesmith.runtime import Tick, UnitResult, Watcher, watch
+from cachesmith.runtime.models.denoisers import denoisers
 from cachesmith.runtime.models.fingerprint import model_key, sampler_key
 from cachesmith.runtime.pipeline_call import PipelineCall
 from cachesmith.sampling.render import Renderer
@@ -60,6 +61,11 @@ def fit_method(
     `CachesmithError` where the uncached samples are not finite.
     """
     check_method(method, options)
+    if len(named := denoisers(pipe)) > 1:
+        raise PolicyError(
+            f"published methods are fitted for one denoiser, and this pipeline has {', '.join(named)}; use "
+            "cachesmith calibrate, which takes all of them"
+        )
     with stage(f"fitting {method}", 2) as advance:
         sampler = _sampler(pipe, requests, steps, common)
         advance()

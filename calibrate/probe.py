@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from cachesmith.calibrate.closed_loop.replay import replayed
-from cachesmith.policies import Follower, PolicyError, Stack
+from cachesmith.calibrate.turns import turns_of
+from cachesmith.policies import MAIN, Follower, PolicyError, Stack
 from cachesmith.runtime import Answer, Tick, UnitCall, UnitResult, UseOutput, Watcher, watch
 from cachesmith.runtime.pipeline_call import PipelineCall
 from cachesmith.sampling.render import Renderer
@@ -22,6 +23,7 @@ class Shape:
     """guidance: none, in one batch, or by calls of its own; follower: the half that is forecast from the other.
 
     channels and tokens are those of the image stream between blocks, latents those of one sample. call: as asked for.
+    denoisers: those that are called, by name, in the order in which each takes over; starts: the step at which it does.
     """
 
     guidance: _Guidance
@@ -30,6 +32,8 @@ class Shape:
     tokens: int
     latents: int
     call: PipelineCall
+    denoisers: tuple[str, ...] = (MAIN,)
+    starts: tuple[int, ...] = (0,)
 
 
 class _Bypass(Watcher):
@@ -75,6 +79,7 @@ def probe(renderer: Renderer, requests: Sequence[Request]) -> Shape:
     latents = trace.latents[-1]
     reach = torch.autograd.grad(latents.square().sum() / 2, bypass.inputs)
     first = bypass.inputs[0]
+    turns = turns_of(renderer, requests, first.shape[-1])
     guidance: _Guidance = "sequential" if len(reach) > 1 else "batched" if len(first) > samples else "none"
     return Shape(
         guidance,
@@ -83,6 +88,8 @@ def probe(renderer: Renderer, requests: Sequence[Request]) -> Shape:
         first.shape[1],
         latents[0].numel(),
         bypass.call,
+        tuple(turns),
+        tuple(turns.values()),
     )
 
 

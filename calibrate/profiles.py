@@ -16,17 +16,13 @@ from cachesmith.calibrate.closed_loop.polish import Polisher
 from cachesmith.calibrate.config import CalibrationConfig
 from cachesmith.calibrate.fleet.groups import at_least
 from cachesmith.calibrate.prepared import Prepared
-from cachesmith.calibrate.schedules import spaced
 from cachesmith.calibrate.score_cache import Memo, digest_of
-from cachesmith.calibrate.shapes import open_study, search_shapes, usual_schedule
+from cachesmith.calibrate.shapes import RunShape, open_study, search_shapes, typical_schedule, usual_schedule
 from cachesmith.files import replacing
 from cachesmith.policies import computations
 
 SCREENING: dict[str, Any] = {"ridges": (1e-2,), "turns": 2, "share": 0.75}
 """Of fits that only compare schedules."""
-
-TYPICAL = 1.4
-"""Spacing that stands for all where no schedule is searched for."""
 
 SAVED_EVERY = 20.0
 """Seconds between two savings of unfinished gradients."""
@@ -71,18 +67,17 @@ class ProfileMaker:
         study = open_study(
             self.config.storage, self.config.work, f"shapes-{self.key}-{budget:g}", ["maximize"]
         )
-        steps, follower = self.plan.steps, self.shape.follower
+        run = RunShape(self.plan.steps, self.shape.follower, self.shape.starts)
         with self.ledger.phase("schedules"):
-            best = search_shapes(
-                study, budget, steps, follower, self.plan.shapes, self.config.seed, self._score
-            )
-            usual = usual_schedule(budget, steps, follower)
+            best = search_shapes(study, budget, run, self.plan.shapes, self.config.seed, self._score)
+            usual = usual_schedule(budget, run)
             return best if _better(self._quick(best), self._quick(usual)) else usual
 
     def screened(self, budget: int) -> Tensor:
         """Out-of-fold PSNR [N] of a quick fit for a budget, without a search for its schedule."""
         with self.ledger.phase("schedules"):
-            return self._quick(Schedule(spaced(budget, self.plan.steps, TYPICAL)))
+            run = RunShape(self.plan.steps, None, self.shape.starts)
+            return self._quick(typical_schedule(budget, run))
 
     def _score(self, schedule: Schedule) -> float:
         return float(self._quick(schedule).mean())

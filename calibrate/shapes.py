@@ -8,6 +8,8 @@ follow the other, how many are computed by half, is drawn; the first trials are 
 import logging
 import warnings
 from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import optuna
@@ -26,6 +28,12 @@ MANY_POWERS = (1.5, 1.3, 1.4)
 """The same where at least `MANY` of all steps are."""
 
 MANY = 0.18
+
+TYPICAL = 1.4
+"""Spacing that stands for all where no schedule is searched for."""
+
+SHARES = (0.15, 0.85)
+"""Of the computations that are left, a denoiser before the last one takes no smaller and no larger part."""
 
 LEADS = (4 / 3, 1.0)
 """Computed steps of the followed half in full computations; 1 has no step by half."""
@@ -55,49 +63,83 @@ def sampler(seed: int, number: int) -> optuna.samplers.BaseSampler:
         return optuna.samplers.TPESampler(seed=derived_seed(seed, number), multivariate=True, group=True)
 
 
+@dataclass(frozen=True)
+class RunShape:
+    """What a schedule is for: a run of `steps`, the half of guidance that can follow the other, and the steps at which
+    a denoiser takes over (`Schedule.starts`)."""
+
+    steps: int
+    follower: Follower | None = None
+    starts: tuple[int, ...] = (0,)
+
+    @property
+    def lengths(self) -> list[int]:
+        """How many steps each denoiser has."""
+        return [stop - start for start, stop in pairwise((*self.starts, self.steps))]
+
+
 def search_shapes(
-    study: optuna.Study,
-    budget: float,
-    steps: int,
-    follower: Follower | None,
-    trials: int,
-    seed: int,
-    score: Score,
+    study: optuna.Study, budget: float, run: RunShape, trials: int, seed: int, score: Score
 ) -> Schedule:
     """Run trials until the study has `trials` finished ones; return the best schedule of `budget` computations."""
 
     def objective(trial: optuna.Trial) -> float:
-        return score(schedule_of(trial, budget, steps, follower))
+        return score(schedule_of(trial, budget, run))
 
-    points = _first_points(follower, budget, steps)
+    points = _first_points(budget, run)
     done = len(study.get_trials(states=(TrialState.COMPLETE,)))
     for number in range(done, trials):
         if number < len(points) and not study.get_trials(states=(TrialState.WAITING,)):
             study.enqueue_trial(points[number])
         study.sampler = sampler(seed, number)
         study.optimize(objective, n_trials=1)
-    return schedule_of(optuna.trial.FixedTrial(study.best_params), budget, steps, follower)
+    return schedule_of(optuna.trial.FixedTrial(study.best_params), budget, run)
 
 
-def _first_points(follower: Follower | None, budget: float, steps: int) -> list[dict[str, Any]]:
-    """Shapes that are tried first."""
-    if follower is None or budget < 3:
-        return [{"power": power} for power in (POWERS if budget < MANY * steps else MANY_POWERS)]
-    return [
-        {"power": power, "lead": lead} for power, lead in ((1.15, LEADS[0]), (1.3, LEADS[0]), (1.4, LEADS[1]))
-    ]
+def _first_points(budget: float, run: RunShape) -> list[dict[str, Any]]:
+    """Shapes that are tried first: every denoiser has computations as it has steps."""
+    shares = {
+        f"share-{i}": _bounded(length / sum(run.lengths[i:])) for i, length in enumerate(run.lengths[:-1])
+    }
+    if not _has_halves(budget, run):
+        powers = POWERS if budget < MANY * run.steps else MANY_POWERS
+        return [{"power": power, **shares} for power in powers]
+    pairs = ((1.15, LEADS[0]), (1.3, LEADS[0]), (1.4, LEADS[1]))
+    return [{"power": power, "lead": lead, **shares} for power, lead in pairs]
 
 
-def usual_schedule(budget: float, steps: int, follower: Follower | None) -> Schedule:
+def usual_schedule(budget: float, run: RunShape) -> Schedule:
     """The shape that is tried first; others have to be better by more than chance."""
-    first = _first_points(follower, budget, steps)[0]
-    return schedule_of(optuna.trial.FixedTrial(first), budget, steps, follower)
+    return schedule_of(optuna.trial.FixedTrial(_first_points(budget, run)[0]), budget, run)
 
 
-def schedule_of(trial: Any, budget: float, steps: int, follower: Follower | None) -> Schedule:
-    """The schedule of a trial's parameters."""
+def typical_schedule(budget: int, run: RunShape) -> Schedule:
+    """The shape that stands for all where none is searched for."""
+    point = {**_first_points(budget, run)[0], "power": TYPICAL}
+    return schedule_of(optuna.trial.FixedTrial(point), budget, run)
+
+
+def schedule_of(trial: Any, budget: float, run: RunShape) -> Schedule:
+    """The schedule of a trial's parameters: every denoiser's first steps are as dense as the run's."""
     power = trial.suggest_float("power", 1.0, 1.6)
-    if follower is None or budget < 3:
-        return Schedule(spaced(int(budget), steps, power))
-    mask = by_halves(budget, steps, power, trial.suggest_float("lead", 1.0, 1.7))
-    return Schedule(mask, follower if "H" in mask else None)
+    lead = trial.suggest_float("lead", 1.0, 1.7) if _has_halves(budget, run) else None
+    letters, left = "", budget
+    for i, length in enumerate(run.lengths):
+        own, others = left, len(run.lengths) - i - 1
+        if others:
+            share = trial.suggest_float(f"share-{i}", *SHARES)
+            own = min(
+                max(round(left * share) if lead is None else round(2 * left * share) / 2, 1), left - others
+            )
+        own, left = min(own, length), left - own
+        letters += spaced(int(own), length, power) if lead is None else by_halves(own, length, power, lead)
+    return Schedule(letters, run.follower if "H" in letters else None, run.starts)
+
+
+def _has_halves(budget: float, run: RunShape) -> bool:
+    """Whether there are enough computations for some by half."""
+    return run.follower is not None and budget >= 3 * len(run.lengths)
+
+
+def _bounded(share: float) -> float:
+    return min(max(share, SHARES[0]), SHARES[1])

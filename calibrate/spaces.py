@@ -33,11 +33,11 @@ def search_stack(prepared: Prepared, config: CalibrationConfig, advance: Advance
     found: dict[str, Found] = {}
     for name, budget in config.budgets.items():
         if budget not in made:
-            made[budget] = _found(maker(budget, _earlier(config, budget, prepared)), budget)
+            made[budget] = _found(maker(budget, _earlier(config, budget, prepared)), budget, prepared)
         found[name] = made[budget]
     if config.min_psnr is not None:
         budget = _fastest(maker, config)
-        found["min-psnr"] = _found(maker(budget), budget)
+        found["min-psnr"] = _found(maker(budget), budget, prepared)
     return none_worse_than_cheaper(found)
 
 
@@ -54,8 +54,8 @@ def none_worse_than_cheaper(found: dict[str, Found]) -> dict[str, Found]:
     return kept
 
 
-def _found(profile: Weighted, budget: float) -> Found:
-    policy = as_policy(profile.schedule, profile.rows, f"nfc-{budget:g}")
+def _found(profile: Weighted, budget: float, prepared: Prepared) -> Found:
+    policy = as_policy(profile.schedule, profile.rows, f"nfc-{budget:g}", prepared.shape.denoisers)
     nfc = computations(profile.schedule.mask)
     return Found(policy, profile.source, nfc, profile.psnr, profile.losses)
 
@@ -70,6 +70,7 @@ def _earlier(config: CalibrationConfig, budget: float, prepared: Prepared) -> tu
             continue
         schedule, rows = known
         fits = len(schedule.mask) == config.steps and schedule.follower in (None, prepared.shape.follower)
+        fits = fits and schedule.starts == prepared.shape.starts
         wide = next(iter(rows.values())).shape[-1] == prepared.shape.channels
         if fits and wide and computations(schedule.mask) == budget:
             return schedule, {step: row.to(prepared.shards.device) for step, row in rows.items()}
@@ -106,4 +107,9 @@ def search_rfc(prepared: Prepared, config: CalibrationConfig, advance: Advance) 
     """A profile for every budget: RFE's scales from recorded runs, RCS's thresholds by Optuna (arXiv 2602.19506)."""
     from cachesmith.calibrate.rfc.search import search_rfc_points
 
+    if len(prepared.shape.denoisers) > 1:
+        raise PolicyError(
+            f"the space `rfc` is for one denoiser, and this pipeline calls {', '.join(prepared.shape.denoisers)}; "
+            "leave --space rfc out"
+        )
     return none_worse_than_cheaper(search_rfc_points(prepared, config, advance))

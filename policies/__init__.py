@@ -56,7 +56,7 @@ from cachesmith.policies.rows import (
     Reuse,
     Taylor,
 )
-from cachesmith.policies.schedule import computations, halves, mask, remap
+from cachesmith.policies.schedule import computations, fixed_mask, halves, mask, remap
 from cachesmith.policies.token_refresh import Clustered, Refresh, Scored
 from cachesmith.policies.units import GUIDANCE, Follower, Modules, Segments, Stack, Units
 
@@ -130,6 +130,7 @@ __all__ = [
     "decode",
     "denoiser_policy",
     "encode",
+    "fixed_mask",
     "halves",
     "load",
     "magcache_mask",

@@ -6,6 +6,7 @@ from math import inf, log
 
 from cachesmith.policies.errors import PolicyError
 from cachesmith.policies.gate import Fixed, Interval, StaticGate
+from cachesmith.policies.profile import Profile
 from cachesmith.policies.units import GUIDANCE
 
 _FLOOR = 1e-6
@@ -50,6 +51,21 @@ def computations(mask: str) -> float:
 def halves(mask: str) -> tuple[str, str]:
     """The masks, in C and F, of the half of guidance that is followed, and of the one that follows."""
     return mask.replace("H", "C"), mask.replace("H", "F")
+
+
+def run_mask(masks: Sequence[str]) -> str:
+    """The schedule of a run that several denoisers share: each step's letter is that of the one that is called then.
+
+    Where several are, it is that of the one that computes most.
+    """
+    return "".join(min(letters, key="CHF-".index) for letters in zip(*masks, strict=True))
+
+
+def fixed_mask(profile: Profile) -> str | None:
+    """The schedule of a profile over all its denoisers; None where a gate is not fixed."""
+    gates = [each.gate for each in (profile, *profile.denoisers.values())]
+    fixed = [gate.mask for gate in gates if isinstance(gate, Fixed)]
+    return run_mask(fixed) if len(fixed) == len(gates) else None
 
 
 def _fixed(gate: Fixed, steps: int, group: str | None) -> str:

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import replace
 
 from torch import nn
 
@@ -16,7 +15,7 @@ from cachesmith.runtime.hooks.member_layers import MemberLayers
 from cachesmith.runtime.match import Match, check_denoisers
 from cachesmith.runtime.models.adapters import known_adapter
 from cachesmith.runtime.models.sampler import axis_values, is_flow, noise_levels
-from cachesmith.runtime.models.units import Unit, network_units, resolve_units
+from cachesmith.runtime.models.units import Unit, network_units, resolve_units, units_of
 from cachesmith.runtime.other_caches import check_no_other_cache
 from cachesmith.runtime.plan.compile_plan import compile_plan
 from cachesmith.runtime.plan.plan import Plan, has_fitted
@@ -78,17 +77,11 @@ class Denoiser:
         if known_adapter(self.transformer) is None:
             return ()
         try:
-            return self._named(resolve_units(self.transformer, self.profile.units))
+            return units_of(resolve_units(self.transformer, self.profile.units), self.name)
         except PolicyError:
             if self._fits:
                 raise
             return ()
-
-    def _named(self, units: tuple[Unit, ...]) -> tuple[Unit, ...]:
-        """The statistics of further denoisers have their name."""
-        if self.name == MAIN:
-            return units
-        return tuple(replace(unit, name=f"{self.name}/{unit.name}") for unit in units)
 
     def _plan(self, start: int) -> Plan | None:
         """The plan of a run that begins at step `start`; None where nothing of it is to be forecast."""
@@ -138,7 +131,7 @@ class Counted(Denoiser):
         return True
 
     def _resolve(self) -> tuple[Unit, ...]:
-        return self._named(resolve_units(self.transformer, Stack()))
+        return units_of(resolve_units(self.transformer, Stack()), self.name)
 
     def _plan(self, start: int) -> Plan | None:
         self.begin()

@@ -98,7 +98,7 @@ class Session:
         unit, branch = result.unit, self._tick.branch
         # branches of guidance in one batch count as they do where they are calls of their own
         if isinstance(unit, GuidanceDifference):
-            branch = f"{branch} {unit.name}"
+            branch = f"{branch} {unit.group}"
         self.stats.count_computed(unit.name, unit.share, self._tick.run, branch)
         if (run := self._current) is not None:
             run.observe(result)

@@ -13,6 +13,7 @@ from cachesmith.calibrate.closed_loop.gradient_checkpointing import recomputed
 from cachesmith.calibrate.closed_loop.lanes import Rows, Schedule, corrected
 from cachesmith.calibrate.closed_loop.loop import Loop, Past, attached
 from cachesmith.calibrate.closed_loop.replay import replayed
+from cachesmith.runtime.models.denoisers import denoisers
 from cachesmith.sampling.out_of_memory import in_memory
 from cachesmith.sampling.render import Renderer, device_of
 
@@ -49,8 +50,7 @@ def gradients(
 
     The last are the samples as they were called: half as many at a time where memory ran out.
     """
-    transformer = renderer.pipe.transformer
-    with recomputed(transformer) if point.recomputed else nullcontext():
+    with recomputed(*denoisers(renderer.pipe).values()) if point.recomputed else nullcontext():
         called, each = in_memory(samples, lambda batch: _of_batch(renderer, batch, point))
     grads = [torch.cat(parts) for parts in zip(*(grads for grads, _ in each), strict=True)]
     return grads, torch.cat([ends for _, ends in each], 1), called

@@ -174,7 +174,7 @@ class _Design:
         self.outputs = [note.output for note in notes]
         rows = torch.arange(notes[0].output.shape[0], device=end.device)[:, None]
         self.index = rows, tokens[rows[:, 0] % len(end)]
-        made = [_changes(note, schedule.lanes[note.lane], self.index) for note in notes]
+        made = [_changes(note, schedule.own(note.step).lanes[note.lane], self.index) for note in notes]
         self.sizes, self.changes = [size for size, _ in made], [change for _, change in made]
 
     def rows(self, combination: Tensor, energy: Tensor | None = None) -> Tensor:

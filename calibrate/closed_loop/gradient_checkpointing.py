@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from functools import wraps
+from itertools import chain
 from typing import Any
 
 import torch
@@ -15,14 +16,14 @@ from cachesmith.runtime.models.units import block_lists
 
 
 @contextmanager
-def recomputed(transformer: nn.Module) -> Iterator[None]:
+def recomputed(*transformers: nn.Module) -> Iterator[None]:
     """Keep the inputs of every block alone, and compute it again for its gradients (arXiv 1604.06174).
 
     Gradients stay what they are. To be entered before a runner is attached: diffusers' own switch stands around the
     runner, which would be told of every computation twice.
     """
     with ExitStack() as stack:
-        for _, block in block_lists(transformer):
+        for _, block in chain.from_iterable(block_lists(transformer) for transformer in transformers):
             name = "forward" if block._compiled_call_impl is None else "_compiled_call_impl"
             stack.enter_context(patched(block, name, _checkpointed(getattr(block, name))))
         yield

@@ -1,12 +1,27 @@
 """Which weights there are: of the blocks, and of a half of guidance that follows the other."""
 
-from typing import NamedTuple
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from cachesmith.calibrate.closed_loop.axes import AXES, RAW, TAPS, Segment, axes, line_rows
-from cachesmith.policies import Fitted, Fixed, Follower, Forecaster, Policy, Profile, Stack, halves, unbound
+from cachesmith.policies import (
+    MAIN,
+    DenoiserProfile,
+    Fitted,
+    Fixed,
+    Follower,
+    Forecaster,
+    Policy,
+    Profile,
+    Stack,
+    denoiser_policy,
+    halves,
+    unbound,
+)
 from cachesmith.policies.base import Arrays
 
 Rows = dict[int, Tensor]
@@ -14,10 +29,26 @@ Rows = dict[int, Tensor]
 
 
 class Schedule(NamedTuple):
-    """A mask of C, H and F, and the half of guidance that follows where it has an H."""
+    """A mask of C, H and F, and the half of guidance that follows where it has an H.
+
+    starts: the steps at which a denoiser takes over, the pipeline's first at 0. Each is computed: no denoiser has a
+    history of another's.
+    """
 
     mask: str
     follower: Follower | None = None
+    starts: tuple[int, ...] = (0,)
+
+    @property
+    def spans(self) -> list[Segment]:
+        """The steps of every denoiser."""
+        return [Segment(*span) for span in pairwise((*self.starts, len(self.mask)))]
+
+    def own(self, step: int) -> "Schedule":
+        """That of the denoiser which is called at `step`: the steps of others are -."""
+        start, stop = next(span for span in self.spans if step < span.stop)
+        letters = self.mask[start:stop].rjust(stop, "-").ljust(len(self.mask), "-")
+        return self._replace(mask=letters, starts=(0,))
 
     @property
     def stack(self) -> Stack:
@@ -33,50 +64,82 @@ class Schedule(NamedTuple):
 
 def line_weights(schedule: Schedule, channels: int, device: torch.device) -> Rows:
     """The line through the last two computed outputs, on every step that forecasts anything."""
-    tables = torch.stack([line_rows(letters) for letters in schedule.lanes], 1).expand(-1, -1, -1, channels)
-    forecast = [step for step, letter in enumerate(schedule.mask) if letter != "C"]
-    return {step: tables[step].to(device) for step in forecast}
+    rows: Rows = {}
+    for start, stop in schedule.spans:
+        own = schedule.own(start)
+        tables = torch.stack([line_rows(letters) for letters in own.lanes], 1).expand(-1, -1, -1, channels)
+        forecast = [step for step in range(start, stop) if schedule.mask[step] != "C"]
+        rows |= {step: tables[step].to(device) for step in forecast}
+    return rows
 
 
 def corrected(schedule: Schedule, segment: Segment, base: Rows, theta: Tensor) -> Rows:
     """The segment's weights: `base` and what theta [..., lanes, AXES, channels] adds."""
-    found = {}
+    found, lanes = {}, schedule.own(segment.start).lanes
     for step in range(*segment):
         if step not in base:
             continue
         tables = torch.stack(
-            [
-                axes(letters, step) if letters[step] == "F" else torch.zeros(RAW, AXES)
-                for letters in schedule.lanes
-            ]
+            [axes(letters, step) if letters[step] == "F" else torch.zeros(RAW, AXES) for letters in lanes]
         )
         found[step] = base[step] + torch.einsum("ljk,...lkc->...ljc", tables.to(theta), theta)
     return found
 
 
-def as_policy(schedule: Schedule, rows: Rows, prefix: str) -> Policy:
-    """As a policy bound to no model: every channel is a group of its own.
+def as_policy(schedule: Schedule, rows: Rows, prefix: str, names: Sequence[str] = (MAIN,)) -> Policy:
+    """As a policy bound to no model, for the denoisers called `names`: every channel is a group of its own."""
+    arrays: Arrays = {}
+    parts: dict[str, dict[str, Any]] = {}
+    for name, span in zip(names, schedule.spans, strict=True):
+        own = schedule.own(span.start)
+        folder = prefix if name == MAIN else f"{prefix}/{name}"
+        fitted = Fitted(
+            weights=f"{folder}/weights", input_weights=f"{folder}/input_weights", ids=f"{folder}/ids"
+        )
+        arrays |= _arrays(own, rows, folder)
+        gate, forecaster = Fixed(mask=own.mask), Forecaster(rows=fitted)
+        parts[name] = {"units": own.stack, "gate": gate, "forecaster": forecaster}
+    further = {name: DenoiserProfile(**part) for name, part in parts.items() if name != MAIN}
+    return unbound(Profile(**parts[MAIN], denoisers=further), arrays)
 
-    Weights are zero on computed steps; a step by half has weights of the follower's difference alone.
-    """
+
+def _arrays(schedule: Schedule, rows: Rows, prefix: str) -> Arrays:
+    """Weights are zero on steps that are computed or another denoiser's; a step by half has weights of the follower's
+    difference alone."""
     lanes, _, channels = next(iter(rows.values())).shape
     table = torch.zeros(lanes, len(schedule.mask), RAW, channels)
     for step, row in rows.items():
         for lane, letters in enumerate(schedule.lanes):
             if letters[step] == "F":
                 table[lane, step] = row[lane].float().cpu()
-    arrays: Arrays = {
+    return {
         f"{prefix}/weights": table[:, :, :TAPS].contiguous().numpy(),
         f"{prefix}/input_weights": table[:, :, TAPS:].contiguous().numpy(),
         f"{prefix}/ids": torch.arange(channels, dtype=torch.int32).repeat(lanes, 1).numpy(),
     }
-    fitted = Fitted(weights=f"{prefix}/weights", input_weights=f"{prefix}/input_weights", ids=f"{prefix}/ids")
-    gate, forecaster = Fixed(mask=schedule.mask), Forecaster(rows=fitted)
-    return unbound(Profile(units=schedule.stack, gate=gate, forecaster=forecaster), arrays)
 
 
 def of_policy(policy: Policy, name: str) -> tuple[Schedule, Rows] | None:
     """Schedule and weights of a profile of the whole stack; None where it has others, or none for each channel."""
+    found: list[tuple[Schedule, Rows]] = []
+    for denoiser in (MAIN, *policy.document.profiles[name].denoisers):
+        part = denoiser_policy(policy, denoiser)
+        known = None if part is None else _of_part(part, name)
+        if known is None:
+            return None
+        found.append(known)
+    if len(found) == 1:
+        return found[0]
+    found.sort(key=lambda each: each[0].mask.index("C"))
+    letters = ["".join(set(column) - {"-"}) for column in zip(*(each.mask for each, _ in found), strict=True)]
+    if any(len(letter) != 1 for letter in letters):
+        return None  # not one denoiser at every step
+    starts = tuple(each.mask.index("C") for each, _ in found)
+    rows = {step: row for schedule, own in found for step, row in own.items() if schedule.mask[step] != "-"}
+    return Schedule("".join(letters), found[0][0].follower, starts), rows
+
+
+def _of_part(policy: Policy, name: str) -> tuple[Schedule, Rows] | None:
     profile = policy.document.profiles[name]
     rows = profile.forecaster.rows
     if not isinstance(profile.units, Stack) or not isinstance(profile.gate, Fixed) or profile.gate.groups:

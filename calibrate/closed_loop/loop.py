@@ -22,10 +22,9 @@ from cachesmith.runtime import (
     UnitCall,
     UnitResult,
     UseOutput,
-    resolve_units,
-    watch,
 )
 from cachesmith.runtime.guidance import guided
+from cachesmith.runtime.hooks.watch import watch_each
 
 StepWeights = Mapping[int, Tensor]
 """By step, [lanes, RAW, channels], or [folds, lanes, RAW, channels]."""
@@ -141,6 +140,5 @@ class Loop:
 
 
 def attached(pipe: Any, schedule: Schedule, loop: Loop) -> AbstractContextManager[None]:
-    """Attach a loop to a pipeline; where a half of guidance follows, it is shown the halves."""
-    runner = guided(loop, resolve_units(pipe.transformer, schedule.stack), loop.computes)
-    return watch(pipe, schedule.stack, runner)
+    """Attach a loop to a pipeline's denoisers; where a half of guidance follows, it is shown the halves."""
+    return watch_each(pipe, schedule.stack, lambda _, units: guided(loop, units, loop.computes))

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from cachesmith.runtime.hooks.patch import patched
+from cachesmith.runtime.models.denoisers import denoisers
 from cachesmith.sampling.render import device_of
 
 Results = list[list[Any]]
@@ -44,45 +45,52 @@ class ReplayTrace:
 def replayed(
     pipe: Any, samples: int, known: Results, stop: int | None = None, prompts: dict[str, Any] | None = None
 ) -> Iterator[ReplayTrace]:
-    """Answer the transformer's calls of the first `len(known)` steps, and leave the pipeline's call after `stop` steps.
+    """Answer the denoisers' calls of the first `len(known)` steps, and leave the pipeline's call after `stop` steps.
 
     samples: of the batch; prompts: remembers what `encode_prompt` returned, for the next replay of the same batch.
     """
     trace = ReplayTrace(samples)
-    transformer, scheduler, device = pipe.transformer, pipe.scheduler, partial(device_of, pipe)
     with ExitStack() as stack:
-        stack.enter_context(
-            patched(transformer, "forward", _answering(transformer.forward, known, trace, device))
-        )
-        stack.enter_context(_stepping(scheduler, trace, stop))
+        answering = _Answering(known, trace, partial(device_of, pipe))
+        for transformer in denoisers(pipe).values():
+            stack.enter_context(patched(transformer, "forward", answering(transformer.forward)))
+        stack.enter_context(_stepping(pipe.scheduler, trace, stop))
         if prompts is not None and hasattr(pipe, "encode_prompt"):
             stack.enter_context(patched(pipe, "encode_prompt", _once(pipe.encode_prompt, prompts)))
         with suppress(Stopped):
             yield trace
 
 
-def _answering(
-    forward: Callable[..., Any], known: Results, trace: ReplayTrace, device: Callable[[], torch.device]
-) -> Callable[..., Any]:
-    calls = [0, 0]  # the step in hand, and its calls so far
+class _Answering:
+    """Wraps the forwards of all denoisers: calls of a step come in the same order every time."""
 
-    @wraps(forward)
-    def answered(*args: Any, **kwargs: Any) -> Any:
-        if calls[0] != trace.step:
-            calls[:] = trace.step, 0
-        step, call = calls
-        calls[1] += 1
-        if step < len(known):
-            result = _made(known[step][call], lambda tensor: tensor.to(device(), copy=True))
-        else:
-            result = forward(*args, **kwargs)
-        if not torch.is_grad_enabled():
-            trace.results.extend([] for _ in range(step + 1 - len(trace.results)))
-            again = step < len(known)
-            trace.results[step].append(known[step][call] if again else _made(result, _kept))
-        return result
+    def __init__(self, known: Results, trace: ReplayTrace, device: Callable[[], torch.device]):
+        self.known, self.trace, self.device = known, trace, device
+        self._step, self._calls = 0, 0
 
-    return answered
+    def __call__(self, forward: Callable[..., Any]) -> Callable[..., Any]:
+        @wraps(forward)
+        def answered(*args: Any, **kwargs: Any) -> Any:
+            step, call = self._place()
+            known = self.known[step][call] if step < len(self.known) else None
+            if known is None:
+                result = forward(*args, **kwargs)
+            else:
+                result = _made(known, lambda tensor: tensor.to(self.device(), copy=True))
+            if not torch.is_grad_enabled():
+                results = self.trace.results
+                results.extend([] for _ in range(step + 1 - len(results)))
+                results[step].append(_made(result, _kept) if known is None else known)
+            return result
+
+        return answered
+
+    def _place(self) -> tuple[int, int]:
+        """The step in hand, and how many calls of it were before this one."""
+        if self._step != self.trace.step:
+            self._step, self._calls = self.trace.step, 0
+        self._calls += 1
+        return self._step, self._calls - 1
 
 
 @contextmanager

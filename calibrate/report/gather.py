@@ -14,7 +14,7 @@ from cachesmith.calibrate.report.baselines import REPEATS, SAMPLES, measure_ways
 from cachesmith.calibrate.report.data import Appendix, Measurement, ProfileReport, ReportData, ReportSample
 from cachesmith.calibrate.report.media import encode_media, picture, visible_difference
 from cachesmith.calibrate.report.runs import distinct, trajectory
-from cachesmith.policies import Fixed, Policy, Profile
+from cachesmith.policies import Policy, Profile, fixed_mask
 from cachesmith.progress import stage
 from cachesmith.runtime import apply, distill
 from cachesmith.sampling.evaluate import Evaluator
@@ -122,7 +122,7 @@ def _profile(
         nfc=profile.nfc or 0.0,
         seconds=seconds,
         mask=_mask(profile, session.stats.trace, len(states)),
-        dynamic=not isinstance(profile.gate, Fixed),
+        dynamic=fixed_mask(profile) is None,
         quality=quality,
         psnr=tuple(samples.tolist()),
         samples=tuple(
@@ -153,8 +153,7 @@ def _prompt(request: Request) -> str:
 
 
 def _mask(profile: Profile, trace: Any, steps: int) -> str:
-    gate = profile.gate if isinstance(profile.gate, Fixed) else distill(trace, steps)
-    return gate.mask
+    return fixed_mask(profile) or distill(trace, steps).mask
 
 
 def _facts(policy: Policy, heldout: Evaluator, config: CalibrationConfig) -> dict[str, str]:

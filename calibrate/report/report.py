@@ -11,7 +11,7 @@ from cachesmith.calibrate.cost.ledger import Ledger
 from cachesmith.calibrate.report.gather import Outcomes, gather
 from cachesmith.calibrate.report.runs import distinct, trajectory
 from cachesmith.files import replacing
-from cachesmith.policies import Fixed, Policy
+from cachesmith.policies import Policy, fixed_mask
 from cachesmith.progress import stage
 from cachesmith.runtime import apply, distill
 from cachesmith.sampling.evaluate import Evaluator
@@ -112,9 +112,8 @@ def step_errors(
         with apply(heldout.renderer.pipe, policy, name) as session:
             states, pictures[name] = trajectory(heldout.renderer, shown)
         errors[name] = [float((a - b).norm() / b.norm()) for a, b in zip(states, reference, strict=True)]
-        gate = policy.profile(name).gate
-        gate = gate if isinstance(gate, Fixed) else distill(session.stats.trace, len(reference))
-        masks[name] = gate.mask
+        mask = fixed_mask(policy.profile(name))
+        masks[name] = mask or distill(session.stats.trace, len(reference)).mask
         advance()
     return errors, pictures, masks
 

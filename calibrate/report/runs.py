@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from cachesmith.policies import Policy
+from cachesmith.policies import Policy, Sampled
 from cachesmith.runtime.hooks.patch import patched
 from cachesmith.sampling.render import Renderer
 from cachesmith.sampling.requests import Request
@@ -16,7 +16,7 @@ def distinct(policy: Policy) -> list[str]:
     """Names of the profiles, without those that only repeat another one under a different name."""
     seen: dict[str, str] = {}
     for name, profile in policy.document.profiles.items():
-        key = repr((profile.units, profile.axis, profile.gate, profile.forecaster, profile.overrides))
+        key = repr(profile.model_dump(include={*Sampled.model_fields, "denoisers"}))
         seen.setdefault(key, name)
     return list(seen.values())
 

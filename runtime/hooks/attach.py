@@ -55,9 +55,10 @@ def attach(
         yield layers
 
 
-def clock_for(transformer: nn.Module) -> Clock:
-    """Return a clock for calls of `transformer`; raise `PolicyError` when there is no adapter for it."""
-    adapter_for(transformer)
+def clock_for(*transformers: nn.Module) -> Clock:
+    """Return a clock for calls of `transformers`; raise `PolicyError` when there is no adapter for one of them."""
+    for transformer in transformers:
+        adapter_for(transformer)
     return Clock()
 
 

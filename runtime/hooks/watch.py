@@ -1,8 +1,8 @@
 """Watch the units of a pipeline outside of any policy: the clock is followed, a runner attached."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import Any
 
 from torch import Tensor
@@ -11,7 +11,8 @@ from cachesmith.policies import Units
 from cachesmith.runtime.hooks.attach import attach, clock_for
 from cachesmith.runtime.hooks.clock import Tick
 from cachesmith.runtime.hooks.runner import COMPUTE_ALL, Answer, Runner, UnitBackend, UnitCall, UnitResult
-from cachesmith.runtime.models.units import resolve_units
+from cachesmith.runtime.models.denoisers import denoisers
+from cachesmith.runtime.models.units import Unit, resolve_units, units_of
 
 
 class Watcher(ABC):
@@ -42,13 +43,26 @@ class Watcher(ABC):
         return False
 
 
+RunnerOf = Callable[[str, tuple[Unit, ...]], Runner]
+"""Makes the runner of a denoiser, from its name and units."""
+
+
+def watch(
+    pipe: Any, units: Units, runner: Runner, backend: UnitBackend | None = None
+) -> AbstractContextManager[None]:
+    """Attach a runner to a pipeline, all its denoisers, until the context is left."""
+    return watch_each(pipe, units, lambda *_: runner, backend)
+
+
 @contextmanager
-def watch(pipe: Any, units: Units, runner: Runner, backend: UnitBackend | None = None) -> Iterator[None]:
-    """Attach a runner to a pipeline until the context is left."""
-    transformer = pipe.transformer
-    clock = clock_for(transformer)
-    with (
-        clock.follow(pipe.scheduler),
-        attach(transformer, resolve_units(transformer, units), runner, clock, backend),
-    ):
+def watch_each(
+    pipe: Any, units: Units, runner_of: RunnerOf, backend: UnitBackend | None = None
+) -> Iterator[None]:
+    """As `watch`, with a runner for every denoiser; all follow one clock."""
+    named = denoisers(pipe)
+    with ExitStack() as stack:
+        clock = stack.enter_context(clock_for(*named.values()).follow(pipe.scheduler))
+        for name, transformer in named.items():
+            own = units_of(resolve_units(transformer, units), name)
+            stack.enter_context(attach(transformer, own, runner_of(name, own), clock, backend))
         yield

@@ -1,12 +1,12 @@
 """The units of a loaded transformer: which modules belong to each, and what flows in and out."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import assert_never
 
 import torch
 from torch import nn
 
-from cachesmith.policies import GUIDANCE, Follower, Modules, PolicyError, Segments, Stack, Units
+from cachesmith.policies import GUIDANCE, MAIN, Follower, Modules, PolicyError, Segments, Stack, Units
 from cachesmith.runtime.features import Feature, difference
 from cachesmith.runtime.models.adapter import JOINED, Adapter, BlockList, ModuleSpan, is_compiled
 from cachesmith.runtime.models.adapters import adapter_for
@@ -134,6 +134,13 @@ def is_tokenwise(unit: Unit) -> bool:
 def image_stream(unit: Unit) -> int:
     """The index of the unit's image stream; joined with the others, if they are."""
     return unit.streams.index(IMAGE_STREAM) if IMAGE_STREAM in unit.streams else 0
+
+
+def units_of(units: tuple[Unit, ...], denoiser: str) -> tuple[Unit, ...]:
+    """The same units, told apart from those of a pipeline's main denoiser by their names: `transformer_2/stack`."""
+    if denoiser == MAIN:
+        return units
+    return tuple(replace(unit, name=f"{denoiser}/{unit.name}") for unit in units)
 
 
 def block_lists(transformer: nn.Module) -> list[tuple[BlockList, nn.Module]]:
