@@ -15,6 +15,7 @@ from cachesmith.runtime.hooks.member_layers import MemberLayers
 from cachesmith.runtime.match import Match, check_denoisers
 from cachesmith.runtime.models.adapters import known_adapter
 from cachesmith.runtime.models.sampler import axis_values, is_flow, noise_levels
+from cachesmith.runtime.models.snapshot import Network, look
 from cachesmith.runtime.models.units import Unit, network_units, resolve_units, units_of
 from cachesmith.runtime.other_caches import check_no_other_cache
 from cachesmith.runtime.plan.compile_plan import compile_plan
@@ -37,8 +38,10 @@ class Denoiser:
         self._layers: MemberLayers | None = None
         self._engines: BoundEngines | None = None
         self._plans: dict[tuple[float, ...], Plan] = {}
-        check_no_other_cache(name, transformer)
-        self._fits = self._compare()
+        network = look(transformer)
+        self._snapshot = network.snapshot
+        check_no_other_cache(name, network)
+        self._fits = self._compare(network)
         self.units = self._resolve()
 
     @contextmanager
@@ -68,8 +71,8 @@ class Denoiser:
         """Another denoiser takes over: what this one remembers will not be forecast from any more."""
         self._session.free()
 
-    def _compare(self) -> bool:
-        return self._match.model(self.transformer)
+    def _compare(self, network: Network) -> bool:
+        return self._match.model(network)
 
     def _resolve(self) -> tuple[Unit, ...]:
         """The profile's units; none where the policy is disabled for another model, which may not have them, and none
@@ -89,12 +92,14 @@ class Denoiser:
             self._session.stats.fall_back(self.clock.refused)
             return None
         self.begin()
-        check_no_other_cache(self.name, self.transformer)
+        network = look(self.transformer, self._snapshot)
+        self._snapshot = network.snapshot
+        check_no_other_cache(self.name, network)
         self._rebind()
         if self._engines is not None:
-            self._engines.begin()
+            self._engines.begin(network)
         scheduler = self.clock.scheduler
-        fits = self._compare() and self._match.sampling(scheduler, self.clock.call)
+        fits = self._compare(network) and self._match.sampling(scheduler, self.clock.call)
         sigmas = noise_levels(scheduler)
         fitted = self._match.profile(self.profile, sigmas) if fits else None
         if fitted is None:
@@ -127,7 +132,7 @@ class Denoiser:
 class Counted(Denoiser):
     """A further denoiser that the policy has nothing for: computed at every step, counted, and told."""
 
-    def _compare(self) -> bool:
+    def _compare(self, network: Network) -> bool:
         return True
 
     def _resolve(self) -> tuple[Unit, ...]:

@@ -25,7 +25,8 @@ from cachesmith.policies import (
 )
 from cachesmith.runtime.engines.drop_weights import present_weights
 from cachesmith.runtime.models.fingerprint import config_hash, facts, lora_names, scheduler_settings
-from cachesmith.runtime.models.weights import same_weights, weights_marks, weights_sketch
+from cachesmith.runtime.models.snapshot import Network
+from cachesmith.runtime.models.weights import same_weights, weights_sketch
 from cachesmith.runtime.pipeline_call import PipelineCall
 from cachesmith.runtime.plan.plan import has_fitted
 
@@ -51,10 +52,8 @@ class Match:
     def __init__(self, policy: Policy):
         self.policy = policy
         self._said: set[str] = set()
-        self._state: tuple[object, ...] = ()
-        self._same_weights = True
 
-    def model(self, transformer: nn.Module) -> bool:
+    def model(self, network: Network) -> bool:
         """Compare the model as it is now.
 
         Weights that are offloaded to where they cannot be read, or quantised in another way, are not compared.
@@ -62,7 +61,7 @@ class Match:
         expected = self.policy.document.model
         if expected is None:
             return True
-        present = facts(transformer)
+        transformer, present = network.root, facts(network)
         compared = [
             ("adapters", "the LoRA adapters", *_adapters(expected, transformer, present)),
             ("dtype", "the dtype", expected.dtype, present["dtype"]),
@@ -71,9 +70,8 @@ class Match:
         ]
         kept = [self.architecture(transformer)]
         kept += [self._same(key, what, was, now) for key, what, was, now in compared]
-        if expected.quantization in (None, present["quantization"]) and not self._weights(
-            expected, transformer
-        ):
+        readable = expected.quantization in (None, present["quantization"])
+        if readable and not _same_weights(expected, network):
             kept.append(self._act("weights", "the weights", _hash(expected), "a model with others"))
         return all(kept)
 
@@ -115,13 +113,6 @@ class Match:
         if getattr(actions, key) == "remap":
             return self._remapped(profile, expected.sigmas, sigmas)
         return profile if self._act(key, "noise levels of", *_levels(expected.sigmas, sigmas)) else None
-
-    def _weights(self, expected: ModelKey, transformer: nn.Module) -> bool:
-        """Whether the weights are the policy's; read again only where they may have changed."""
-        state = weights_marks(transformer)
-        if state != self._state:
-            self._state, self._same_weights = state, _same_weights(expected, transformer)
-        return self._same_weights
 
     def _settings(self, expected: SamplerKey, present: dict[str, Any]) -> bool:
         was = expected.settings
@@ -225,11 +216,15 @@ def _adapters(expected: ModelKey, transformer: nn.Module, present: dict[str, Any
     return was, now
 
 
-def _same_weights(expected: ModelKey, transformer: nn.Module) -> bool:
-    sketch = None if expected.weights_sketch is None else weights_sketch(transformer)
-    if expected.weights_sketch is not None and sketch is not None:
-        return same_weights(expected.weights_sketch, sketch)
-    present = None if expected.weights_hash is None else present_weights(transformer)
+def _same_weights(expected: ModelKey, network: Network) -> bool:
+    """Whether the weights are the policy's; all of them are read again only where they may have changed."""
+    if expected.weights_sketch is not None:
+        sketch = network.recall_weights("sketch", lambda: weights_sketch(network.root))
+        if sketch is not None:
+            return same_weights(expected.weights_sketch, sketch)
+    if expected.weights_hash is None:
+        return True
+    present = network.recall_weights("hash", lambda: present_weights(network.root))
     return present is None or present == expected.weights_hash
 
 

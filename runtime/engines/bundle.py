@@ -18,8 +18,8 @@ from cachesmith.runtime.engines.segment_call import LoadOptions, SegmentCall, mi
 from cachesmith.runtime.features import Feature
 from cachesmith.runtime.models.engine_segment import constants, real, tensors
 from cachesmith.runtime.models.fingerprint import lora_names
+from cachesmith.runtime.models.snapshot import Network, look
 from cachesmith.runtime.models.units import BlockRun, GuidanceDifference, NetworkUnit, Unit, block_lists
-from cachesmith.runtime.models.weights import weights_marks
 from cachesmith.runtime.stats import Stats
 
 Outside = Literal["error", "torch"]
@@ -68,18 +68,17 @@ class BoundEngines:
         present: ModelKey,
     ):
         self.engines, self.transformer, self.chains, self.stats = engines, transformer, chains, stats
-        self._present, self._marks = present, weights_marks(transformer)
+        self._present, self._marks = present, look(transformer).marks
 
-    def begin(self) -> None:
+    def begin(self, network: Network) -> None:
         """A run begins: raise `EngineError` where the weights are no longer those that the engines compute with."""
-        marks = weights_marks(self.transformer)
-        if marks != self._marks:
+        if network.marks != self._marks:
             changed = {
                 "weights_hash": present_weights(self.transformer),
                 "adapters": lora_names(self.transformer),
             }
             check_bundle(self.engines.manifest, self._present.model_copy(update=changed))
-            self._marks = marks
+            self._marks = network.marks
 
     def compute(self, unit: Unit, arguments: Mapping[str, Any]) -> Feature | None:
         """Compute `unit` from the named arguments of its first member; None when torch is to do it."""

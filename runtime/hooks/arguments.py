@@ -22,7 +22,7 @@ def namer(module: nn.Module, names: tuple[str, ...]) -> Callable[..., dict[str, 
     return name
 
 
-def _parameters(module: nn.Module) -> list[str]:
+def _parameters(module: nn.Module) -> tuple[str, ...]:
     plain: Any = getattr(module, "_orig_mod", module)
     function = getattr(plain.forward, "__func__", None)
     if function is not None:
@@ -31,17 +31,22 @@ def _parameters(module: nn.Module) -> list[str]:
     if any(p.kind is p.VAR_POSITIONAL for p in [*parameters.values()][:1]):
         # somebody's wrapper that takes anything
         return _named(type(plain).forward)[1:]
-    return list(parameters)
+    return tuple(parameters)
 
 
 @lru_cache(maxsize=1024)
-def _named(function: Callable[..., Any]) -> list[str]:
-    return list(inspect.signature(function).parameters)
+def _named(function: Callable[..., Any]) -> tuple[str, ...]:
+    return tuple(inspect.signature(function).parameters)
 
 
 def reader(module: nn.Module, names: tuple[str, ...]) -> Callable[..., tuple[Any, ...]]:
     """Return a function that picks the arguments `names` out of a call; an unknown name means the first one."""
-    places = _places(module, names)
+    return _reader(_parameters(module), names)
+
+
+@lru_cache(maxsize=1024)
+def _reader(parameters: tuple[str, ...], names: tuple[str, ...]) -> Callable[..., tuple[Any, ...]]:
+    places = _places(parameters, names)
 
     def read(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, ...]:
         return tuple(kwargs[n] if n in kwargs else args[i] for n, i in places)
@@ -57,8 +62,11 @@ ArgumentList = tuple[tuple[Any, ...], dict[str, Any]]
 
 def mapper(module: nn.Module) -> Callable[[tuple[Any, ...], dict[str, Any], Change], ArgumentList]:
     """Return a function that changes every argument of a call."""
-    parameters = _parameters(module)
+    return _mapper(_parameters(module))
 
+
+@lru_cache(maxsize=1024)
+def _mapper(parameters: tuple[str, ...]) -> Callable[[tuple[Any, ...], dict[str, Any], Change], ArgumentList]:
     def changed(args: tuple[Any, ...], kwargs: dict[str, Any], change: Change) -> ArgumentList:
         placed = tuple(change(n, value) for n, value in zip(parameters, args, strict=False))
         return placed, {n: change(n, value) for n, value in kwargs.items()}
@@ -68,7 +76,12 @@ def mapper(module: nn.Module) -> Callable[[tuple[Any, ...], dict[str, Any], Chan
 
 def writer(module: nn.Module, names: tuple[str, ...]) -> Callable[..., ArgumentList]:
     """Return a function that puts other values in the place of what `reader` reads."""
-    places = _places(module, names)
+    return _writer(_parameters(module), names)
+
+
+@lru_cache(maxsize=1024)
+def _writer(parameters: tuple[str, ...], names: tuple[str, ...]) -> Callable[..., ArgumentList]:
+    places = _places(parameters, names)
 
     def write(args: tuple[Any, ...], kwargs: dict[str, Any], values: Feature) -> ArgumentList:
         placed, named = [*args], {**kwargs}
@@ -82,8 +95,7 @@ def writer(module: nn.Module, names: tuple[str, ...]) -> Callable[..., ArgumentL
     return write
 
 
-def _places(module: nn.Module, names: tuple[str, ...]) -> tuple[tuple[str, int], ...]:
-    parameters = _parameters(module)
+def _places(parameters: tuple[str, ...], names: tuple[str, ...]) -> tuple[tuple[str, int], ...]:
     known = tuple(n if n in parameters else parameters[0] for n in names)
     return tuple((n, parameters.index(n)) for n in known)
 

@@ -9,6 +9,7 @@ from torch import nn
 from cachesmith.policies import PolicyError
 from cachesmith.runtime.hooks.patch import Layer
 from cachesmith.runtime.hooks.unit_call import Forward, TransformerCall, UnitState
+from cachesmith.runtime.models.snapshot import slots
 from cachesmith.runtime.models.units import Unit, network_units
 
 Wrap = Callable[[Forward], Forward]
@@ -69,15 +70,12 @@ class MemberLayers:
     def bind(self, units: tuple[Unit, ...]) -> None:
         """Route the calls of the members of `units`, and no others."""
         self.remove()
-        places = {
-            id(child): (parent, key)
-            for parent in self._transformer.modules()
-            for key, child in parent._modules.items()
-        }
-        for unit in network_units(units):
+        parts = network_units(units)
+        slot = iter(slots(self._transformer, [module for unit in parts for module in unit.members]))
+        for unit in parts:
             state = UnitState(unit, self._call)
             for position, module in enumerate(unit.members):
-                self._layers.append(MemberLayer(module, state.member(position), places[id(module)]))
+                self._layers.append(MemberLayer(module, state.member(position), next(slot)))
 
     def refresh(self) -> None:
         """Before a transformer call. Raises `PolicyError` where modules were replaced in the middle of a run."""

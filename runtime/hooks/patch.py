@@ -27,7 +27,6 @@ class Layer:
         plain = self._original()
         function = getattr(plain, "__func__", plain)
 
-        @wraps(function)
         def below(*args: Any, **kwargs: Any) -> Any:
             return self._original()(*args, **kwargs)
 

@@ -7,7 +7,7 @@ or they are called on some tokens or rows.
 import sys
 import threading
 from collections.abc import Callable
-from functools import partial, wraps
+from functools import partial
 from typing import Any, NamedTuple
 
 from torch import Tensor, nn
@@ -122,7 +122,6 @@ class UnitState:
                 position, last, original, reader(module, names), writer(module, names), mapper(module)
             )
 
-            @wraps(original)
             def forward(*args: Any, **kwargs: Any) -> Any:
                 if not self.call.open:
                     return original(*args, **kwargs)

@@ -12,6 +12,7 @@ from torch import nn
 from cachesmith.policies import ModelKey, SamplerKey
 from cachesmith.policies.document import Scalar
 from cachesmith.runtime.models.sampler import noise_levels
+from cachesmith.runtime.models.snapshot import Network, look
 from cachesmith.runtime.models.units import block_lists
 from cachesmith.runtime.models.weights import weights_hash, weights_sketch
 from cachesmith.runtime.pipeline_call import PipelineCall
@@ -32,18 +33,27 @@ def model_key(transformer: nn.Module, pipeline: Any = None) -> ModelKey:
         weights_hash=weights_hash(transformer),
         weights_sketch=weights_sketch(transformer),
         adapters=lora_names(transformer),
-        **facts(transformer),
+        **facts(look(transformer)),
     )
 
 
-def facts(transformer: nn.Module) -> dict[str, Any]:
+def facts(network: Network) -> dict[str, Any]:
     """What of a loaded transformer may change from request to request, as fields of a `ModelKey`: cheap to read."""
     return {
-        "dtype": str(getattr(transformer, "dtype", "")).removeprefix("torch."),
-        "quantization": quantization(transformer),
-        "attention": attention_backends(transformer),
-        "adapter_scales": lora_scales(transformer),
+        "dtype": dtype(network),
+        "quantization": quantization(network),
+        "attention": attention_backends(network),
+        "adapter_scales": lora_scales(network.root),
     }
+
+
+def dtype(network: Network) -> str:
+    """What the transformer says it computes in, which hooks (layerwise casting) may change."""
+
+    def read() -> str:
+        return str(getattr(network.root, "dtype", "")).removeprefix("torch.")
+
+    return read() if network.hooks else network.recall("dtype", read)
 
 
 def sampler_key(
@@ -122,11 +132,18 @@ def lora_scales(transformer: nn.Module) -> dict[str, float]:
     return {name: round(sum(each) / len(each), 6) if each else 0.0 for name, each in found.items()}
 
 
-def quantization(transformer: Any) -> str:
+def quantization(network: Network) -> str:
     """The names of what its weights are quantised with, or `none`: the method, tensor classes, narrow dtypes."""
-    config = getattr(getattr(transformer, "hf_quantizer", None), "quantization_config", None)
+    config = getattr(getattr(network.root, "hf_quantizer", None), "quantization_config", None)
     method = getattr(config, "quant_method", None)
     found = set() if method is None else {str(getattr(method, "value", method))}
+    found |= network.recall("quantization", lambda: _special(network.root))
+    return " ".join(sorted(found)) or "none"
+
+
+def _special(transformer: nn.Module) -> set[str]:
+    """Tensor classes and narrow dtypes of parameters."""
+    found = set()
     for value in transformer.parameters():
         if type(value) is not nn.Parameter and type(value) is not torch.Tensor:
             found.add(type(value).__name__)
@@ -134,12 +151,12 @@ def quantization(transformer: Any) -> str:
             found.add(type(value.data).__name__)
         elif value.dtype.itemsize == 1:
             found.add(str(value.dtype).removeprefix("torch."))
-    return " ".join(sorted(found)) or "none"
+    return found
 
 
-def attention_backends(transformer: nn.Module) -> str:
+def attention_backends(network: Network) -> str:
     """What computes attention: the backends set on the model's attention processors, or diffusers' active one."""
-    processors = [p for m in transformer.modules() if (p := getattr(m, "processor", None)) is not None]
+    processors = [m.processor for m in network.having("processor")]
     chosen = {
         str(getattr(own, "value", own)) for p in processors if (own := getattr(p, "_attention_backend", None))
     }

@@ -60,32 +60,42 @@ def weights_sketch(transformer: nn.Module) -> tuple[Numbers, ...] | None:
     return tuple(None if sample is None else _numbers(sample.cpu()) for sample in samples)
 
 
-@torch.no_grad()
-def weights_marks(transformer: nn.Module) -> tuple[object, ...]:
-    """What differs as soon as weights may have: parameters' identities and versions, and a few values of each.
+class WeightMarks:
+    """A few values of each parameter: who fuses a LoRA writes to `weight.data`, which counts no version.
 
-    The values are read at once, by one copy a device and dtype: who fuses a LoRA writes to `weight.data`, which counts
-    no version. Parameters that are offloaded, or have no values of their own, are told apart by the rest.
+    They are read at once, by one copy a device and dtype. Parameters that are offloaded, or have no values of their
+    own, are left out.
     """
-    parameters = [*transformer.parameters()]
-    groups: dict[tuple[torch.device, torch.dtype], list[Tensor]] = {}
-    for value in parameters:
-        if type(value) in (Tensor, nn.Parameter) and value.is_contiguous() and value.numel():
-            flat = value.detach().view(-1)
-            few = flat[:: max(1, len(flat) // MARKED)][:MARKED]
-            groups.setdefault((value.device, value.dtype), []).append(few)
-    state = tuple((id(p), 0 if p.is_inference() else p._version) for p in parameters)
-    values = [
-        torch.cat(each).cpu().view(torch.uint8).numpy().tobytes()
-        for (device, _), each in groups.items()
-        if device.type != "meta"
-    ]
-    return state, *values
+
+    def __init__(self, parameters: Sequence[Tensor]):
+        places: dict[tuple[torch.device, torch.dtype], list[tuple[int, tuple[int], tuple[int]]]] = {}
+        for index, value in enumerate(parameters):
+            if is_plain(value) and not value.is_meta and value.is_contiguous() and (count := value.numel()):
+                place = index, (min(MARKED, count),), (max(1, count // MARKED),)
+                places.setdefault((value.device, value.dtype), []).append(place)
+        self._groups = [tuple(zip(*each, strict=True)) for each in places.values()]
+
+    @torch.no_grad()
+    def read(self, parameters: Sequence[Tensor]) -> tuple[bytes, ...]:
+        """The values as they are now, of the same parameters."""
+        return tuple(
+            torch.cat([*map(torch.as_strided, map(parameters.__getitem__, indices), sizes, steps)])
+            .cpu()
+            .view(torch.uint8)
+            .numpy()
+            .tobytes()
+            for indices, sizes, steps in self._groups
+        )
+
+
+def is_plain(value: Tensor) -> bool:
+    """Whether a parameter has its values as its own memory, as those of quantised tensor classes have not."""
+    return type(value) in (nn.Parameter, Tensor) and value.layout is torch.strided
 
 
 def same_weights(a: Sequence[Numbers], b: Sequence[Numbers]) -> bool:
     """Whether two sketches are of the same weights; parameters that could not be read are not compared."""
-    return len(a) == len(b) and all(_near(x, y) for x, y in zip(a, b, strict=True))
+    return a == b or (len(a) == len(b) and all(_near(x, y) for x, y in zip(a, b, strict=True)))
 
 
 def _near(a: Numbers, b: Numbers) -> bool:
