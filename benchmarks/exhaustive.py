@@ -33,9 +33,9 @@ from cachesmith.calibrate.methods.searches.moves import Losses, ScheduleSpace, a
 from cachesmith.calibrate.methods.searches.reuse import ScheduleSampler
 from cachesmith.calibrate.probe import probe
 from cachesmith.calibrate.profiles import SCREENING
-from cachesmith.calibrate.schedules import from_steps
 from cachesmith.calibrate.shapes import search_shapes
 from cachesmith.commands.output import write_text
+from cachesmith.policies.schedule import from_steps
 from cachesmith.progress import stage
 from cachesmith.sampling.metrics import psnr
 from cachesmith.sampling.render import Renderer

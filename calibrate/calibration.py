@@ -17,7 +17,6 @@ from cachesmith import __version__
 from cachesmith.calibrate.config import LEAST, CalibrationConfig, CalibrationResult
 from cachesmith.calibrate.cost.ledger import Ledger
 from cachesmith.calibrate.cost.plan import plan_of
-from cachesmith.calibrate.cost.progress import overall
 from cachesmith.calibrate.fleet.groups import request_groups
 from cachesmith.calibrate.fleet.shard import Shard
 from cachesmith.calibrate.fleet.shards import InProcess, Shards
@@ -31,6 +30,7 @@ from cachesmith.calibrate.warm_start import check_earlier, origin
 from cachesmith.files import FolderInUseError, sole_writer
 from cachesmith.policies import MAIN, Calibration, Document, Policy, PolicyError, Profile, save
 from cachesmith.policies.base import Arrays
+from cachesmith.progress import stage
 from cachesmith.runtime.models.denoisers import denoisers
 from cachesmith.runtime.models.fingerprint import model_key, sampler_key
 from cachesmith.sampling.evaluate import Evaluator
@@ -115,7 +115,7 @@ class _Calibration:
         """Do everything."""
         config = self.config
         ledger = Ledger(config.steps, config.work / f"ledger-{self.key}.json", device_of(self.pipe))
-        with overall(self.plan.runs) as advance:
+        with stage("run equivalents", self.plan.runs) as advance:
             shards = self._shards()
             self._references(shards, ledger, advance)
             shape = probe(self.renderer, shards.groups[0].requests)

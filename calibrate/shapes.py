@@ -16,9 +16,9 @@ import optuna
 from optuna.trial import TrialState
 
 from cachesmith.calibrate.closed_loop.lanes import Schedule
-from cachesmith.calibrate.schedules import by_halves, spaced
 from cachesmith.files import drop_torn_lines
 from cachesmith.policies import Follower
+from cachesmith.policies.schedule import by_halves, spaced
 from cachesmith.sampling.requests import derived_seed
 
 POWERS = (1.3, 1.5, 1.15)

@@ -44,7 +44,7 @@ Arrays = dict[str, NDArray[np.generic]]
 """What is stored beside the document, by name."""
 
 
-def one_line(text: str) -> str:
+def refuse_unprintable(text: str) -> str:
     """Return `text`; raise `PydanticCustomError` if a terminal would obey some of it."""
     if any(unicodedata.category(letter) in UNPRINTABLE for letter in text):
         raise PydanticCustomError("text", "it holds control or format characters; write it without them")
@@ -61,7 +61,7 @@ TensorName = Annotated[str, StringConstraints(pattern=TENSOR_PATTERN, max_length
 """The name of an array stored beside the document, such as `balanced/weights`."""
 
 Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
-Text = Annotated[str, StringConstraints(max_length=400), AfterValidator(one_line)]
+Text = Annotated[str, StringConstraints(max_length=400), AfterValidator(refuse_unprintable)]
 """One line of letters of any script: no control or format characters, which a terminal would obey."""
 
 Mask = Annotated[str, StringConstraints(pattern=r"^-*C[CF]*-*$", max_length=10_000)]

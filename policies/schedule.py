@@ -1,7 +1,7 @@
 """Which steps a static gate computes: masks with one letter a step, C computed, F forecast or H by halves; - where the
 denoiser is not called."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from math import inf, log
 
 from cachesmith.policies.errors import PolicyError
@@ -66,6 +66,49 @@ def fixed_mask(profile: Profile) -> str | None:
     gates = [each.gate for each in (profile, *profile.denoisers.values())]
     fixed = [gate.mask for gate in gates if isinstance(gate, Fixed)]
     return run_mask(fixed) if len(fixed) == len(gates) else None
+
+
+def computed_steps(mask: str) -> list[int]:
+    """The steps that are computed in full."""
+    return [step for step, letter in enumerate(mask) if letter == "C"]
+
+
+def from_steps(computed: Iterable[int], steps: int) -> str:
+    """Spell a set of computed steps as a mask."""
+    chosen = set(computed)
+    return "".join("C" if step in chosen else "F" for step in range(steps))
+
+
+def spaced(budget: int, steps: int, power: float = 1.0) -> str:
+    """`budget` computed steps, the first among them, spread evenly (1) or ever further apart (a power above 1)."""
+    wanted = [round(steps * (i / budget) ** power) for i in range(budget)]
+    return from_steps([max(i, step) for i, step in enumerate(wanted)], steps)
+
+
+def by_halves(budget: float, steps: int, power: float = 1.0, lead: float = 4 / 3) -> str:
+    """As `spaced`, with `lead` times as many steps, of which so many are computed by half that the budget is kept.
+
+    budget: a multiple of a half; lead: 1 to 2.
+    """
+    leading = min(steps, round(budget * lead))
+    following = round(2 * budget) - leading
+    computed = computed_steps(spaced(leading, steps, power))
+    whole = {computed[round(i * leading / following)] for i in range(following)}
+    return "".join("F" if i not in computed else "C" if i in whole else "H" for i in range(steps))
+
+
+def interval_gate(steps: int, interval: int, budget: int | None, warmup: int = 1) -> StaticGate:
+    """Every `interval`-th step, for any number of steps; or `budget` steps spread evenly, if that is given."""
+    if budget is None:
+        return Interval(interval=interval, warmup=warmup)
+    if not 1 <= budget <= steps:
+        raise PolicyError(f"the budget is {budget} for {steps} steps; give a number from 1 to {steps}")
+    return Fixed(mask=spaced(budget, steps))
+
+
+def interval_mask(steps: int, interval: int, budget: int | None, warmup: int = 1) -> str:
+    """The mask of `interval_gate`."""
+    return mask(interval_gate(steps, interval, budget, warmup), steps)
 
 
 def _fixed(gate: Fixed, steps: int, group: str | None) -> str:

@@ -3,7 +3,6 @@
 from collections.abc import Iterator
 from functools import partial
 
-from cachesmith.calibrate.schedules import from_steps
 from cachesmith.policies import (
     Fixed,
     Forecaster,
@@ -16,6 +15,7 @@ from cachesmith.policies import (
     mask,
     unbound,
 )
+from cachesmith.policies.schedule import from_steps
 from contest.contestant import Contestant, Course
 from contest.ours import applied
 

@@ -22,6 +22,7 @@ from cachesmith.policies import (
     Taylor,
 )
 from cachesmith.policies.rows import forecast_weights
+from cachesmith.policies.schedule import computed_steps
 
 POOL: Mapping[str, ClosedRow] = {
     "reuse": Reuse(),
@@ -48,7 +49,7 @@ def named_row(name: str) -> ClosedRow:
 
 def newest_computed(mask: str, step: int, taps: int) -> list[int]:
     """The newest `taps` computed steps before `step`, newest first."""
-    return [s for s in range(step - 1, -1, -1) if mask[s] == "C"][:taps]
+    return computed_steps(mask[:step])[::-1][:taps]
 
 
 def row_table(row: ClosedRow, mask: str, taps: int) -> Tensor:

@@ -6,7 +6,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cachesmith.calibrate.methods.schedule_recorder import interval_mask
 from cachesmith.policies import (
     Correction,
     Fixed,
@@ -18,6 +17,7 @@ from cachesmith.policies import (
     Reuse,
     unbound,
 )
+from cachesmith.policies.schedule import interval_mask
 from cachesmith.runtime import Forecast, Plan, Tick, UnitResult, Watcher, compile_plan, resolve_units, watch
 from cachesmith.runtime.forecast.estimator import Estimator, observe_scale
 from cachesmith.runtime.forecast.history import History

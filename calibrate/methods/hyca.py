@@ -10,11 +10,11 @@ from collections.abc import Sequence
 from typing import Literal
 
 from cachesmith.calibrate.fit.clusters import HycaFit, analyse, closed_loop
-from cachesmith.calibrate.methods import schedule_recorder
 from cachesmith.calibrate.methods.granularity import granularity
 from cachesmith.calibrate.record.channels import record_grams
 from cachesmith.policies import Fixed, Forecaster, Policy, PolicyError, Profile, mask, unbound
 from cachesmith.policies.errors import refusing
+from cachesmith.policies.schedule import interval_gate
 from cachesmith.progress import stage
 from cachesmith.runtime.models.units import block_lists
 from cachesmith.sampling.evaluate import Evaluator
@@ -57,9 +57,7 @@ def fit_hyca(
         raise PolicyError(f"there is no selection {select!r}; choose `probe` or `closed-loop`")
     transformer = renderer.pipe.transformer
     chosen = granularity(units, len(block_lists(transformer)))
-    gate = (
-        Fixed(mask=schedule) if schedule else schedule_recorder.gate(renderer.steps, interval, budget, warmup)
-    )
+    gate = Fixed(mask=schedule) if schedule else interval_gate(renderer.steps, interval, budget, warmup)
     found = analyse(
         record_grams(renderer, requests, chosen), mask(gate, renderer.steps),
         clusters=clusters, ridge=ridge, taps=taps, probe_steps=probe_steps, shared=shared, seed=seed,

@@ -13,10 +13,10 @@ import torch
 from torch import Tensor
 
 from cachesmith.calibrate.methods.final_features import final_features
-from cachesmith.calibrate.schedules import from_steps
 from cachesmith.policies import Policy, PolicyError, unbound
 from cachesmith.policies.convert.final_feature import forecasting
 from cachesmith.policies.convert.l2p import _LONGEST, unrolled
+from cachesmith.policies.schedule import from_steps
 from cachesmith.sampling.render import Renderer
 from cachesmith.sampling.requests import Request
 

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cachesmith.calibrate.methods.schedule_recorder import RecentOutputs, ScheduleRecorder, interval_mask
+from cachesmith.calibrate.methods.schedule_recorder import RecentOutputs, ScheduleRecorder
 from cachesmith.calibrate.record.recorder import lane_names
 from cachesmith.policies import (
     Fitted,
@@ -24,6 +24,7 @@ from cachesmith.policies import (
     Units,
     unbound,
 )
+from cachesmith.policies.schedule import interval_mask
 from cachesmith.runtime import Unit, watch
 from cachesmith.runtime.models.units import block_lists
 from cachesmith.sampling.render import Renderer

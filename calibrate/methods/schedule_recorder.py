@@ -4,8 +4,6 @@ from collections.abc import Callable
 
 from torch import Tensor
 
-from cachesmith.calibrate.schedules import spaced
-from cachesmith.policies import Fixed, Interval, PolicyError, mask
 from cachesmith.runtime import Unit, UnitResult, Watcher
 
 RecentOutputs = list[tuple[int, Tensor]]
@@ -42,19 +40,3 @@ class ScheduleRecorder(Watcher):
             if self._mask is None or self._mask[step] == "C":
                 past.insert(0, (step, output))
                 del past[self._taps :]
-
-
-def interval_mask(steps: int, interval: int, budget: int | None, warmup: int = 1) -> str:
-    """Return the mask that computes every `interval`-th step, or `budget` steps spread evenly if that is given."""
-    if budget is None:
-        return mask(Interval(interval=interval, warmup=warmup), steps)
-    if not 1 <= budget <= steps:
-        raise PolicyError(f"the budget is {budget} for {steps} steps; give a number from 1 to {steps}")
-    return spaced(budget, steps)
-
-
-def gate(steps: int, interval: int, budget: int | None, warmup: int) -> Fixed | Interval:
-    """Return the gate of the same schedule; without a budget one that holds for any number of steps."""
-    if budget is None:
-        return Interval(interval=interval, warmup=warmup)
-    return Fixed(mask=interval_mask(steps, interval, budget, warmup))

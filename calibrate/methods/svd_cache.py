@@ -11,10 +11,10 @@ from collections.abc import Sequence
 
 from cachesmith.calibrate.fit.solvers import named_row
 from cachesmith.calibrate.fit.subspace import bases, record_moments
-from cachesmith.calibrate.methods import schedule_recorder
 from cachesmith.calibrate.methods.granularity import granularity
 from cachesmith.policies import Ema, Forecaster, Policy, Profile, Subspace, unbound
 from cachesmith.policies.errors import refusing
+from cachesmith.policies.schedule import interval_gate
 from cachesmith.runtime.models.units import block_lists
 from cachesmith.sampling.render import Renderer
 from cachesmith.sampling.requests import Request
@@ -50,7 +50,7 @@ def fit_svd_cache(
     basis = f"{_PREFIX}/basis"
     profile = Profile(
         units=chosen,
-        gate=schedule_recorder.gate(renderer.steps, interval, budget, warmup),
+        gate=interval_gate(renderer.steps, interval, budget, warmup),
         forecaster=Forecaster(rows=forecast, subspace=Subspace(basis=basis)),
     )
     moments = record_moments(renderer, requests, chosen, distance)

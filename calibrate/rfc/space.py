@@ -2,7 +2,6 @@
 
 from typing import Any, Protocol
 
-from cachesmith.calibrate.schedules import spaced
 from cachesmith.policies import (
     Calibrated,
     ClosedRow,
@@ -21,6 +20,7 @@ from cachesmith.policies import (
 )
 from cachesmith.policies.base import Arrays
 from cachesmith.policies.references import mentions
+from cachesmith.policies.schedule import spaced
 
 SOLVERS: dict[str, ClosedRow] = {
     "reuse": Reuse(), "taylor-1": Taylor(order=1), "taylor-2": Taylor(order=2), "lagrange-2": Lagrange(order=2),

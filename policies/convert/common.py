@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping
+from itertools import compress
 from typing import Any, NamedTuple, TypeVar
 
 from cachesmith.policies.base import Frozen
@@ -11,7 +12,7 @@ from cachesmith.policies.gate import Fixed, Interval
 from cachesmith.policies.policy import Policy, unbound
 from cachesmith.policies.profile import Profile
 from cachesmith.policies.rows import Reuse, Taylor
-from cachesmith.policies.schedule import mask
+from cachesmith.policies.schedule import from_steps, mask
 
 Settings = TypeVar("Settings", bound=Frozen)
 
@@ -61,7 +62,7 @@ def letters(computed: list[bool], subject: str, remedy: str = "begin with a 1") 
         raise PolicyError(
             f"{subject} does not compute the first step, which has nothing to be forecast from; {remedy}"
         )
-    return "".join("C" if flag else "F" for flag in computed)
+    return from_steps(compress(range(len(computed)), computed), len(computed))
 
 
 def row(order: int) -> Row:

@@ -7,6 +7,7 @@ from cachesmith.policies.convert.common import Converted, parse_settings
 from cachesmith.policies.convert.final_feature import forecasting
 from cachesmith.policies.errors import PolicyError
 from cachesmith.policies.policy import unbound
+from cachesmith.policies.schedule import computed_steps
 
 SUBJECT = "L2P's settings"
 _LONGEST = 200
@@ -52,7 +53,7 @@ def from_l2p(raw: object, steps: int | None) -> Converted:
 
 def unrolled(mask: str, matrix: list[list[float]]) -> dict[int, list[float]]:
     """Return, for every forecast step, the weights of the computed outputs before it, newest first."""
-    computed = [step for step, letter in enumerate(mask) if letter == "C"]
+    computed = computed_steps(mask)
     known: list[dict[int, float]] = []
     for step, letter in enumerate(mask):
         if letter == "C":

@@ -20,6 +20,7 @@ from cachesmith.policies.errors import PolicyError
 from cachesmith.policies.policy import Policy
 from cachesmith.policies.profile import Profile
 from cachesmith.policies.rows import Lagrange, Taylor
+from cachesmith.policies.schedule import computed_steps, from_steps
 from cachesmith.policies.units import Stack
 
 _TOOL = "SGLang's DPCache"
@@ -45,7 +46,7 @@ def from_sglang(raw: object, steps: int | None) -> Converted:
     count = request.num_inference_steps
     if steps not in (None, count):
         raise PolicyError(f"the schedule is for {count} steps, not {steps}; leave --steps out")
-    mask = "".join("C" if step in set(schedule.full_steps) else "F" for step in range(count))
+    mask = from_steps(schedule.full_steps, count)
     profile, arrays = forecasting(mask, lines(mask, "the schedule"))
     scale = request.guidance_scale
     guided = request.do_classifier_free_guidance
@@ -77,7 +78,7 @@ def to_sglang(
     mask = masks_of(profile, _TOOL, steps)[None]
     table = lines(mask, _TOOL)
     notes = _predictor_notes(policy, profile, mask, order, table)
-    full = [step for step, letter in enumerate(mask) if letter == "C"]
+    full = computed_steps(mask)
     request = _request(like, steps)
     lead = next((place for place, step in enumerate(full) if place != step), len(full))
     schedule = SglangSchedule(

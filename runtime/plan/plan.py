@@ -18,6 +18,7 @@ from cachesmith.policies import (
 )
 from cachesmith.policies.forecaster import by_step
 from cachesmith.policies.rows import forecast_weights
+from cachesmith.policies.schedule import computed_steps
 from cachesmith.policies.weights import Weights
 from cachesmith.runtime.gates.base import GateRules, time_bin
 from cachesmith.runtime.models.units import Unit, is_tokenwise
@@ -177,7 +178,7 @@ class Plan:
     def _as_fitted(self, unit: Unit, step: int, computed: Sequence[int]) -> bool:
         """Whether the newest computed steps are those of a whole run, for which weights were fitted."""
         letters, taps = self.masks[unit.group], self.taps(unit)
-        whole = [s for s in reversed(range(step)) if letters[s] == "C"]
+        whole = computed_steps(letters[:step])[::-1]
         return list(computed[:taps]) == whole[:taps]
 
     def forecast(self, unit: Unit, step: int, computed: Sequence[int]) -> Forecast:

@@ -61,7 +61,7 @@ def bars() -> Progress:
 
 
 @contextmanager
-def stage(title: str, total: int | None) -> Iterator[Advance]:
+def stage(title: str, total: float | None) -> Iterator[Advance]:
     """Show one bar while the context is open; the yielded function moves it on: `advance(n=1, note="")`.
 
     total: None where nobody knows it.
@@ -69,7 +69,7 @@ def stage(title: str, total: int | None) -> Iterator[Advance]:
     with bars() as display:
         task = display.add_task(title, total=total, note="")
 
-        def advance(n: int = 1, note: str | None = None) -> None:
+        def advance(n: float = 1, note: str | None = None) -> None:
             display.advance(task, n)
             if note is not None:
                 display.update(task, note=note)
@@ -115,8 +115,8 @@ class Lines(Progress):
 
 def line(task: Task) -> str:
     """Say how far a task is, and the time it has taken: `sampling: 12 of 64, 0:01:30, 0:06:30 left`."""
-    of = "" if task.total is None else f" of {task.total:g}"
-    done = f" {task.completed:g}{of}," if task.completed or of else ""
+    of = "" if task.total is None else f" of {task.total:.0f}"
+    done = f" {task.completed:.0f}{of}," if task.completed or of else ""
     left = None if task.finished else task.time_remaining
     rest = "" if left is None else f", {_clock(left)} left"
     note = f", {task.fields['note']}" if task.fields.get("note") else ""

@@ -3,8 +3,8 @@
 import pytest
 
 from cachesmith.calibrate.closed_loop.lanes import Schedule
-from cachesmith.calibrate.schedules import by_halves, spaced
 from cachesmith.calibrate.shapes import RunShape, _first_points, usual_schedule
+from cachesmith.policies.schedule import by_halves, spaced
 
 
 @pytest.mark.parametrize(("budget", "power"), [(5, 1.3), (8, 1.3), (10, 1.5), (14, 1.5)])

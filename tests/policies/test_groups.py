@@ -1,13 +1,15 @@
 """Fitted weights by group of channels, and the moving average: schema, checks, files."""
 
 import json
+from random import Random
 from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.policies.test_fuzz import edit, outcome, packed
+from tests.policies.test_fuzz import draws, outcome, packed
+from tests.reliability.mutate import edited
 
 from cachesmith.policies import (
     Document,
@@ -74,11 +76,9 @@ def test_weights_without_groups_are_written_as_before() -> None:
 
 
 @settings(max_examples=300, deadline=None)
-@given(data=st.data())
-def test_edited_documents_and_arrays(data: st.DataObject) -> None:
-    raw = json.loads(canonical(grouped().document))
-    edit(raw, data)
-    outcome(packed(json.dumps(raw, sort_keys=True, separators=(",", ":")), ARRAYS))
+@given(draw=draws, data=st.data())
+def test_edited_documents_and_arrays(draw: Random, data: st.DataObject) -> None:
+    outcome(packed(edited(json.loads(canonical(grouped().document)), draw), ARRAYS))
     name = data.draw(st.sampled_from(sorted(ARRAYS)))
     shape = data.draw(st.lists(st.integers(0, 9), max_size=5))
     array = np.full(

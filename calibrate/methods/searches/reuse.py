@@ -3,8 +3,8 @@
 from collections import OrderedDict, defaultdict
 from collections.abc import Sequence
 
-from cachesmith.calibrate.schedules import from_steps
 from cachesmith.policies import Fixed, Forecaster, Policy, Profile, Reuse, Stack, unbound
+from cachesmith.policies.schedule import from_steps
 from cachesmith.runtime import (
     COMPUTE_ALL,
     Answer,

@@ -4,7 +4,7 @@ import re
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -44,24 +44,14 @@ Model = Annotated[
         autocompletion=completion.folders,
     ),
 ]
-PolicyFile = Annotated[
-    Path,
-    typer.Option(
-        "--policy",
-        metavar="X",
-        help="Policy file, X.policy.safetensors.",
-        autocompletion=completion.policy_files,
-    ),
-]
-MaybePolicyFile = Annotated[
-    Path | None,
-    typer.Option(
-        "--policy",
-        metavar="X",
-        help="Policy file, X.policy.safetensors.",
-        autocompletion=completion.policy_files,
-    ),
-]
+_POLICY = typer.Option(
+    "--policy",
+    metavar="X",
+    help="Policy file, X.policy.safetensors.",
+    autocompletion=completion.policy_files,
+)
+PolicyFile = Annotated[Path, _POLICY]
+MaybePolicyFile = Annotated[Path | None, _POLICY]
 NewPolicyFile = Annotated[
     Path,
     typer.Option(
@@ -95,29 +85,22 @@ StepsOption = Annotated[
         rich_help_panel=SAMPLING,
     ),
 ]
-SeedOption = Annotated[
-    int,
-    typer.Option(
+
+
+def _seed(default: bool | str) -> Any:
+    return typer.Option(
         "--seed",
         min=0,
         max=LAST_SEED,
         metavar="N",
         help="Seed of the first picture; the next ones count up.",
+        show_default=default,
         rich_help_panel=SAMPLING,
-    ),
-]
-HeldoutSeed = Annotated[
-    int | None,
-    typer.Option(
-        "--seed",
-        min=0,
-        max=LAST_SEED,
-        metavar="N",
-        help="Seed of the first picture; the next ones count up.",
-        show_default="the policy's held-out seeds, else from 1000000",
-        rich_help_panel=SAMPLING,
-    ),
-]
+    )
+
+
+SeedOption = Annotated[int, _seed(True)]
+HeldoutSeed = Annotated[int | None, _seed("the policy's held-out seeds, else from 1000000")]
 BatchSize = Annotated[
     int,
     typer.Option(

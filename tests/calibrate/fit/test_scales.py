@@ -13,9 +13,9 @@ from cachesmith.calibrate.fit.scales import (
     taylor_weights,
 )
 from cachesmith.calibrate.record.recorder import Movements
-from cachesmith.calibrate.schedules import from_steps
 from cachesmith.policies import Taylor
 from cachesmith.policies.rows import forecast_weights
+from cachesmith.policies.schedule import from_steps
 
 STEPS = 8
 

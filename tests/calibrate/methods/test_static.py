@@ -12,7 +12,7 @@ from tests.tiny import sample_flux, tiny_dit, tiny_flux
 from torch import Tensor
 
 from cachesmith.calibrate.methods import METHODS, dpcache, eoc, magcache, scalingcache, smoothcache
-from cachesmith.calibrate.methods.schedule_recorder import ScheduleRecorder, interval_mask
+from cachesmith.calibrate.methods.schedule_recorder import ScheduleRecorder
 from cachesmith.policies import (
     Fitted,
     Fixed,
@@ -25,6 +25,7 @@ from cachesmith.policies import (
     preset,
     unbound,
 )
+from cachesmith.policies.schedule import interval_mask
 from cachesmith.runtime import apply, watch
 from cachesmith.sampling.render import Renderer
 from cachesmith.sampling.requests import requests
