@@ -8,11 +8,14 @@ PROMPTS := --prompts examples/fashion_dit/prompts.jsonl
 FLUX := examples/fashion_flux/model --prompts examples/fashion_flux/prompts.jsonl
 EFFORT ?= --budget 100 --heldout 32
 FULL := --budget 1000 --heldout 64
+COST_DIT := $(MODEL) $(PROMPTS) --guidance-scale 1.5 --policy examples/fashion_dit/fashion.policy.safetensors
+COST_FLUX := $(FLUX) --policy examples/fashion_flux/fashion-flux.policy.safetensors
+NEVER_SEEN := --seed 555000000 --batch 40
 RACE := --samples 32 --screen 8 --batch 8 --repeats 5
 MEASURE ?= --samples 32 --repeats 1
 JOBS ?= 2
 
-.PHONY: install demo test check slow gpu bench peers clean
+.PHONY: install demo test check slow gpu bench peers cost clean
 
 install: $(VENV)/installed
 
@@ -69,6 +72,18 @@ peers: install                     ## all known caches side by side: the README'
 	  --policy examples/fashion_dit/fashion.policy.safetensors --out benchmarks/fashion_dit
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/peers.py $(FLUX) $(RACE) --lpips $(VENV)/lpips-vgg.safetensors \
 	  --policy examples/fashion_flux/fashion-flux.policy.safetensors --out benchmarks/fashion_flux
+
+cost: install                      ## quality against run equivalents: the rows that benchmarks/cost.md lacks (hours)
+	for speedup in 6.25 5 3.57; do \
+	  OMP_NUM_THREADS=1 $(BIN)/python benchmarks/cost.py $(COST_FLUX) $(NEVER_SEEN) --speedup $$speedup \
+	    --budget 50 --budget 100 --budget 300 --work $(OUT)/cost-flux-$$speedup || exit 1; \
+	  OMP_NUM_THREADS=1 $(BIN)/python benchmarks/cost.py $(COST_DIT) $(NEVER_SEEN) --speedup $$speedup \
+	    --budget 50 --budget 100 --budget 300 --work $(OUT)/cost-dit-$$speedup || exit 1; \
+	done
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/cost.py $(COST_FLUX) $(NEVER_SEEN) --budget 180 \
+	  --speedup 6.25 --speedup 5 --speedup 3.57 --work $(OUT)/cost-flux
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/cost.py $(COST_DIT) $(NEVER_SEEN) --budget 180 \
+	  --speedup 6.25 --speedup 5 --speedup 3.57 --work $(OUT)/cost-dit
 
 clean:
 	rm -rf $(VENV) $(OUT) build dist
