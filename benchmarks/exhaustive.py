@@ -1,15 +1,14 @@
-"""How far is the schedule search from the best? Every schedule of a small space, by reuse, by a line, and by fits.
+"""How far is the schedule search from the best? Every schedule of a small space, by reuse and by a line.
 
     python benchmarks/exhaustive.py examples/fashion_flux/model --prompts examples/fashion_flux/prompts.jsonl \\
-        --fits --out benchmarks/fashion_flux
+        --samples 8 --out benchmarks/fashion_flux
 
 20 steps, 7 of them computed, steps 0, 1, 2 and the last always: 560 schedules. Each is sampled with plain reuse of the
-stack, and with the line through its last two computed outputs; `--fits` also gives each the quick closed-loop fit by
-which `cachesmith calibrate` compares schedules, where its weights can bring it. Then the product's own search
-(`calibrate.shapes.search`) is run for each of these scores on the same samples. It is not bound to the four steps, so
-what it chooses may rank before the first. Beside it: even steps with the same ends, and BudCache's annealing and hill
-climbing inside the space. Writes `exhaustive.md`; `exhaustive.jsonl` keeps what is done, so that the same command goes
-on.
+stack, and with the line through its last two computed outputs. Then the product's own search
+(`calibrate.shapes.search_shapes`) is run for each of these scores on the same samples. It is not bound to the four
+steps, so what it chooses may rank before the first. Beside it: even steps with the same ends, and annealing and hill
+climbing inside the space, as BudCache has them. Writes `exhaustive.md`; `exhaustive.jsonl` keeps what is done, so that
+the same command goes on.
 """
 
 import argparse
@@ -22,28 +21,24 @@ from typing import Any
 
 import optuna
 import torch
-from contest.controls import even
 from contest.journal import Journal
 from diffusers import DiffusionPipeline
 
-from cachesmith.calibrate.closed_loop.batch import Uncached, sample
-from cachesmith.calibrate.closed_loop.fit import SegmentFitter
-from cachesmith.calibrate.closed_loop.lanes import Schedule
 from cachesmith.calibrate.methods.searches.moves import Losses, ScheduleSpace, anneal, climb
 from cachesmith.calibrate.methods.searches.reuse import ScheduleSampler
-from cachesmith.calibrate.probe import probe
-from cachesmith.calibrate.profiles import SCREENING
-from cachesmith.calibrate.shapes import search_shapes
+from cachesmith.calibrate.shapes import RunShape, search_shapes
 from cachesmith.commands.output import write_text
-from cachesmith.policies.schedule import from_steps
+from cachesmith.policies.schedule import even, from_steps
 from cachesmith.progress import stage
 from cachesmith.sampling.metrics import psnr
 from cachesmith.sampling.render import Renderer
-from cachesmith.sampling.requests import read_prompts, requests, requests_digest
+from cachesmith.sampling.requests import Request, read_prompts, requests, requests_digest
 from cachesmith.sampling.timing import machine
 
 ANNEALING, CLIMBING, HOT, COLD = 100, 5, 3.0, 0.003
 """Iterations, rounds, and temperatures in dB of the annealing."""
+
+JUDGES = ("reuse", "line")
 
 Score = Callable[[str], float]
 """Mask -> mean PSNR, dB."""
@@ -52,30 +47,18 @@ Score = Callable[[str], float]
 class Scores:
     """Scores of masks by every judge, remembered on disk."""
 
-    def __init__(self, renderer: Renderer, uncached: Uncached, journal: Journal):
-        self._renderer, self._uncached, self._journal = renderer, uncached, journal
-        self._channels = probe(renderer, uncached).channels
-        asked = uncached.requests
-        self._samplers = {
-            name: ScheduleSampler(renderer, asked, name == "line") for name in ("reuse", "line")
-        }
+    def __init__(self, renderer: Renderer, asked: Sequence[Request], journal: Journal):
+        self._uncached, self._journal = renderer(asked).images, journal
+        self._samplers = {name: ScheduleSampler(renderer, asked, name == "line") for name in JUDGES}
 
     def __call__(self, judge: str, mask: str) -> float:
-        """Mean PSNR of a mask by `judge`: reuse, line or fit."""
+        """Mean PSNR of a mask by `judge`."""
         known = self._journal.get(judge, mask)
         if known is None:
-            found = self._fitted(mask) if judge == "fit" else self._sampled(judge, mask)
-            known = self._journal.add(judge, mask, psnr=found)
+            computed = [step for step, letter in enumerate(mask) if letter == "C"]
+            images = self._samplers[judge](computed).images
+            known = self._journal.add(judge, mask, psnr=float(psnr(self._uncached, images).mean()))
         return float(known["psnr"])
-
-    def _sampled(self, judge: str, mask: str) -> float:
-        computed = [step for step, letter in enumerate(mask) if letter == "C"]
-        images = self._samplers[judge](computed).images
-        return float(psnr(self._uncached.images, images).mean())
-
-    def _fitted(self, mask: str) -> float:
-        fit = SegmentFitter(self._renderer, [self._uncached], Schedule(mask), self._channels, **SCREENING)()
-        return fit.psnr
 
 
 def every(space: ScheduleSpace) -> Iterator[str]:
@@ -89,9 +72,8 @@ def chosen(space: ScheduleSpace, score: Score, trials: int) -> dict[str, str]:
     """Name -> mask of what each search chooses by `score`."""
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     study = optuna.create_study(direction="maximize")
-    ours = search_shapes(
-        study, space.budget, space.steps, None, trials, 0, lambda schedule: score(schedule.mask)
-    ).mask
+    run = RunShape(space.steps)
+    ours = search_shapes(study, space.budget, run, trials, 0, lambda schedule: score(schedule.mask)).mask
     loss = Losses(lambda computed: -score(from_steps(computed, space.steps)))
     rng = random.Random(0)
     found = anneal(space, space.drawn(rng), loss, ANNEALING, HOT, COLD, rng)
@@ -130,7 +112,6 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--samples", type=int, default=16)
     parser.add_argument("--seed", type=int, default=5_000_000)
     parser.add_argument("--trials", type=int, default=12)
-    parser.add_argument("--fits", action="store_true", help="judge by quick fits, too")
     parser.add_argument("--out", type=Path, required=True)
     return parser.parse_args()
 
@@ -151,10 +132,10 @@ def main() -> None:
         "prompts": requests_digest(asked),
         "seed": args.seed,
     }
-    score = Scores(renderer, sample(renderer, asked), Journal(args.out / "exhaustive.jsonl", conditions))
+    score = Scores(renderer, asked, Journal(args.out / "exhaustive.jsonl", conditions))
     masks = list(every(space))
     parts = [said(args, len(masks), machine(pipe.device))]
-    for judge in ("reuse", "line", *(["fit"] if args.fits else [])):
+    for judge in JUDGES:
         with stage(judge, len(masks)) as advance:
             values = []
             for mask in masks:

@@ -146,7 +146,6 @@ class _Calibration:
                 losses={name: [-DECIBEL * loss for loss in each.losses] for name, each in found.items()},
                 sources={name: each.source for name, each in found.items()},
                 seconds=ledger.seconds,
-                study=next(iter(sorted(config.work.glob("*.journal"))), config.work),
             )
             report = write_report(config.report, policy, ledger, heldout, config, outcomes)
         return CalibrationResult(policy, ledger, report)

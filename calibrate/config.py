@@ -26,8 +26,9 @@ class CalibrationConfig:
     space: `stack` fits weights of the whole stack, `rfc` scales and thresholds of single modules (arXiv 2602.19506) in
     at most `trials` Optuna trials; storage: an Optuna URL for its studies. gradient_checkpointing: blocks are computed
     twice for their gradients, and memory holds only their inputs. work: folder of references, studies and weights (a
-    second run resumes there); out: the policy file, written before the report; report: folder for figures; earlier: a
-    policy whose profiles are gone on from. lpips: weights from `benchmarks/fetch_lpips.py`, to measure held-out LPIPS
+    second run resumes there); out: the policy file, written before the report; report: folder for figures; baselines:
+    whether it measures fewer steps, even steps, TaylorSeer and DBCache beside the profiles; earlier: a policy whose
+    profiles are gone on from. lpips: weights from `benchmarks/fetch_lpips.py`, to measure held-out LPIPS
     as well.
     """
 
@@ -49,6 +50,7 @@ class CalibrationConfig:
     work: Path = field(default_factory=lambda: Path("cachesmith-work"))
     out: Path | None = None
     report: Path | None = None
+    baselines: bool = True
     earlier: Policy | None = None
     lpips: Path | None = None
 

@@ -6,10 +6,12 @@ follow the other, how many are computed by half, is drawn; the first trials are 
 """
 
 import logging
+import shlex
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import optuna
@@ -38,22 +40,33 @@ SHARES = (0.15, 0.85)
 LEADS = (4 / 3, 1.0)
 """Computed steps of the followed half in full computations; 1 has no step by half."""
 
+STUDIES = "studies.journal"
+"""Where they are in the work folder, unless in a storage of the user's."""
+
 Score = Callable[[Schedule], float]
 
 
 def open_study(storage: str | None, folder: Any, name: str, directions: list[str]) -> optuna.Study:
-    """Open or resume a study: in `storage` (an Optuna URL), or in a journal file in the work folder."""
+    """Open or resume a study: in `storage` (an Optuna URL), or in the journal file of the work folder."""
     optuna.logging.set_verbosity(logging.ERROR)  # an interrupted trial is not worth a traceback
     where: Any = storage
     if storage is None:
         folder.mkdir(parents=True, exist_ok=True)
-        path = folder / f"{name}.journal"
+        path = folder / STUDIES
         drop_torn_lines(path)
         # a calibration holds its work folder, so a lock that is there was left by one that was killed
         path.with_name(f"{path.name}.lock").unlink(missing_ok=True)
         backend = optuna.storages.journal.JournalFileBackend(str(path))
         where = optuna.storages.JournalStorage(backend)
     return optuna.create_study(study_name=name, storage=where, load_if_exists=True, directions=directions)
+
+
+def dashboard(storage: str | None, folder: Path) -> str | None:
+    """Return the command that shows the studies in a browser; None where there are none."""
+    if storage is None and not (folder / STUDIES).exists():
+        return None
+    where = shlex.quote(storage or str(folder / STUDIES))
+    return f"pip install optuna-dashboard && optuna-dashboard {where}"
 
 
 def sampler(seed: int, number: int) -> optuna.samplers.BaseSampler:

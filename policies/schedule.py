@@ -79,6 +79,12 @@ def from_steps(computed: Iterable[int], steps: int) -> str:
     return "".join("C" if step in chosen else "F" for step in range(steps))
 
 
+def even(steps: int, first: int, last: int, count: int) -> str:
+    """Return the mask of `count` computed steps, as evenly spread from `first` to `last` as they can be."""
+    places = {first + round((last - first) * i / max(1, count - 1)) for i in range(count)}
+    return from_steps(places, steps)
+
+
 def spaced(budget: int, steps: int, power: float = 1.0) -> str:
     """`budget` computed steps, the first among them, spread evenly (1) or ever further apart (a power above 1)."""
     wanted = [round(steps * (i / budget) ** power) for i in range(budget)]

@@ -15,7 +15,7 @@ from cachesmith.policies import (
     mask,
     unbound,
 )
-from cachesmith.policies.schedule import from_steps
+from cachesmith.policies.schedule import even
 from contest.contestant import Contestant, Course
 from contest.ours import applied
 
@@ -31,12 +31,6 @@ def entries(course: Course) -> Iterator[Contestant]:
             profile = Profile(units=Stack(), gate=gate, forecaster=Forecaster(rows=rows))
             label = f"uniform, {count} steps from {first} to {last}, {name}"
             yield Contestant(label, FAMILY, f"uniform, {name}", applied(partial(_same, unbound(profile))))
-
-
-def even(steps: int, first: int, last: int, count: int) -> str:
-    """Return the mask of `count` computed steps, as evenly spread from `first` to `last` as they can be."""
-    places = {first + round((last - first) * i / max(1, count - 1)) for i in range(count)}
-    return from_steps(places, steps)
 
 
 def _ends(course: Course) -> list[tuple[int, int, int]]:

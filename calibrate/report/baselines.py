@@ -10,8 +10,21 @@ from typing import Any
 from torch import Tensor
 
 from cachesmith.calibrate.report.data import Family, Measurement
-from cachesmith.policies import Policy, PolicyError, computations, mask, preset
+from cachesmith.policies import (
+    Fixed,
+    Forecaster,
+    Policy,
+    PolicyError,
+    Profile,
+    Stack,
+    Taylor,
+    computations,
+    mask,
+    preset,
+    unbound,
+)
 from cachesmith.policies.gate import Interval
+from cachesmith.policies.schedule import even
 from cachesmith.progress import Advance
 from cachesmith.runtime import apply
 from cachesmith.sampling.evaluate import Evaluator
@@ -49,11 +62,17 @@ class Way:
         return apply(self.renderer.pipe, self.policy, self.profile)
 
 
-def ways(renderer: Renderer, policy: Policy, names: Sequence[str]) -> list[Way]:
-    """Return these profiles of `policy`, and for each of their budgets what a user knows."""
-    profiles = [Way(name, "profile", renderer, policy, name) for name in names]
-    budgets = sorted({int(policy.profile(name).nfc or 0) for name in names} - {0})
-    return profiles + [way for budget in budgets for way in _known(renderer, budget)] + _dbcache(renderer)
+def profile_ways(renderer: Renderer, policy: Policy, names: Sequence[str]) -> list[Way]:
+    """Return these profiles of `policy`."""
+    return [Way(name, "profile", renderer, policy, name) for name in names]
+
+
+def baseline_ways(renderer: Renderer, policy: Policy, names: Sequence[str]) -> list[Way]:
+    """Return what a user knows for the budget of each of these profiles, and even steps as a control."""
+    profiles = [policy.profile(name) for name in names]
+    budgets = sorted({int(profile.nfc or 0) for profile in profiles} - {0})
+    known = [way for budget in budgets for way in _known(renderer, budget)]
+    return known + _even(renderer, profiles) + _dbcache(renderer)
 
 
 def measure_ways(
@@ -93,6 +112,23 @@ def _known(renderer: Renderer, budget: int) -> Iterator[Way]:
             made = preset("taylorseer", interval=interval, order=2)
             yield Way(f"interval {interval}", "TaylorSeer", renderer, made)
             return
+
+
+def _even(renderer: Renderer, profiles: Sequence[Profile]) -> list[Way]:
+    """Return lines on even steps, with the ends and the number of computed steps of each fixed profile."""
+    steps = renderer.steps
+    masks = [p.gate.mask for p in profiles if isinstance(p.gate, Fixed) and len(p.gate.mask) == steps]
+    ends = sorted({(int(computations(letters)), len(letters.rstrip("F")) - 1) for letters in masks})
+    line = Forecaster(rows=Taylor(order=1))
+    return [
+        Way(
+            f"{count} steps from 0 to {last}",
+            "even steps",
+            renderer,
+            unbound(Profile(units=Stack(), gate=Fixed(mask=even(steps, 0, last, count)), forecaster=line)),
+        )
+        for count, last in ends
+    ]
 
 
 def _dbcache(renderer: Renderer) -> list[Way]:

@@ -23,6 +23,7 @@ INK = "#000000"
 STYLES: Mapping[Family, tuple[str, str]] = {
     "profile": ("#2f7fd0", "o"),
     "fewer steps": ("#d9822b", "s"),
+    "even steps": ("#8a8f98", "v"),
     "TaylorSeer": ("#4f9d69", "^"),
     "DBCache": ("#b06ab3", "D"),
 }

@@ -8,8 +8,8 @@ from typing import Literal
 from cachesmith.calibrate.report.media import EmbeddedMedia
 from cachesmith.policies import Quality
 
-Family = Literal["profile", "fewer steps", "TaylorSeer", "DBCache"]
-"""DBCache is what cache-dit does by default."""
+Family = Literal["profile", "fewer steps", "even steps", "TaylorSeer", "DBCache"]
+"""DBCache is what cache-dit does by default; even steps, a control, have a profile's first and last computed steps."""
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,8 @@ class ReportData:
     """All that the report shows.
 
     facts: what was calibrated, on what, in words. calibration_seconds: wall time over all runs of this calibration.
-    accelerators: GPUs it held; 0 on a CPU. measured_on: how many samples the front stands for, and how they were timed.
+    accelerators: GPUs it held; 0 on a CPU. dashboard: the command that opens its Optuna studies, if it has any.
+    measured_on: how many samples the front stands for, and how they were timed.
     """
 
     name: str
@@ -92,7 +93,7 @@ class ReportData:
     calibration_seconds: float
     accelerators: int
     command: str
-    dashboard: str
+    dashboard: str | None
     uncached_seconds: float
     measured_on: str
     measurements: tuple[Measurement, ...]

@@ -10,10 +10,11 @@ from typing import Any
 from torch import Tensor
 
 from cachesmith.calibrate.config import CalibrationConfig
-from cachesmith.calibrate.report.baselines import REPEATS, SAMPLES, measure_ways, ways
+from cachesmith.calibrate.report.baselines import REPEATS, SAMPLES, baseline_ways, measure_ways, profile_ways
 from cachesmith.calibrate.report.data import Appendix, Measurement, ProfileReport, ReportData, ReportSample
 from cachesmith.calibrate.report.media import encode_media, picture, visible_difference
 from cachesmith.calibrate.report.runs import distinct, trajectory
+from cachesmith.calibrate.shapes import dashboard
 from cachesmith.policies import Policy, Profile, fixed_mask
 from cachesmith.progress import stage
 from cachesmith.runtime import apply, distill
@@ -28,14 +29,13 @@ class Outcomes:
     """What a calibration remembers for its report.
 
     psnr: dB of every held-out sample, by profile. losses: dB after every iteration of the fitting, by profile.
-    sources: how each profile was found. seconds: wall time of the calibration so far. study: where its trials are.
+    sources: how each profile was found. seconds: wall time of the calibration so far.
     """
 
     psnr: Mapping[str, Tensor]
     losses: Mapping[str, Sequence[float]]
     sources: Mapping[str, str]
     seconds: float
-    study: Path
 
 
 def gather(
@@ -47,9 +47,11 @@ def gather(
 ) -> ReportData:
     """Measure the baselines, sample what is shown, and put everything together. appendix: title -> picture file."""
     names = distinct(policy)
-    entrants = ways(heldout.renderer, policy, names)
+    entrants = profile_ways(heldout.renderer, policy, names)
+    if config.baselines:
+        entrants += baseline_ways(heldout.renderer, policy, names)
     batch = min(config.batch, SAMPLES, len(heldout.requests))
-    with stage("baselines", len(entrants) * (1 + REPEATS) + REPEATS) as advance:
+    with stage("front", len(entrants) * (1 + REPEATS) + REPEATS) as advance:
         measurements, uncached, notes = measure_ways(entrants, heldout, batch, advance)
     seconds = {m.name: m.seconds for m in measurements if m.family == "profile"}
     with stage("held-out samples", len(names)) as advance:
@@ -66,7 +68,7 @@ def gather(
         calibration_seconds=outcomes.seconds,
         accelerators=int(cuda),
         command=command(config),
-        dashboard=f"pip install optuna-dashboard && optuna-dashboard {shlex.quote(str(outcomes.study))}",
+        dashboard=dashboard(config.storage, config.work),
         uncached_seconds=uncached,
         measured_on=_measured_on(len(heldout.requests), batch, measurements),
         measurements=tuple(measurements),
@@ -191,10 +193,15 @@ def _hardware(pipe: Any) -> str:
 
 def _measured_on(heldout: int, batch: int, measurements: Sequence[Measurement]) -> str:
     samples = f"all {heldout}" if heldout <= SAMPLES else f"the first {SAMPLES} of {heldout}"
-    return (
+    said = (
         f"Every one of the {len(measurements)} on the same held-out samples, {samples}; seconds are medians of "
-        f" {REPEATS} runs of {batch} sample(s) at once, taken in turns. DBCache is cache-dit's method as this "
-        "runtime has it."
+        f"{REPEATS} runs of {batch} sample(s) at once, taken in turns."
+    )
+    if all(m.family == "profile" for m in measurements):
+        return said
+    return (
+        f"{said} Even steps, with a line, have the first and last computed steps of a profile; DBCache is cache-dit's "
+        "method as this runtime has it."
     )
 
 

@@ -8,20 +8,32 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import NamedTuple
 
 from cachesmith.policies.errors import PolicyError
 
 FILENAME = "cachesmith.policy.safetensors"
 """What the policy file of a repository is called."""
 
-REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+REPOSITORY = re.compile(r"([A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)(?:@([\w./-]+))?")
 
 
-def repository(path: str | os.PathLike[str], suffix: str) -> str | None:
-    """Return the repository that `path` names: it has the form `user/name`, and there is no such file here."""
+class Repository(NamedTuple):
+    """Where on the Hub a policy is; `revision` None: on the main branch."""
+
+    name: str
+    revision: str | None = None
+
+
+def repository(path: str | os.PathLike[str], suffix: str) -> Repository | None:
+    """Return what `path` names where it has the form `user/name` or, as huggingface_hub has it, `user/name@revision`.
+
+    None where there is a file of that name here.
+    """
     text = os.fspath(path)
     local = text.endswith(suffix) or Path(text).exists()
-    return None if local or REPOSITORY.fullmatch(text) is None else text
+    found = None if local else REPOSITORY.fullmatch(text)
+    return found and Repository(found[1], found[2])
 
 
 def download(repo_id: str, revision: str | None, token: str | bool | None) -> Path:

@@ -35,13 +35,17 @@ def load(
     """Read a policy file; anything wrong with it is a `PolicyError`.
 
     path: a file or, where there is none of that name, a repository of the Hugging Face Hub as `user/name`, whose file
-    is kept in huggingface_hub's cache and read from there without a network. revision: a branch, tag or commit of it;
-    token: for private ones, by default that of `hf auth login`.
+    is kept in huggingface_hub's cache and read from there without a network. revision: a branch, tag or commit of it,
+    which may also be given as `user/name@revision`; token: for private ones, by default that of `hf auth login`.
     """
-    repo_id = repository(path, SUFFIX)
-    if repo_id is None and revision is not None:
+    found = repository(path, SUFFIX)
+    if found is None and revision is not None:
         raise PolicyError(f"{path} is a file, which has no revisions; leave revision={revision!r} out")
-    source = Path(path) if repo_id is None else download(repo_id, revision, token)
+    if found is not None and found.revision is not None and revision not in (None, found.revision):
+        raise PolicyError(
+            f"{path} names a revision, and so does revision={revision!r}; leave one of them out"
+        )
+    source = Path(path) if found is None else download(found.name, revision or found.revision, token)
     with _named(source, "read"):
         return _decode(_read(source))
 

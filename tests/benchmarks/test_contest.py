@@ -16,6 +16,7 @@ from tests.tiny_folder import open_tiny, save_tiny
 from cachesmith.calibrate.methods import METHODS
 from cachesmith.policies import Fixed, Forecaster, Modules, Policy, Profile, Stack, Taylor, preset, unbound
 from cachesmith.policies.document import Document
+from cachesmith.policies.schedule import even
 from cachesmith.sampling.metrics import relative_error
 from cachesmith.sampling.render import Renderer
 from cachesmith.sampling.requests import Request
@@ -289,7 +290,7 @@ def test_controls_have_the_policys_ends() -> None:
         "uniform, 4 steps from 0 to 9, reuse",
         "uniform, 4 steps from 0 to 9, line",
     ]
-    assert controls.even(12, 0, 9, 4) == "CFFCFFCFFCFF"
+    assert even(12, 0, 9, 4) == "CFFCFFCFFCFF"
     assert nfc(course, found[0].enter) == pytest.approx(4)
     unbounded = next(controls.entries(dit_course()))
     assert unbounded.name == "uniform, 6 steps from 0 to 11, reuse"

@@ -1,5 +1,6 @@
 """Policies to the Hub and back, by huggingface_hub's own means, against a stand-in on a loopback port."""
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -109,7 +110,7 @@ def test_a_hub_that_is_not_there(server: Hub, monkeypatch: pytest.MonkeyPatch) -
         push(calibrated(), REPO, token=TOKEN)
 
 
-def test_revisions(server: Hub) -> None:
+def test_revisions(server: Hub, cli: Cli) -> None:
     first = calibrated()
     push(first, REPO, token=TOKEN)
     second = Policy(first.document.model_copy(update={"name": "second"}))
@@ -117,6 +118,12 @@ def test_revisions(server: Hub) -> None:
     assert load(REPO) == first and load(REPO, revision="trial") == second
     with pytest.raises(PolicyError, match="no revision 'none'"):
         load(REPO, revision="none")
+    assert load(f"{REPO}@trial") == load(f"{REPO}@trial", revision="trial") == second
+    with pytest.raises(PolicyError, match="no revision 'none'"):
+        load(f"{REPO}@none")
+    with pytest.raises(PolicyError, match="leave one of them out"):
+        load(f"{REPO}@trial", revision="main")
+    assert json.loads(succeeds(cli("inspect", f"{REPO}@trial", "--json")))["id"] == second.id
 
 
 def test_gated_private_and_missing(server: Hub) -> None:

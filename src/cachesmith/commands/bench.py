@@ -101,7 +101,7 @@ def bench(
     from cachesmith.sampling.render import Renderer
 
     perceptual = None if lpips is None else load_lpips(lpips)
-    loaded = None if policy is None else load(policy)
+    loaded = None if policy is None else load(policy, token=loading.token)
     entered = contestants(loaded, profile, against or [])
     requests = with_negative(heldout(loaded, prompts, samples, seed), calls)
     pipe = open_pipeline(model, loading, loaded, arguments(calls, requests))

@@ -137,6 +137,12 @@ def calibrate(
     report: Annotated[
         Path | None, typer.Option("--report", metavar="DIR", help="Write a report with figures there.")
     ] = None,
+    baselines: Annotated[
+        bool,
+        typer.Option(
+            help="Measure fewer steps, even steps, TaylorSeer and DBCache for the report, too: as many runs again."
+        ),
+    ] = True,
     lpips: options.LpipsOption = None,
     batch: options.BatchSize = 8,
     unused: Annotated[
@@ -191,7 +197,8 @@ def calibrate(
         work=kept,
         out=out,
         report=report,
-        earlier=None if earlier is None else load(earlier),
+        baselines=baselines,
+        earlier=None if earlier is None else load(earlier, token=loading.token),
         lpips=lpips,
     )
     if dry_run:
@@ -204,11 +211,18 @@ def calibrate(
     result = _resumable(pipe, read, config)
     if report is not None:
         write_text(report / "config.yaml", used_config())
+
+    from cachesmith.calibrate.shapes import dashboard
+
+    command = dashboard(storage, kept)
     if json:
-        print_json({"file": str(out), "report": report and str(report), **as_json(result.policy)})
+        files = {"file": str(out), "report": report and str(report), "dashboard": command}
+        print_json({**files, **as_json(result.policy)})
         return
     show(result.policy)
     say(f"\nsaved {out}" + (f", report in {report}" if report else ""))
+    if command is not None:
+        say(f"every trial: {command}")
 
 
 def _seconds(text: str) -> float:

@@ -138,7 +138,7 @@ def export(
     from cachesmith.export.config import OPSET, PICTURE_RANGE
     from cachesmith.sampling.requests import arguments_of
 
-    loaded = load(policy)
+    loaded = load(policy, token=loading.token)
     for name in profile or ():
         loaded.profile(name)
     chosen = (target or _usual_target()).value

@@ -19,7 +19,7 @@ def inspect(
         Path,
         typer.Argument(
             metavar="X",
-            help="Policy file, X.policy.safetensors, or bundle.",
+            help="Policy file, X.policy.safetensors, USER/NAME[@REVISION] on the Hugging Face Hub, or bundle.",
             autocompletion=completion.policy_files,
         ),
     ],

@@ -47,7 +47,7 @@ Model = Annotated[
 _POLICY = typer.Option(
     "--policy",
     metavar="X",
-    help="Policy file, X.policy.safetensors.",
+    help="Policy file, X.policy.safetensors, or USER/NAME[@REVISION] on the Hugging Face Hub.",
     autocompletion=completion.policy_files,
 )
 PolicyFile = Annotated[Path, _POLICY]

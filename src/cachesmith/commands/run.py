@@ -113,7 +113,7 @@ def run(
     count = num_images * len(texts or labels)
     check_files(out, count, separate, force)
     check_engines(engine, drop_torch_weights)
-    chosen = _policy(policy, profile)
+    chosen = _policy(policy, profile, loading.token)
     given = {*arguments(calls), "prompt" if texts else "class_labels"}
     pipe = open_pipeline(model, loading, chosen, given, partial(check_kind, out))
     requests = with_negative(_requests(pipe, texts, labels, count, seed), calls)
@@ -136,12 +136,12 @@ def run(
     print_json(facts) if json else _print(facts)
 
 
-def _policy(path: Path | None, profile: str | None) -> Policy | None:
+def _policy(path: Path | None, profile: str | None, token: str | None) -> Policy | None:
     if path is None:
         if profile is not None:
             raise CachesmithError(f"--profile {profile} names a profile of a policy; give --policy as well")
         return None
-    policy = load(path)
+    policy = load(path, token=token)
     policy.profile(profile)
     return policy
 

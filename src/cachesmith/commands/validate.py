@@ -73,7 +73,7 @@ def validate(
     """
     from cachesmith.sampling.lpips import load_lpips
 
-    loaded = load(policy)
+    loaded = load(policy, token=loading.token)
     names = list(loaded.document.profiles) if profile is None else [profile]
     loaded.profile(names[0])
     perceptual = None if lpips is None else load_lpips(lpips)

@@ -4,6 +4,7 @@ import shlex
 from pathlib import Path
 
 import pytest
+from optuna.storages.journal import JournalFileBackend, JournalStorage
 from tests.calibrate.small import run
 
 from cachesmith.calibrate.report.data import ReportData
@@ -47,7 +48,7 @@ def test_samples_are_the_worst_the_median_and_the_best(reported: tuple[Policy, R
 def test_the_front_has_what_users_know(reported: tuple[Policy, ReportData, Path]) -> None:
     _, data, _ = reported
     families = {m.family for m in data.measurements}
-    assert families == {"profile", "fewer steps", "TaylorSeer", "DBCache"} and not data.notes
+    assert families == {"profile", "fewer steps", "even steps", "TaylorSeer", "DBCache"} and not data.notes
     assert all(m.seconds > 0 and m.psnr_low <= m.psnr <= m.psnr_high for m in data.measurements)
     fewer = [m for m in data.measurements if m.family == "fewer steps"]
     assert all(m.name == f"{m.nfc:.0f} steps" for m in fewer)
@@ -62,7 +63,10 @@ def test_fitting_leaves_its_losses(reported: tuple[Policy, ReportData, Path]) ->
 
 def test_the_study_is_where_the_printed_command_says(reported: tuple[Policy, ReportData, Path]) -> None:
     _, data, work = reported
-    assert Path(shlex.split(data.dashboard)[-1]).is_file() and data.dashboard.endswith(".journal")
+    assert data.dashboard is not None
+    storage = JournalStorage(JournalFileBackend(shlex.split(data.dashboard)[-1]))
+    names = [study.study_name for study in storage.get_all_studies()]
+    assert names and all(storage.get_n_trials(storage.get_study_id_from_name(n)) for n in names)
     assert data.command.startswith("calibrate(pipe, prompts, CalibrationConfig(steps=12, budget=40.0")
     assert 0 < data.calibration_seconds < 600 and (work / "report").is_dir()
 
