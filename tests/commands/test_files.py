@@ -23,11 +23,11 @@ from cachesmith.files import (
 class Torn:
     """A picture or figure on whose writing the disk runs full."""
 
-    def save_figure(self, path: Path, **_: object) -> None:
+    def save(self, path: Path, **_: object) -> None:
         path.write_bytes(b"half")
         raise OSError("no space left")
 
-    savefig = save_figure
+    savefig = save
 
 
 def torn_text(path: Path) -> None:
