@@ -82,6 +82,7 @@ def histogram(psnr: Sequence[float], low: float, high: float) -> Chart:
     axes.axvspan(low, high, color=STYLES["fewer steps"][0], alpha=0.3, zorder=0, label="mean, 95 % interval")
     axes.axvline(float(np.mean(psnr)), color=INK, linestyle="--", linewidth=1)
     axes.yaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.margins(y=0.25)  # room for the legend
     axes.legend(fontsize=8, frameon=False)
     words = f"{len(psnr)} samples from {min(psnr):.1f} to {max(psnr):.1f} dB; mean within {low:.1f} to {high:.1f} dB."
     return Chart(svg(figure), words)

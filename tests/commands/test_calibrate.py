@@ -35,9 +35,10 @@ def test_calibrate_hands_everything_over(
         "calibrate", shop.model, "--prompts", shop.prompts, "--out", out, "--steps", 20, "--budget", 50, "--speedup", 4,
         "--speedup", 2.5, "--min-psnr", 30, "--seed", 2, "--guidance-scale", 1.5, "--fitting", 4, "--time", "1.5h",
         "--heldout", 6, "--batch", 7, "--report", tmp_path / "report", "--gradient-checkpointing", "--space", "rfc",
-        "--trials", 3, "--storage", "sqlite:///x.db",
+        "--trials", 3, "--storage", "sqlite:///x.db", "--no-baselines",
     )  # fmt: skip
-    assert "saved" in succeeds(result)
+    said = succeeds(result)
+    assert "saved" in said and "optuna-dashboard sqlite:///x.db" in said
     pipe, prompts, config = seen
     assert type(pipe).__name__ == "DiTPipeline" and prompts == PROMPTS
     assert (config.steps, config.budget, config.speedups, config.min_psnr) == (20, 50.0, (4.0, 2.5), 30.0)
@@ -48,7 +49,7 @@ def test_calibrate_hands_everything_over(
         5400.0,
     )
     assert (config.seed, config.guidance_scale, config.batch) == (2, 1.5, 7)
-    assert config.gradient_checkpointing
+    assert config.gradient_checkpointing and not config.baselines
     assert (config.fitting, config.heldout) == (4, 6)
     assert config.name == "my-shop" and config.report == tmp_path / "report"
     assert config.work == tmp_path / "new" / "my shop.work"

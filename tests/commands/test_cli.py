@@ -21,7 +21,9 @@ def test_wrong_usage_is_code_2(cli: Cli, arguments: list[str]) -> None:
     fails(cli(*arguments), code=2)
 
 
-@pytest.mark.parametrize(("text", "value"), [("7", 7), ("1k", 1024), ("1.5 MiB", 1_572_864), ("2GB", 2**31)])
+@pytest.mark.parametrize(
+    ("text", "value"), [("7", 7), ("1KiB", 1024), ("1k", 1000), ("1.5 MiB", 1_572_864), ("2GB", 2 * 10**9)]
+)
 def test_sizes(text: str, value: int) -> None:
     assert size(text) == value
 

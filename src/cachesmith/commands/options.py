@@ -1,12 +1,12 @@
 """Options that several commands share: single ones, and groups that stand for all their fields."""
 
-import re
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from pydantic import ByteSize, TypeAdapter, ValidationError
 
 from cachesmith.commands.shared import completion
 
@@ -25,15 +25,13 @@ class PipelineDType(StrEnum):
 LAST_SEED = 2**63 - 1
 """Torch takes a bit more, which is left for the seeds that count up from it."""
 
-UNITS = {"": 1, "k": 2**10, "m": 2**20, "g": 2**30}
-
 
 def size(text: str) -> int:
-    """Read a number of bytes such as `512MiB` or `2G`."""
-    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([kmg]?)(?:i?b)?", text.strip().lower())
-    if found is None:
-        raise typer.BadParameter(f"{text!r} is no size; write bytes, or for example 512MiB")
-    return int(float(found[1]) * UNITS[found[2]])
+    """Read a number of bytes such as `512MiB` (2^20 bytes each) or `2GB` (10^9 each)."""
+    try:
+        return int(TypeAdapter(ByteSize).validate_python(text))
+    except ValidationError:
+        raise typer.BadParameter(f"{text!r} is no size; write bytes, or for example 512MiB") from None
 
 
 Model = Annotated[
