@@ -22,7 +22,7 @@ from cachesmith.calibrate.fleet.shards import Shards
 
 FOLDS = 4
 
-CAUTIOUS = (10.0, 1.0, 0.1)
+CAUTIOUS = (0.1, 1.0, 10.0)
 """Ridges of the first turn: weights that go far before they are linearised again go wrong."""
 
 RIDGES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
@@ -185,18 +185,13 @@ class SegmentFitter:
         turns: dict[int, tuple[float, Tensor, Walked]] = {}
 
         def error(place: int) -> float:
-            if place not in range(len(grid)):
-                return torch.inf
             if place not in turns:
                 found = equations.without(theta, grid[place])
                 closest = min([least, *(walked.error for _, _, walked in turns.values())])
                 turns[place] = grid[place], found, self._walked(segment, found, closest)
             return turns[place][2].error
 
-        best = self._places.get(tuple(grid), len(grid) // 2)
-        way = 1 if error(best) > error(best + 1) else -1
-        while error(best + way) < error(best):
-            best += way
+        best = _lowest(error, len(grid), self._places.get(tuple(grid), len(grid) // 2))
         self._places[tuple(grid)] = best
         return turns[best]
 
@@ -211,3 +206,21 @@ class SegmentFitter:
     def _equations(self, segment: Segment, theta: Tensor, squares: Tensor, share: float) -> Equations:
         importance = (squares + _FLOOR * squares.median()) ** -WEIGHT
         return self.shards.equations(segment, theta, importance / importance.mean(), share)
+
+
+def _lowest(error: Callable[[int], float], count: int, start: int) -> int:
+    """Return the place below `count` where `error` is least, if it falls and then rises; looks from `start` on.
+
+    Where it is infinite (under too weak a ridge, weights lead nowhere) the way is up.
+    """
+
+    def at(place: int) -> float:
+        return error(place) if 0 <= place < count else torch.inf
+
+    best = start
+    while best + 1 < count and at(best) == torch.inf:
+        best += 1
+    way = 1 if at(best + 1) < at(best) else -1
+    while at(best + way) < at(best):
+        best += way
+    return best

@@ -86,7 +86,7 @@ class Polisher:
 
     def _accepted(self, losses: Tensor) -> bool:
         """Keep the weights unless the loss rose by more than chance; else go back, and take shorter steps."""
-        if rose(losses, self.losses[-LATELY:]):
+        if _rose(losses, self.losses[-LATELY:]):
             self.scale /= 2
             for phi, kept, momentum in zip(
                 *(self.state[n] for n in ("phi", "kept", "momentum")), strict=True
@@ -186,7 +186,7 @@ class Polisher:
         return grads * shares[:, None]
 
 
-def rose(losses: Tensor, lately: Sequence[float]) -> bool:
+def _rose(losses: Tensor, lately: Sequence[float]) -> bool:
     """Whether a batch's losses are above the means of those before it by more than chance, or not finite."""
     if not lately:
         return False

@@ -7,9 +7,9 @@ import torch
 from tests.calibrate.closed_loop.world import STEPS, Flux, dit, shards, uncached
 
 from cachesmith.calibrate.closed_loop.batch import Batch, sample
-from cachesmith.calibrate.closed_loop.fit import Fit, SegmentFitter
+from cachesmith.calibrate.closed_loop.fit import Fit, SegmentFitter, _lowest
 from cachesmith.calibrate.closed_loop.lanes import Schedule, as_policy, line_weights, of_policy
-from cachesmith.calibrate.closed_loop.polish import Polisher, rose
+from cachesmith.calibrate.closed_loop.polish import Polisher, _rose
 from cachesmith.runtime import apply
 from cachesmith.sampling.metrics import psnr
 from cachesmith.sampling.requests import requests
@@ -117,12 +117,29 @@ def test_gradients_that_lead_astray_are_taken_back(monkeypatch: pytest.MonkeyPat
     assert polisher.scale == 0.25 and all(phi.any() for phi in polisher.state["phi"])
 
 
+@pytest.mark.parametrize("start", range(5))
+@pytest.mark.parametrize(
+    "errors", [[3, 2, 1, 2, 3], [1, 2, 3, 4, 5], [5, 4, 3, 2, 1], [torch.inf, torch.inf, 2, 1, 3]]
+)
+def test_the_lowest_place_is_found_from_anywhere(errors: list[float], start: int) -> None:
+    asked: list[int] = []
+
+    def error(place: int) -> float:
+        asked.append(place)
+        return errors[place]
+
+    assert _lowest(error, 5, start) == errors.index(min(errors))
+    near = _lowest(error, 5, 4)
+    asked.clear()
+    assert _lowest(error, 5, near) == near and set(asked) <= {near - 1, near, near + 1}
+
+
 def test_a_loss_that_stays_is_seldom_taken_for_a_rise_and_one_that_rises_is() -> None:
     drawn = torch.randn(2000, 5, 8, generator=torch.Generator().manual_seed(0))
-    taken = [rose(each[0], each[1:].mean(1).tolist()) for each in drawn]
+    taken = [_rose(each[0], each[1:].mean(1).tolist()) for each in drawn]
     assert sum(taken) < 0.02 * len(taken)
-    assert all(rose(each[0] + 3, each[1:].mean(1).tolist()) for each in drawn[:50])
-    assert rose(torch.full((8,), torch.nan), [0.0]) and not rose(torch.zeros(8), [])
+    assert all(_rose(each[0] + 3, each[1:].mean(1).tolist()) for each in drawn[:50])
+    assert _rose(torch.full((8,), torch.nan), [0.0]) and not _rose(torch.zeros(8), [])
 
 
 def test_a_sample_asks_for_no_more_than_its_own_error() -> None:
