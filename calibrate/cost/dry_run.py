@@ -1,12 +1,8 @@
 """What a calibration will do, told without loading weights."""
 
-import importlib
-import json
 from dataclasses import replace
-from pathlib import Path
-from typing import Any
 
-import torch
+from torch import nn
 
 from cachesmith.calibrate.closed_loop.axes import AXES
 from cachesmith.calibrate.closed_loop.fit import FOLDS
@@ -14,8 +10,8 @@ from cachesmith.calibrate.config import CalibrationConfig
 from cachesmith.calibrate.cost.plan import BudgetPlan, plan_of
 
 
-def describe_plan(model: str, config: CalibrationConfig) -> str:
-    """The plan as text: phases, run equivalents, memory as far as the model's configuration tells it."""
+def describe_plan(transformer: nn.Module | None, config: CalibrationConfig) -> str:
+    """The plan as text: phases, run equivalents, memory as far as the transformer, which needs no weights, tells it."""
     plan = plan_of(config)
     lines = [f"{'phase':<16}{'samples':>8}{'forwards':>10}{'backwards':>10}{'run equivalents':>17}"]
     for phase in plan.phases:
@@ -26,7 +22,7 @@ def describe_plan(model: str, config: CalibrationConfig) -> str:
     lines.append(f"{'all':<44}{plan.runs:>17.1f}")
     measured = config.heldout * (1 + sum({*config.budgets.values()}) / plan.steps)
     lines.append(f"then {measured:.0f} run equivalents to measure {config.heldout} held-out samples")
-    lines += [*_memory(model, config), _more(config, plan)]
+    lines += [*_memory(transformer, config), _more(config, plan)]
     return "\n".join(lines)
 
 
@@ -41,8 +37,7 @@ def _more(config: CalibrationConfig, plan: BudgetPlan) -> str:
     )
 
 
-def _memory(model: str, config: CalibrationConfig) -> list[str]:
-    transformer = _on_meta(Path(model))
+def _memory(transformer: nn.Module | None, config: CalibrationConfig) -> list[str]:
     if transformer is None:
         return ["the transformer's size is not known before it is loaded"]
     parameters = sum(parameter.numel() for parameter in transformer.parameters())
@@ -59,14 +54,3 @@ def _memory(model: str, config: CalibrationConfig) -> list[str]:
         f"{equations / 2**30:.2f} GiB for the gradients"
     )
     return lines
-
-
-def _on_meta(folder: Path) -> Any:
-    """The transformer of a local pipeline without weights; None where it cannot be made."""
-    try:
-        config = json.loads((folder / "transformer" / "config.json").read_text(encoding="utf-8"))
-        kind = getattr(importlib.import_module("diffusers"), config["_class_name"])
-        with torch.device("meta"):
-            return kind.from_config(config)
-    except (OSError, ValueError, KeyError, AttributeError):
-        return None

@@ -71,6 +71,6 @@ def test_a_ledger_goes_on_where_it_was_interrupted(tmp_path: Path) -> None:
 
 
 def test_a_dry_run_tells_the_plan_without_the_model(tmp_path: Path) -> None:
-    text = describe_plan(str(tmp_path / "nothing"), settings(tmp_path / "work", budget=100.0))
+    text = describe_plan(None, settings(tmp_path / "work", budget=100.0))
     assert "references" in text and "twice the budget" in text and "not known before it is loaded" in text
     assert not (tmp_path / "work").exists()

@@ -7,6 +7,7 @@ from tests.commands.shop import PROMPTS, Cli, Shop, fails, succeeds
 
 import cachesmith.calibrate
 from cachesmith.calibrate import CalibrationConfig
+from cachesmith.commands.options import Loading
 from cachesmith.policies import Policy, load, save
 
 
@@ -104,3 +105,19 @@ def test_a_dry_run_loads_nothing_and_writes_nothing(cli: Cli, shop: Shop, tmp_pa
     said = succeeds(cli("calibrate", shop.model, "--prompts", shop.prompts, "--out", out, "--dry-run"))
     assert "least squares" in said and "parameters" in said and "twice the budget" in said
     assert not list(tmp_path.iterdir())
+
+
+def test_a_dry_run_reads_the_configuration_that_would_be_loaded(
+    cli: Cli, shop: Shop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[tuple[str, str | None, str | None]] = []
+
+    def config(kind: Any, model: str, loading: Loading, **where: str) -> dict[str, Any]:
+        asked.append((model, loading.revision, loading.token))
+        return {}
+
+    monkeypatch.setattr("cachesmith.commands.shared.model_folder._config", config)
+    rest = ("--prompts", shop.prompts, "--out", tmp_path / "x.policy.safetensors", "--dry-run")
+    said = succeeds(cli("calibrate", "org/name", "--revision", "v2", "--token", "secret", *rest))
+    assert asked == [("org/name", "v2", "secret")] and "not known before it is loaded" in said
+    fails(cli("calibrate", "./nothing", *rest), "there is no folder ./nothing")

@@ -58,7 +58,9 @@ def fused(monkeypatch: pytest.MonkeyPatch, operations: Operations) -> Iterator[N
             "relational_step": kernels.relational_step,
         }
         for name, launches in (("weighted_sum", 1), ("relational_step", 3)):
-            patch.setattr(triton_kernels, f"fused_{name}", _counted(patch, plain[name], name, launches, operations))
+            patch.setattr(
+                triton_kernels, f"fused_{name}", _counted(patch, plain[name], name, launches, operations)
+            )
         patch.setattr(kernels, "fusable", lambda _: True)
         patch.setattr(session_module, "_on_host", lambda _: False)
         yield

@@ -14,6 +14,7 @@ from cachesmith.commands.pipeline import STEPS, open_pipeline, require_requests
 from cachesmith.commands.shared import completion
 from cachesmith.commands.shared.config_file import used_config
 from cachesmith.commands.shared.destination import check_folder, check_policy_file
+from cachesmith.commands.shared.model_folder import check_model_name, hollow_transformer
 from cachesmith.commands.show.policy import as_json, show
 from cachesmith.policies import SUFFIX, CachesmithError, load
 
@@ -202,7 +203,7 @@ def calibrate(
         lpips=lpips,
     )
     if dry_run:
-        say(_planned(model, config))
+        say(_planned(model, loading, config))
         return
     common = {} if guidance_scale is None else {"guidance_scale": guidance_scale}
     wanted = requests(read, len(read), 0)
@@ -233,12 +234,13 @@ def _seconds(text: str) -> float:
     return float(found[1]) * {"s": 1, "m": 60, "h": 3600}[found[2]]
 
 
-def _planned(model: str, config: "CalibrationConfig") -> str:
+def _planned(model: str, loading: options.Loading, config: "CalibrationConfig") -> str:
     from cachesmith.calibrate.cost.dry_run import describe_plan
 
     if config.seconds is not None:
         raise CachesmithError("--time is known only once a batch is timed; give --budget with --dry-run")
-    return describe_plan(model, config)
+    check_model_name(model, loading)
+    return describe_plan(hollow_transformer(model, loading), config)
 
 
 def _name(out: Path) -> str:

@@ -41,7 +41,7 @@ def check_policy(model: str, loading: Loading, policy: Policy) -> None:
     if MAIN in parts:
         check_denoisers(policy, parts)
     for name in (MAIN, *policy.document.models):
-        transformer, own = _hollow_transformer(model, loading, name), denoiser_policy(policy, name)
+        transformer, own = hollow_transformer(model, loading, name), denoiser_policy(policy, name)
         if transformer is not None and own is not None:
             Match(own).architecture(transformer)
 
@@ -59,7 +59,8 @@ def pipeline_class(model: str, loading: Loading) -> Any:
     return getattr(diffusers, name, None) if isinstance(name, str) else None
 
 
-def _hollow_transformer(model: str, loading: Loading, name: str) -> Any:
+def hollow_transformer(model: str, loading: Loading, name: str = "transformer") -> Any:
+    """Return a model's transformer without memory for its weights; None where its configuration cannot be read."""
     import diffusers
     import torch
 
