@@ -1,6 +1,7 @@
 """Workers that share one set of weights."""
 
 import copy
+import warnings
 from collections.abc import Iterator
 from typing import TypeVar
 
@@ -8,8 +9,13 @@ from torch import Tensor, nn
 
 from cachesmith.policies import PolicyError
 from cachesmith.runtime.hooks.patch import strip
+from cachesmith.runtime.models.fingerprint import attention_backends
+from cachesmith.runtime.models.snapshot import look
 
 Pipeline = TypeVar("Pipeline")
+
+SWITCHING = {"_native_cudnn", "_native_efficient", "_native_flash", "_native_math"}
+"""Attention backends of diffusers that choose torch's kernel for the whole process, around every call."""
 
 
 def replicate(pipe: Pipeline) -> Pipeline:
@@ -25,6 +31,9 @@ def replicate(pipe: Pipeline) -> Pipeline:
     compile them there. Changes of shared weights in place (`fuse_lora`) change them for all; LoRAs that are loaded into
     a worker are its own.
 
+    Warns where the attention backend chooses a kernel for the whole process: threads then change each other's, and a
+    picture depends on what else is drawn.
+
     Raises `PolicyError` where hooks move or cast weights (offloading, layerwise casting): they would do so for all
     workers at once.
     """
@@ -37,12 +46,26 @@ def replicate(pipe: Pipeline) -> Pipeline:
                 f"{type(module).__name__} has hooks that move, cast or cache (offloading, enable_layerwise_casting, "
                 "enable_cache), which workers cannot share; replicate the pipeline first, without them"
             )
+    _warn_of_shared_kernels([part for part in vars(pipe).values() if isinstance(part, nn.Module)])
     worker = copy.deepcopy(pipe, {id(tensor): tensor for tensor in _tensors(modules)})
     for part in vars(worker).values():
         for owner in part.modules() if isinstance(part, nn.Module) else (part,):
             if hasattr(owner, "__dict__"):
                 strip(owner)
     return worker
+
+
+def _warn_of_shared_kernels(networks: list[nn.Module]) -> None:
+    switching = {
+        name for network in networks for name in attention_backends(look(network)).split()
+    } & SWITCHING
+    if switching:
+        warnings.warn(
+            f"the attention backend {', '.join(sorted(switching))} chooses its kernel for the whole process: workers "
+            'in threads change each other\'s; set_attention_backend("native"), or give every worker a process',
+            RuntimeWarning,
+            stacklevel=3,
+        )
 
 
 def _tensors(modules: list[nn.Module]) -> Iterator[Tensor]:

@@ -1,17 +1,19 @@
 """What is really sampled against what the policy was made for: scales, sizes, precision, attention, LoRAs, weights."""
 
 import warnings
+from collections.abc import Iterator
 from typing import Any
 
 import diffusers
 import pytest
 import torch
+from diffusers.models.attention_dispatch import _AttentionBackendRegistry
 from tests.calibrate.sampled import sampler_of
 from tests.tiny import Pipeline, policy, sample_dit, sample_flux, tiny_dit, tiny_flux
 from torch import nn
 
 from cachesmith.policies import Mismatch, Policy, PolicyError, decode, encode
-from cachesmith.runtime import apply
+from cachesmith.runtime import apply, replicate
 from cachesmith.runtime.models.fingerprint import model_key, weights_hash
 from cachesmith.runtime.models.weights import same_weights, weights_sketch
 
@@ -176,12 +178,23 @@ def test_quantised_weights_are_named_and_never_crash(flux: Pipeline) -> None:
     assert not said(flux, policy(model=model_key(flux.transformer)), sample_flux)
 
 
+@pytest.fixture
+def process_backend() -> Iterator[None]:
+    """diffusers sets an attention backend for the whole process: it is put back."""
+    before = _AttentionBackendRegistry._active_backend
+    yield
+    _AttentionBackendRegistry.set_active_backend(before)
+
+
+@pytest.mark.usefixtures("process_backend")
 def test_another_attention_backend(flux: Pipeline) -> None:
     chosen = policy(model=model_key(flux.transformer))
     assert not said(flux, chosen, sample_flux)
     flux.transformer.set_attention_backend("_native_math")
     (told,) = said(flux, chosen, sample_flux)
     assert "the attention backend native, but this is _native_math" in told
+    with pytest.warns(RuntimeWarning, match="_native_math chooses its kernel for the whole process"):
+        replicate(flux)
 
 
 class LoraLayer(nn.Module):
