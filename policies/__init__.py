@@ -40,8 +40,8 @@ from cachesmith.policies.gate import (
     Relational,
     StaticGate,
 )
-from cachesmith.policies.magcache import magcache_mask, resample_ratios
 from cachesmith.policies.policy import Policy, content_id, denoiser_policy, unbound
+from cachesmith.policies.presets.magcache import magcache_mask, resample_ratios
 from cachesmith.policies.presets.presets import PRESETS, parse_preset, preset
 from cachesmith.policies.profile import DenoiserProfile, Profile, Quality, Sampled, Summary
 from cachesmith.policies.rows import (

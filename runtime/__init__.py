@@ -34,7 +34,7 @@ from cachesmith.runtime.models.units import (
 from cachesmith.runtime.plan.compile_plan import compile_plan
 from cachesmith.runtime.plan.plan import Compute, Decision, Forecast, Plan
 from cachesmith.runtime.replicate import replicate
-from cachesmith.runtime.session import Session
+from cachesmith.runtime.runs.session import Session
 from cachesmith.runtime.stats import Stats
 
 __all__ = [

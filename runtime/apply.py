@@ -15,7 +15,7 @@ from cachesmith.runtime.hooks.clock import Clock
 from cachesmith.runtime.hooks.patch import heard
 from cachesmith.runtime.models.denoisers import denoisers
 from cachesmith.runtime.models.units import network_units
-from cachesmith.runtime.session import Session
+from cachesmith.runtime.runs.session import Session
 
 
 @contextmanager

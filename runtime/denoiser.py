@@ -8,7 +8,6 @@ from torch import nn
 from cachesmith.policies import MAIN, Policy, PolicyError, Stack, denoiser_policy
 from cachesmith.runtime.discovery.first_call import learned_at_first_call
 from cachesmith.runtime.engines.bundle import BoundEngines
-from cachesmith.runtime.guidance import guided
 from cachesmith.runtime.hooks.attach import attach
 from cachesmith.runtime.hooks.clock import Clock
 from cachesmith.runtime.hooks.member_layers import MemberLayers
@@ -20,7 +19,8 @@ from cachesmith.runtime.models.units import Unit, network_units, resolve_units, 
 from cachesmith.runtime.other_caches import check_no_other_cache
 from cachesmith.runtime.plan.compile_plan import compile_plan
 from cachesmith.runtime.plan.plan import Plan, has_fitted
-from cachesmith.runtime.session import Session
+from cachesmith.runtime.runs.guidance import guided
+from cachesmith.runtime.runs.session import Session
 
 
 class Denoiser:

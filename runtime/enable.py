@@ -5,7 +5,7 @@ from typing import Any
 
 from cachesmith.policies import Policy, PolicyError
 from cachesmith.runtime.apply import apply
-from cachesmith.runtime.session import Session
+from cachesmith.runtime.runs.session import Session
 
 _ENABLED = "_cachesmith_enabled"
 

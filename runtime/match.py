@@ -23,10 +23,9 @@ from cachesmith.policies import (
     Size,
     remap,
 )
-from cachesmith.runtime.engines.drop_weights import present_weights
 from cachesmith.runtime.models.fingerprint import config_hash, facts, lora_names, scheduler_settings
 from cachesmith.runtime.models.snapshot import Network
-from cachesmith.runtime.models.weights import same_weights, weights_sketch
+from cachesmith.runtime.models.weights import present_weights, same_weights, weights_sketch
 from cachesmith.runtime.pipeline_call import PipelineCall
 from cachesmith.runtime.plan.plan import has_fitted
 

@@ -23,8 +23,8 @@ from cachesmith.runtime import (
     UnitResult,
     UseOutput,
 )
-from cachesmith.runtime.guidance import guided
 from cachesmith.runtime.hooks.watch import watch_each
+from cachesmith.runtime.runs.guidance import guided
 
 StepWeights = Mapping[int, Tensor]
 """By step, [lanes, RAW, channels], or [folds, lanes, RAW, channels]."""

@@ -7,7 +7,7 @@ from pydantic import Field
 from cachesmith.policies.base import Frozen
 from cachesmith.policies.convert.common import Converted, masks_of, order_of, parse_settings
 from cachesmith.policies.errors import PolicyError
-from cachesmith.policies.magcache import resample_ratios
+from cachesmith.policies.presets.magcache import resample_ratios
 from cachesmith.policies.presets.presets import preset
 from cachesmith.policies.profile import Profile
 from cachesmith.policies.units import Stack

@@ -5,8 +5,8 @@ from collections.abc import Callable, Collection, Sequence
 from cachesmith.policies.errors import PolicyError, refusing
 from cachesmith.policies.forecaster import Band, Forecaster
 from cachesmith.policies.gate import Fixed, Gate, Interval
-from cachesmith.policies.magcache import magcache_mask
 from cachesmith.policies.policy import Policy, unbound
+from cachesmith.policies.presets.magcache import magcache_mask
 from cachesmith.policies.profile import Profile
 from cachesmith.policies.rows import Foca, Hermite, Reuse
 from cachesmith.policies.units import Modules, Stack, Units

@@ -13,13 +13,14 @@ from torch import Tensor, nn
 from cachesmith.policies import EngineError, ModelKey
 from cachesmith.policies.bundle.manifest import Manifest, SegmentEntry, read_manifest
 from cachesmith.runtime.engines.backends import opener
-from cachesmith.runtime.engines.drop_weights import drop_weights, present_key, present_weights
+from cachesmith.runtime.engines.drop_weights import drop_weights, present_key
 from cachesmith.runtime.engines.segment_call import LoadOptions, SegmentCall, mismatch
 from cachesmith.runtime.features import Feature
 from cachesmith.runtime.models.engine_segment import constants, real, tensors
 from cachesmith.runtime.models.fingerprint import lora_names
 from cachesmith.runtime.models.snapshot import Network, look
 from cachesmith.runtime.models.units import BlockRun, GuidanceDifference, NetworkUnit, Unit, block_lists
+from cachesmith.runtime.models.weights import present_weights
 from cachesmith.runtime.stats import Stats
 
 Outside = Literal["error", "torch"]

@@ -9,10 +9,9 @@ from torch import nn
 
 from cachesmith.policies import Distance, EngineError, ModelKey, Profile
 from cachesmith.runtime.models.adapters import adapter_for
-from cachesmith.runtime.models.fingerprint import model_key, weights_hash
+from cachesmith.runtime.models.fingerprint import model_key
 from cachesmith.runtime.models.units import BlockRun, Unit
-
-_DROPPED = "_cachesmith_dropped"
+from cachesmith.runtime.models.weights import DROPPED, present_weights
 
 
 def check_droppable(profile: Profile, units: tuple[Unit, ...], bundle: object) -> None:
@@ -46,7 +45,7 @@ def drop_weights(transformer: nn.Module, members: Iterable[nn.Module], present: 
     stays = {
         id(m) for path in adapter_for(transformer).outer for m in transformer.get_submodule(path).modules()
     }
-    vars(transformer)[_DROPPED] = present
+    vars(transformer)[DROPPED] = present
     freed = 0
     for member in members:
         freed += sum(_empty(module) for module in member.modules() if id(module) not in stays)
@@ -57,12 +56,6 @@ def drop_weights(transformer: nn.Module, members: Iterable[nn.Module], present: 
 def present_key(transformer: nn.Module, pipe: Any) -> ModelKey:
     """Describe the transformer as loaded; what was known before its weights were dropped still holds."""
     return model_key(transformer, pipe).model_copy(update={"weights_hash": present_weights(transformer)})
-
-
-def present_weights(transformer: nn.Module) -> str | None:
-    """The weights' hash, from before they were dropped if they were; None where they cannot be read."""
-    remembered: ModelKey | None = vars(transformer).get(_DROPPED)
-    return weights_hash(transformer) if remembered is None else remembered.weights_hash
 
 
 def _empty(module: nn.Module) -> int:

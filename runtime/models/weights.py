@@ -6,9 +6,14 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from cachesmith.policies import ModelKey
+
 SAMPLES_PER_TENSOR = 64
 MARKED = 8
 """Values of a tensor that are held against what they were in the request before."""
+
+DROPPED = "_cachesmith_dropped"
+"""Attribute of a transformer without weights: the `ModelKey` that it had with them."""
 
 SIGNS = 1 - 2 * torch.tensor([int(c) for c in f"{0x9E3779B97F4A7C15:064b}"], dtype=torch.float32)
 """Fixed signs, of the golden ratio's digits, that a tensor's values are summed with."""
@@ -45,6 +50,12 @@ def weights_hash(transformer: nn.Module) -> str | None:
         digest.update(f"{name}:{tuple(value.shape)}:".encode())
         digest.update(sample.to(torch.bfloat16).cpu().view(torch.int16).numpy().tobytes())
     return digest.hexdigest()
+
+
+def present_weights(transformer: nn.Module) -> str | None:
+    """The weights' hash, from before they were dropped for engines if they were; None where they cannot be read."""
+    remembered: ModelKey | None = vars(transformer).get(DROPPED)
+    return weights_hash(transformer) if remembered is None else remembered.weights_hash
 
 
 @torch.no_grad()

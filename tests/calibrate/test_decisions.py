@@ -90,12 +90,12 @@ def test_the_usual_schedule_unless_another_is_better(
     schedules = {"best": Schedule("CFFC"), "usual": Schedule("CFCF")}
     quality = torch.tensor([30.0, 31.0, 29.0, 30.0])
     noise = torch.tensor([0.5, -0.5, 0.5, -0.5])
-    maker = object.__new__(ProfileMaker)
+    maker: Any = object.__new__(ProfileMaker)
     maker.config, maker.key = settings(tmp_path), "key"
     maker.plan = make_plan(4, [2], 100.0)
-    maker.shape = SimpleNamespace(follower=None, starts=(0,))  # type: ignore[assignment]
+    maker.shape = SimpleNamespace(follower=None, starts=(0,))
     maker.ledger = Ledger(4, tmp_path / "ledger.json", torch.device("cpu"))
-    maker._quick = {schedules["best"]: quality + noise + gain, schedules["usual"]: quality}.__getitem__  # type: ignore[method-assign]
+    maker._quick = {schedules["best"]: quality + noise + gain, schedules["usual"]: quality}.__getitem__
     monkeypatch.setattr(profiles, "search_shapes", lambda *_: schedules["best"])
     monkeypatch.setattr(profiles, "usual_schedule", lambda *_: schedules["usual"])
     assert maker._schedule(2) == schedules[kept]
@@ -254,7 +254,9 @@ def _polisher(segments: int = 1, unknowns: int = 4, width: int = 1) -> Polisher:
 
 
 def test_a_loss_may_rise_by_chance_and_no_more() -> None:
-    noise = torch.tensor([1.0, -1.0] * 8)  # three standard errors of the difference of two such means are 1.095
+    noise = torch.tensor(
+        [1.0, -1.0] * 8
+    )  # three standard errors of the difference of two such means are 1.095
     for rise, accepted in ((1.05, True), (1.14, False), (float("nan"), False)):
         polisher = _polisher()
         assert polisher._accepted(noise)

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 
-from cachesmith.runtime import session as session_module
+from cachesmith.runtime.runs import session as session_module
 from cachesmith.runtime.tensors import kernels, triton_kernels
 
 FREE = {

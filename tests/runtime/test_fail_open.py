@@ -25,9 +25,9 @@ from cachesmith.policies import (
     preset,
 )
 from cachesmith.runtime import apply
-from cachesmith.runtime import session as session_module
 from cachesmith.runtime.forecast.estimator import Estimator
 from cachesmith.runtime.models.fingerprint import sampler_key
+from cachesmith.runtime.runs import session as session_module
 from cachesmith.runtime.stats import (
     CHANGED_SHAPE,
     NON_FINITE,

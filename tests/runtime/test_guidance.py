@@ -14,7 +14,7 @@ from cachesmith.policies import Fixed, Follower, Interval, Lagrange, PolicyError
 from cachesmith.runtime import ComputeRows, UseOutput, apply
 from cachesmith.runtime.hooks.rows import check_rows, take_rows
 from cachesmith.runtime.plan.cache_size import cache_bytes
-from cachesmith.runtime.sampling_run import SamplingRun
+from cachesmith.runtime.runs.sampling_run import SamplingRun
 from cachesmith.runtime.stats import NON_FINITE, UNGUIDED
 from cachesmith.zoo import KNOWN, ZOO
 

@@ -15,7 +15,7 @@ from cachesmith.runtime import (
     UnitResult,
     UseOutput,
 )
-from cachesmith.runtime.session import Planner
+from cachesmith.runtime.runs.session import Planner
 
 
 def block_run(

@@ -23,7 +23,7 @@ from cachesmith.policies import (
     preset,
 )
 from cachesmith.runtime import Session, Tick, apply, compile_plan, distill
-from cachesmith.runtime.memory import Holdings
+from cachesmith.runtime.runs.memory import Holdings
 from cachesmith.runtime.stats import CHANGED_SHAPE, Trace
 
 FIRST = block_run("segment.0", share=0.25)

@@ -23,7 +23,7 @@ from cachesmith.runtime import (
     resolve_units,
     watch,
 )
-from cachesmith.runtime.guidance import guided
+from cachesmith.runtime.runs.guidance import guided
 
 STEPS = 8
 

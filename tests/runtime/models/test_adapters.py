@@ -22,9 +22,9 @@ from cachesmith.policies import (
     Taylor,
 )
 from cachesmith.runtime import ADAPTERS, UnitResult, adapter_for, apply, learn, resolve_units
-from cachesmith.runtime.memory import Memory
 from cachesmith.runtime.models.units import block_lists, network_units
 from cachesmith.runtime.plan.cache_size import cache_bytes
+from cachesmith.runtime.runs.memory import Memory
 from cachesmith.zoo import NO_ROW, ZOO
 from cachesmith.zoo.survey import TIME
 

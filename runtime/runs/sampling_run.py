@@ -20,9 +20,9 @@ from cachesmith.runtime.hooks.runner import (
     UnitResult,
     UseOutput,
 )
-from cachesmith.runtime.memory import Branch, Memory
 from cachesmith.runtime.models.units import Unit, image_stream
 from cachesmith.runtime.plan.plan import Compute, Decision, Forecast, Plan
+from cachesmith.runtime.runs.memory import Branch, Memory
 from cachesmith.runtime.stats import (
     CHANGED_SHAPE,
     NON_FINITE,

@@ -13,7 +13,7 @@ from cachesmith.runtime.hooks.runner import COMPUTE_ALL, Answer, UnitCall, UnitR
 from cachesmith.runtime.match import check_guidance
 from cachesmith.runtime.models.units import GuidanceDifference, Unit
 from cachesmith.runtime.plan.plan import Plan
-from cachesmith.runtime.sampling_run import SamplingRun
+from cachesmith.runtime.runs.sampling_run import SamplingRun
 from cachesmith.runtime.stats import UNKNOWN_STEP, Stats
 
 Planner = Callable[[int], Plan | None]
