@@ -1,6 +1,6 @@
 """What one forecast step on modules consists of: for each part of the transformer, operations, bytes and milliseconds.
 
-    python benchmarks/step_parts.py --policy examples/fashion_dit/fashion.policy.safetensors > benchmarks/fashion_dit/step_parts.md
+    python benchmarks/step_parts.py --policy examples/fashion_dit/fashion.policy.safetensors
 
 Bytes are those of every operation's operands and result: what has to move if nothing stays in a cache. Milliseconds are
 the operations' own, the least of the forecast steps of a run, on one thread; Python between them is *in between*.
