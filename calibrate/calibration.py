@@ -151,7 +151,7 @@ class _Calibration:
         return CalibrationResult(policy, ledger, report)
 
     def _shards(self) -> Shards:
-        groups = request_groups(self.fitting, self.config.batch)
+        groups = request_groups(self.fitting, self.config.batch, self.plan.screened)
         shard = Shard(self.renderer, dict(enumerate(groups)), self.config.work / f"references-{self.key}")
         return Shards(groups, [InProcess(shard)], device_of(self.pipe))
 

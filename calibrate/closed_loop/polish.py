@@ -8,8 +8,8 @@ The log of a squared error e^2, mean over a token's n latents, has the curvature
 serves all segments: it is the damping of a Newton step.
 """
 
-import random
 from collections.abc import Callable, Sequence
+from itertools import islice
 from typing import Any
 
 import torch
@@ -19,7 +19,7 @@ from cachesmith.calibrate.closed_loop.axes import AXES
 from cachesmith.calibrate.closed_loop.descent import FLOOR, Point, loss
 from cachesmith.calibrate.closed_loop.fit import Fit
 from cachesmith.calibrate.closed_loop.lanes import Rows, corrected
-from cachesmith.calibrate.fleet.groups import cut
+from cachesmith.calibrate.fleet.groups import cut, draws
 from cachesmith.calibrate.fleet.shards import Shards
 
 RATE = 0.2
@@ -47,7 +47,7 @@ LATELY = 4
 
 
 class Polisher:
-    """Improves the weights of `fit`, by gradients of at least `size` samples.
+    """Improves the weights of `fit`, by gradients of at most `size` samples.
 
     recomputed: see `Point`.
     """
@@ -121,18 +121,7 @@ class Polisher:
         self.state = {name: [each.to(self.shards.device) for each in state[name]] for name in state}
 
     def _drawn(self, iteration: int) -> list[int]:
-        """Numbers of at least `size` samples, without replacement until all were drawn."""
-        chooser, drawn = random.Random(self.seed), list[int]()
-        groups: list[list[int]] = []
-        while len(groups) <= iteration:
-            order = [*self._units]
-            chooser.shuffle(order)
-            for each in order:
-                drawn += each
-                if len(drawn) >= self.size:
-                    groups.append(drawn)
-                    drawn = []
-        return groups[iteration]
+        return next(islice(draws(self._units, self.size, self.seed), iteration, None))
 
     def _step(self, grads: list[Tensor], errors: list[float], iteration: int, iterations: int) -> None:
         rate = self.scale * self.rate * min(1.0, 2 * (1 - iteration / iterations))

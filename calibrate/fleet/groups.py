@@ -1,6 +1,7 @@
 """Which samples are called together, and who has them."""
 
-from collections.abc import Sequence
+import random
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from cachesmith.sampling.requests import Request, batches
@@ -13,13 +14,19 @@ class Group(NamedTuple):
     requests: tuple[Request, ...]
 
 
-def request_groups(requests: Sequence[Request], batch: int) -> list[Group]:
-    """Groups of at most `batch` samples, numbered through; a sample's number does not depend on `batch`."""
+def request_groups(requests: Sequence[Request], batch: int, border: int = 0) -> list[Group]:
+    """Groups of at most `batch` samples, numbered through; a sample's number does not depend on `batch`.
+
+    None has samples on both sides of number `border`, so that no more need be walked where so few are wanted.
+    """
     groups, count = list[Group](), 0
     for places in batches(requests, batch):
-        numbers = range(count, count + len(places))
-        groups.append(Group(tuple(numbers), tuple(requests[place] for place in places)))
-        count += len(places)
+        first = max(0, border - count)
+        for part in (places[:first], places[first:]):
+            if part:
+                numbers = range(count, count + len(part))
+                groups.append(Group(tuple(numbers), tuple(requests[place] for place in part)))
+                count += len(part)
     return groups
 
 
@@ -41,6 +48,20 @@ def shared_out(groups: Sequence[Group], workers: int) -> list[dict[int, Group]]:
 def cut(groups: Sequence[Group], size: int) -> list[tuple[int, ...]]:
     """Numbers of the samples that at most `size` at once come from one group."""
     return [group.numbers[i : i + size] for group in groups for i in range(0, len(group.numbers), size)]
+
+
+def draws(units: Sequence[tuple[int, ...]], size: int, seed: int) -> Iterator[list[int]]:
+    """Numbers of at most `size` samples again and again, no sample twice before all were drawn."""
+    chooser = random.Random(seed)
+    while True:
+        order, drawn = [*units], list[int]()
+        chooser.shuffle(order)
+        for each in order:
+            if drawn and len(drawn) + len(each) > size:
+                yield drawn
+                drawn = []
+            drawn += each
+        yield drawn
 
 
 def at_least(groups: Sequence[Group], count: int) -> list[int]:

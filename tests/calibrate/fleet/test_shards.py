@@ -11,7 +11,7 @@ from cachesmith.calibrate.closed_loop.fit import SegmentFitter
 from cachesmith.calibrate.closed_loop.lanes import Schedule, as_policy
 from cachesmith.calibrate.closed_loop.polish import Polisher
 from cachesmith.calibrate.closed_loop.walk import Start
-from cachesmith.calibrate.fleet.groups import at_least, request_groups, shared_out
+from cachesmith.calibrate.fleet.groups import at_least, cut, draws, request_groups, shared_out
 from cachesmith.calibrate.fleet.shards import Shards
 from cachesmith.sampling.requests import requests
 
@@ -76,8 +76,31 @@ def test_every_sample_is_with_one_worker_and_each_has_as_many() -> None:
     assert at_least(groups, 6) == [0, 1] and at_least(groups, 5) == [0]
 
 
-def test_a_samples_number_does_not_depend_on_the_batch() -> None:
+def test_a_samples_number_does_not_depend_on_the_batch_or_on_a_border() -> None:
     sizes: list[Any] = [{"prompt": "a", "height": 8 * (1 + n % 2)} for n in range(6)]
     wanted = requests(sizes, 6, 0)
-    orders = [[r for group in request_groups(wanted, batch) for r in group.requests] for batch in (1, 2, 6)]
-    assert orders[0] == orders[1] == orders[2]
+    made = [request_groups(wanted, batch, border) for batch in (1, 2, 6) for border in (0, 1, 4, 6)]
+    orders = [[r for group in groups for r in group.requests] for groups in made]
+    assert all(order == orders[0] for order in orders)
+    assert all([n for group in groups for n in group.numbers] == [*range(6)] for groups in made)
+
+
+@pytest.mark.parametrize("batch", [1, 8, 40])
+@pytest.mark.parametrize("few", [4, 12, 16, 40])
+def test_as_few_samples_can_be_walked_as_are_wanted(batch: int, few: int) -> None:
+    groups = request_groups(requests([{"class_labels": 1}], 40, 0), batch, few)
+    assert sum(len(groups[place].numbers) for place in at_least(groups, few)) == few
+
+
+@pytest.mark.parametrize(
+    ("count", "batch", "border"), [(40, 8, 4), (20, 8, 0), (20, 40, 12), (3, 8, 0), (40, 3, 4)]
+)
+def test_gradients_draw_no_more_than_their_size_and_no_sample_twice(
+    count: int, batch: int, border: int
+) -> None:
+    units = cut(request_groups(requests([{"class_labels": 1}], count, 0), batch, border), 8)
+    left: set[int] = set()
+    for _, drawn in zip(range(30), draws(units, 8, 0), strict=False):
+        left = left or {*range(count)}
+        assert 0 < len(drawn) <= 8 and len({*drawn}) == len(drawn) and left >= {*drawn}
+        left -= {*drawn}
