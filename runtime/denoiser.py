@@ -19,7 +19,7 @@ from cachesmith.runtime.models.units import Unit, network_units, resolve_units, 
 from cachesmith.runtime.other_caches import check_no_other_cache
 from cachesmith.runtime.plan.compile_plan import compile_plan
 from cachesmith.runtime.plan.plan import Plan, has_fitted
-from cachesmith.runtime.runs.guidance import guided
+from cachesmith.runtime.runs.guidance import GuidanceRunner, guided
 from cachesmith.runtime.runs.session import Session
 
 
@@ -54,7 +54,12 @@ class Denoiser:
         def routed() -> Iterator[None]:
             self.units = self.units or self._resolve()
             runner = guided(session, self.units, session.computes)
-            with attach(self.transformer, self.units, runner, self.clock, engines) as self._layers:
+
+            def foresees() -> bool:
+                units = runner.units(self.units) if isinstance(runner, GuidanceRunner) else self.units
+                return bool(units) and session.foresees(units)
+
+            with attach(self.transformer, self.units, runner, self.clock, engines, foresees) as self._layers:
                 yield
 
         with ExitStack() as stack:

@@ -21,7 +21,7 @@ from cachesmith.runtime.hooks.clock import ANOTHER_THREAD, Clock
 from cachesmith.runtime.hooks.member_layers import MemberLayers
 from cachesmith.runtime.hooks.patch import Layer
 from cachesmith.runtime.hooks.runner import Runner, UnitBackend
-from cachesmith.runtime.hooks.unit_call import Forward, TransformerCall
+from cachesmith.runtime.hooks.unit_call import Foresees, Forward, TransformerCall
 from cachesmith.runtime.models.adapters import adapter_for
 from cachesmith.runtime.models.units import IMAGE_STREAM, Unit
 
@@ -35,16 +35,18 @@ def attach(
     runner: Runner,
     clock: Clock,
     backend: UnitBackend | None = None,
+    foresees: Foresees | None = None,
 ) -> Iterator[MemberLayers]:
     """Route every unit call of `transformer` through `runner` until the context is left.
 
-    backend: what computes the units that are to be computed; by default, their own modules.
+    backend: what computes the units that are to be computed; by default, their own modules. foresees: lets lists that
+    only blocks read (`Adapter.idle`) be passed by where it says that all blocks will be forecast.
 
     Yields what can be bound to other units. Raises `PolicyError` if another session is attached to the transformer.
     """
     if transformer in _ATTACHED:
         raise PolicyError("this transformer already runs under a policy; leave that context first")
-    call = TransformerCall(runner, clock, backend)
+    call = TransformerCall(runner, clock, backend, foresees)
     layers = MemberLayers(transformer, call)
     with ExitStack() as stack:
         _ATTACHED.add(transformer)
@@ -110,8 +112,9 @@ def _watch_calls(transformer: Any, call: TransformerCall, layers: MemberLayers) 
             return None
         try:
             sample = _first_tensor(output)
-            if sample is None or not call.runner.end(sample):
+            if sample is None or not (call.void or call.runner.end(sample)):
                 return None
+            call.idles = False
             args, kwargs = given
             again = module.forward(*args, **kwargs)
             call.runner.end(_first_tensor(again))

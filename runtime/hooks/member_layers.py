@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from cachesmith.policies import PolicyError
+from cachesmith.runtime.hooks.idle import idle_members
 from cachesmith.runtime.hooks.patch import Layer
 from cachesmith.runtime.hooks.unit_call import Forward, TransformerCall, UnitState
 from cachesmith.runtime.models.snapshot import slots
@@ -68,14 +69,17 @@ class MemberLayers:
         self._layers: list[MemberLayer] = []
 
     def bind(self, units: tuple[Unit, ...]) -> None:
-        """Route the calls of the members of `units`, and no others."""
+        """Route the calls of the members of `units` and of idle lists, and no others."""
         self.remove()
-        parts = network_units(units)
-        slot = iter(slots(self._transformer, [module for unit in parts for module in unit.members]))
+        parts, idle = network_units(units), [*idle_members(self._transformer, self._call)]
+        members = [*(module for unit in parts for module in unit.members), *(module for module, _ in idle)]
+        slot = iter(slots(self._transformer, members))
         for unit in parts:
             state = UnitState(unit, self._call)
             for position, module in enumerate(unit.members):
                 self._layers.append(MemberLayer(module, state.member(position), next(slot)))
+        for module, wrap in idle:
+            self._layers.append(MemberLayer(module, wrap, next(slot)))
 
     def refresh(self) -> None:
         """Before a transformer call. Raises `PolicyError` where modules were replaced in the middle of a run."""

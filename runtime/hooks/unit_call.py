@@ -33,6 +33,9 @@ from cachesmith.runtime.models.units import BlockRun, NetworkUnit
 
 Forward = Callable[..., Any]
 
+Foresees = Callable[[], bool]
+"""Whether all blocks of the call that has just begun are going to be forecast."""
+
 PATIENCE = 0.1
 """Seconds after which it is asked again whether a call is still in progress."""
 
@@ -40,9 +43,14 @@ PATIENCE = 0.1
 class TransformerCall:
     """The transformer call in progress; units called outside of one are left alone."""
 
-    def __init__(self, runner: Runner, clock: Clock, backend: UnitBackend | None):
+    def __init__(
+        self, runner: Runner, clock: Clock, backend: UnitBackend | None, foresees: Foresees | None = None
+    ):
         self.runner, self.clock, self.backend = runner, clock, backend
+        self.foresees = foresees
         self.unit: UnitState | None = None
+        # idle lists are passed by in this call; what came of it counts for nothing
+        self.idles, self.void = False, False
         self._thread: int | None = None
         self._free = threading.Condition()
 
@@ -73,6 +81,7 @@ class TransformerCall:
         if self.unit is not None:
             self.unit.forget()
         self.runner.begin(tick)
+        self.idles, self.void = self.foresees is not None and self.foresees(), False
 
 
 def _calls(thread: int, module: nn.Module) -> bool:
@@ -141,6 +150,9 @@ class UnitState:
         if self._modulated is not None:
             modulated = partial(self._modulated, partial(member.original, *args, **kwargs))
         self.answer = self.call.runner.answer(UnitCall(self.unit, self.inputs, modulated))
+        if self.call.idles and not isinstance(self.answer, UseOutput):
+            # it was foreseen otherwise, and what idle lists make is needed after all: the call is made again
+            self.call.void, self.answer = True, UseOutput(self.inputs)
         if self.call.backend is not None and isinstance(self.answer, ComputeAll | ComputeRows):
             self._use_backend(self.call.backend, self._name(args, kwargs))
 

@@ -65,6 +65,15 @@ class GuidanceRunner:
         self._guided = in_calls or (latents is not None and len(latents) == self._rows)
         self.runner.begin(tick if self._guided else replace(tick, step=None, why=UNGUIDED))
 
+    def units(self, units: tuple[Unit, ...]) -> tuple[Unit, ...]:
+        """Those of `units` that the call in hand is made of; none where it is not guided."""
+        if not self._guided:
+            return ()
+        if isinstance(self._branches, BranchesInCalls):
+            follows = not self._branches.leads
+            return tuple(unit for unit in units if isinstance(unit, GuidanceDifference) == follows)
+        return units
+
     def answer(self, call: UnitCall) -> Answer:
         """What is known of the output without computing it, the rows to compute, or all of it."""
         return self._branches.answer(call) if self._guided else COMPUTE_ALL

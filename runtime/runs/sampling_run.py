@@ -20,7 +20,7 @@ from cachesmith.runtime.hooks.runner import (
     UnitResult,
     UseOutput,
 )
-from cachesmith.runtime.models.units import Unit, image_stream
+from cachesmith.runtime.models.units import Unit, image_stream, network_units
 from cachesmith.runtime.plan.plan import Compute, Decision, Forecast, Plan
 from cachesmith.runtime.runs.memory import Branch, Memory
 from cachesmith.runtime.stats import (
@@ -91,6 +91,21 @@ class SamplingRun:
         if isinstance(decision, Compute) and decision.why is not None:
             self.stats.fall_back(decision.why)
         return isinstance(decision, Compute)
+
+    def foresees(self, units: tuple[Unit, ...]) -> bool:
+        """Whether all blocks are one unit, and it is forecast in this call, as far as is known before it.
+
+        units: those of the plan that the call is made of.
+        """
+        if self._compute_all or self.plan.gate is not None or len(network_units(self.plan.units)) > 1:
+            return False
+        return all(self._planned(self._branch, unit) for unit in units)
+
+    def _planned(self, branch: Branch, unit: Unit) -> bool:
+        if unit.name not in branch.histories:
+            return False
+        decision, steps = self.memory.schedule(branch, unit)[self._step], branch.history(unit).steps
+        return isinstance(decision, Forecast) and tuple(steps[: len(decision.sources)]) == decision.sources
 
     def observe(self, result: UnitResult) -> None:
         """Show a computed unit to the gate, and remember it if a later forecast reads it."""

@@ -91,6 +91,11 @@ class Session:
         run = self._current
         return run is None or run.computes(unit, inputs)
 
+    def foresees(self, units: tuple[Unit, ...]) -> bool:
+        """Whether all blocks are going to be forecast as one unit in this call, see `SamplingRun.foresees`."""
+        run = self._current
+        return run is not None and run.foresees(units)
+
     def observe(self, result: UnitResult) -> None:
         """Remember a computed unit."""
         if self._tick is None:
