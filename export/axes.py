@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from cachesmith.runtime.models.engine_segment import BATCH, TOKENS
 
 _Shapes = Mapping[str, tuple[int, ...]]
-PER_TOKEN = ("rot", "rope", "freq", "pos", "cos", "sin")
+_PER_TOKEN = ("rot", "rope", "freq", "pos", "cos", "sin")
 """Arguments named like these do not have a row for each sample, so that a leading extent of 1 stays 1."""
 
 
@@ -69,5 +69,5 @@ def _plausible(name: str, place: int, count: int, extent: int) -> bool:
     """Whether an extent that never varied is more than a coincidence with a variable one."""
     if place == 0:
         # tables of rotary embeddings begin with the tokens, or with an extent of 1 that broadcasts
-        return extent > 1 or not any(part in name for part in PER_TOKEN)
+        return extent > 1 or not any(part in name for part in _PER_TOKEN)
     return place < count - 1 or "mask" in name or "bias" in name

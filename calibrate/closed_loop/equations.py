@@ -24,7 +24,7 @@ in the hundreds, and with these the segment is no longer linear in them.
 
 _TINY = 1e-30
 
-TOKENS = 512
+TOKENS_A_SAMPLE = 512
 """Of a sample's tokens, so many are summed over at most: where there are thousands of channels, these are thousands of
 equations a sample."""
 
@@ -39,8 +39,8 @@ class Equations:
     through sampler, guidance, tail and embedder gives its derivative in every forecast, and so a row of D for every
     token. Where latents depend on forecasts of one token, gram is exact; where they do not, it lacks what couples
     tokens. `right` is exact in any case, and both are in float32. `share`: part of the tokens that are summed over,
-    drawn for each sample by its number, `TOKENS` at most; `count`: how many they are in all. `width`: latents of a
-    token. A gram is large where channels are many: grams rest on the host, but for those of the folds in hand.
+    drawn for each sample by its number, `TOKENS_A_SAMPLE` at most; `count`: how many they are in all. `width`: latents
+    of a token. A gram is large where channels are many: grams rest on the host, but for those of the folds in hand.
     """
 
     def __init__(
@@ -216,8 +216,8 @@ def _blocks(gram: Tensor) -> list[slice]:
 
 
 def _drawn(numbers: Sequence[int], count: int, share: float) -> Tensor:
-    """So many of each sample's tokens, drawn by its number: [N, round(share count)], at most `TOKENS`."""
-    wanted = min(TOKENS, max(1, round(share * count)))
+    """So many of each sample's tokens, drawn by its number: [N, round(share count)], at most `TOKENS_A_SAMPLE`."""
+    wanted = min(TOKENS_A_SAMPLE, max(1, round(share * count)))
     generators = [torch.Generator().manual_seed(number) for number in numbers]
     return torch.stack([torch.randperm(count, generator=each)[:wanted] for each in generators])
 

@@ -16,7 +16,7 @@ from cachesmith.sampling.metrics import psnr
 from cachesmith.sampling.out_of_memory import half, in_memory, out_of_memory
 from cachesmith.sampling.render import Renderer, device_of
 
-R = TypeVar("R")
+_R = TypeVar("_R")
 
 
 @dataclass(frozen=True)
@@ -119,9 +119,9 @@ class Walk:
     def _all(self) -> list[Batch]:
         return [batch for batches in self.batches.values() for batch in batches]
 
-    def _each(self, work: Callable[[Batch], R], places: Iterable[int]) -> list[R]:
+    def _each(self, work: Callable[[Batch], _R], places: Iterable[int]) -> list[_R]:
         """Do something with the batches of some groups, in memory."""
-        found: list[R] = []
+        found: list[_R] = []
         for place in [*places]:
             self.batches[place], results = in_memory(self.batches[place], work)
             found += results

@@ -12,7 +12,7 @@ from cachesmith.runtime import UnitResult, Watcher, watch
 from cachesmith.sampling.render import Renderer
 from cachesmith.sampling.requests import Request
 
-TOKENS = 256
+RECORDED_TOKENS = 256
 """At most about so many evenly spaced tokens of a sample are kept."""
 
 
@@ -51,4 +51,4 @@ def runs(renderer: Renderer, requests: Sequence[Request], units: Units) -> Itera
 
 def _some(feature: Tensor) -> Tensor:
     tokens = feature.flatten(1, -2)
-    return tokens[:, :: -(-tokens.shape[1] // TOKENS)]
+    return tokens[:, :: -(-tokens.shape[1] // RECORDED_TOKENS)]

@@ -8,7 +8,7 @@ from cachesmith.policies import PolicyError
 from cachesmith.runtime.features import Feature
 from cachesmith.runtime.hooks.runner import ComputeRows
 
-PER_TOKEN = ("rotary", "freqs")
+_PER_TOKEN = ("rotary", "freqs")
 """Arguments named like these hold a row per token, not per sample, unless they have more than two axes."""
 
 
@@ -19,7 +19,7 @@ def take_rows(part: ComputeRows, name: str, value: Any) -> Any:
     """
     match value:
         case Tensor():
-            per_token = value.ndim < 3 and any(word in name for word in PER_TOKEN)
+            per_token = value.ndim < 3 and any(word in name for word in _PER_TOKEN)
             return value[part.rows] if value.shape[:1] == (part.total,) and not per_token else value
         case dict():
             return {key: take_rows(part, key, item) for key, item in value.items()}

@@ -17,7 +17,7 @@ from cachesmith.runtime.models.weights import WeightMarks, is_plain
 
 T = TypeVar("T")
 
-Slot = tuple[nn.Module, str]
+ChildSlot = tuple[nn.Module, str]
 """A module, and the name that one of its children has there."""
 
 
@@ -107,7 +107,7 @@ def look(root: nn.Module, last: Snapshot | None = None) -> Network:
     return Network(root, parts, snapshot)
 
 
-def slots(root: nn.Module, members: list[nn.Module]) -> list[Slot]:
+def slots(root: nn.Module, members: list[nn.Module]) -> list[ChildSlot]:
     """Where in a network `members` are. What is remembered of the last look is checked for each of them."""
     snapshot = _SNAPSHOTS.get(root)
     remembered = {} if snapshot is None else snapshot.remembered.setdefault("slots", {})
@@ -123,7 +123,7 @@ def slots(root: nn.Module, members: list[nn.Module]) -> list[Slot]:
     return [slot for slot in found if slot is not None]
 
 
-def _slot(remembered: dict[int, tuple[ReferenceType[nn.Module], str]], member: nn.Module) -> Slot | None:
+def _slot(remembered: dict[int, tuple[ReferenceType[nn.Module], str]], member: nn.Module) -> ChildSlot | None:
     reference, key = remembered.get(id(member), (None, ""))
     holder = None if reference is None else reference()
     return None if holder is None or holder._modules.get(key) is not member else (holder, key)

@@ -8,7 +8,7 @@ import torch
 
 from cachesmith.policies import CachesmithError
 
-R = TypeVar("R")
+_R = TypeVar("_R")
 
 
 class Divisible(Protocol):
@@ -24,12 +24,12 @@ class Divisible(Protocol):
 D = TypeVar("D", bound=Divisible)
 
 
-def in_memory(items: Sequence[D], work: Callable[[D], R]) -> tuple[list[D], list[R]]:
+def in_memory(items: Sequence[D], work: Callable[[D], _R]) -> tuple[list[D], list[_R]]:
     """Work on each; what does not fit is halved and done again, and so is all after it. Return the parts, and results.
 
     `work` has to leave no trace where it fails. Raises `CachesmithError` where one sample alone does not fit.
     """
-    waiting, done, results, most = [*reversed(items)], list[D](), list[R](), 0
+    waiting, done, results, most = [*reversed(items)], list[D](), list[_R](), 0
     while waiting:
         item = waiting.pop()
         if most and len(item) > most:
