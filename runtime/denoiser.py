@@ -96,7 +96,7 @@ class Denoiser:
         if self.clock.refused is not None:
             self._session.stats.fall_back(self.clock.refused)
             return None
-        self.begin()
+        self.begin(start)
         network = look(self.transformer, self._snapshot)
         self._snapshot = network.snapshot
         check_no_other_cache(self.name, network)
@@ -115,10 +115,16 @@ class Denoiser:
             self._plans = {key: compile_plan(self.policy, fitted, times, self.units, start)}
         return self._plans[key]
 
-    def begin(self) -> None:
-        """A run begins on this denoiser, or goes on with it: the others remember nothing from here on."""
+    def begin(self, start: int) -> None:
+        """A run begins on this denoiser at step `start`, or goes on with it: others that are not called at that step,
+        too, remember nothing from here on."""
         for other in self.others:
-            other.free()
+            if not other.called_at(start):
+                other.free()
+
+    def called_at(self, step: int) -> bool:
+        """Whether this denoiser's last call was at that step of the run in hand."""
+        return self._session.called_at(self.clock.run, step)
 
     def _rebind(self) -> None:
         """Follow modules that were replaced between two runs, as loading a LoRA does."""
@@ -144,7 +150,7 @@ class Counted(Denoiser):
         return units_of(resolve_units(self.transformer, Stack()), self.name)
 
     def _plan(self, start: int) -> Plan | None:
-        self.begin()
+        self.begin(start)
         self._session.stats.fall_back(
             f"the policy was made for `{MAIN}` and has nothing for `{self.name}`, which is computed at every step"
         )

@@ -126,6 +126,10 @@ class Session:
         self._end_run()
         self.free()
 
+    def called_at(self, run: int, step: int) -> bool:
+        """Whether the last call was at that step of that run."""
+        return self._tick is not None and (self._tick.run, self._tick.step) == (run, step)
+
     def free(self) -> None:
         """Free the cache, and what was copied to the device of the policy's arrays."""
         self._run = self._constants = None

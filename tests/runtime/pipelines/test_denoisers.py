@@ -3,10 +3,11 @@
 import warnings
 from typing import Any
 
+import diffusers
 import numpy as np
 import pytest
 import torch
-from tests.experts import STEPS, sample, tiny_wan
+from tests.experts import STEPS, expert, sample, tiny_wan
 from tests.tiny import Pipeline, policy
 
 from cachesmith.policies import (
@@ -176,3 +177,37 @@ def test_without_a_boundary_the_main_transformer_is_the_only_one(wan: Pipeline) 
     with apply(wan, policy(Stack(), Interval(interval=3))) as session:
         sample(wan)
     assert calls[1] == 0 and session.stats.nfc == pytest.approx(calls[0] / 4) and not session.stats.fallbacks
+
+
+class TwoAtOnce:
+    """As Ideogram 4: the other half of guidance is computed by a transformer of its own."""
+
+    def __init__(self) -> None:
+        self.transformer, self.unconditional_transformer = expert(), expert()
+        self.scheduler = diffusers.FlowMatchEulerDiscreteScheduler()
+
+    def __call__(self) -> torch.Tensor:
+        self.scheduler.set_timesteps(STEPS)
+        generator = torch.Generator().manual_seed(0)
+        x, text = (torch.randn(shape, generator=generator) for shape in ((1, 16, 2, 2, 2), (1, 8, 32)))
+        with torch.no_grad():
+            for t in self.scheduler.timesteps:
+                one, other = (
+                    part(hidden_states=x, timestep=t[None], encoder_hidden_states=text).sample
+                    for part in (self.transformer, self.unconditional_transformer)
+                )
+                x = self.scheduler.step(other + 2 * (one - other), t, x).prev_sample
+        return x
+
+
+def test_two_denoisers_of_one_step_are_branches_of_guidance() -> None:
+    torch.manual_seed(0)
+    pipe = TwoAtOnce()
+    plain = pipe()
+    with apply(pipe, preset("uncached")) as session:
+        assert torch.equal(pipe(), plain)
+    assert session.stats.nfc == STEPS and set(session.stats.computed.values()) == {STEPS}
+    with apply(pipe, policy(Stack(), Interval(interval=3))) as session:
+        assert pipe().isfinite().all()
+    assert session.stats.nfc == 4 and not session.stats.fallbacks
+    assert session.stats.forecast == {"stack": 8, "unconditional_transformer/stack": 8}
