@@ -153,8 +153,10 @@ class SegmentFitter:
             return
         before = best = self._walked(segment, theta, torch.inf)
         together, ridge = theta[0], 0.0
+        equations: Equations | None = None
         for turn in range(self.turns):
             share = self.share if turn or self.hold else FEW
+            equations = None  # the last turn's sums make room for the next ones
             equations = self._equations(segment, theta, best.squares, share)
             if self.hold:
                 break
@@ -167,6 +169,7 @@ class SegmentFitter:
             before_turn, best, theta, ridge = best.error, walked, found, factor
             if turn and best.error > WORTH * before_turn:
                 break
+        assert equations is not None, "there is a turn"
         self.shards.settle()
         self._fit.rows |= corrected(self.schedule, segment, self.base, together)
         self._fit.width = equations.width

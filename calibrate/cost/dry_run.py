@@ -1,5 +1,6 @@
 """What a calibration will do, told without loading weights."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 from torch import nn
@@ -10,8 +11,13 @@ from cachesmith.calibrate.config import CalibrationConfig
 from cachesmith.calibrate.cost.plan import BudgetPlan, plan_of
 
 
-def describe_plan(transformer: nn.Module | None, config: CalibrationConfig) -> str:
-    """The plan as text: phases, run equivalents, memory as far as the transformer, which needs no weights, tells it."""
+def describe_plan(
+    transformer: nn.Module | None, config: CalibrationConfig, memory: Sequence[str] = ()
+) -> str:
+    """The plan as text: phases, run equivalents, memory as far as the transformer, which needs no weights, tells it.
+
+    memory: lines that tell more of it, see `memory.plan.memory_lines`.
+    """
     plan = plan_of(config)
     lines = [f"{'phase':<16}{'samples':>8}{'forwards':>10}{'backwards':>10}{'run equivalents':>17}"]
     for phase in plan.phases:
@@ -22,7 +28,7 @@ def describe_plan(transformer: nn.Module | None, config: CalibrationConfig) -> s
     lines.append(f"{'all':<44}{plan.runs:>17.1f}")
     measured = config.heldout * (1 + sum({*config.budgets.values()}) / plan.steps)
     lines.append(f"then {measured:.0f} run equivalents to measure {config.heldout} held-out samples")
-    lines += [*_memory(transformer, config), _more(config, plan)]
+    lines += [*_memory(transformer, config)[: 1 if memory else None], *memory, _more(config, plan)]
     return "\n".join(lines)
 
 

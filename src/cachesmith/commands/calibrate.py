@@ -14,12 +14,14 @@ from cachesmith.commands.pipeline import STEPS, open_pipeline, require_requests
 from cachesmith.commands.shared import completion
 from cachesmith.commands.shared.config_file import used_config
 from cachesmith.commands.shared.destination import check_folder, check_policy_file
+from cachesmith.commands.shared.device import device
 from cachesmith.commands.shared.model_folder import check_model_name, hollow_transformer
 from cachesmith.commands.show.policy import as_json, show
 from cachesmith.policies import SUFFIX, CachesmithError, load
 
 if TYPE_CHECKING:
     from cachesmith.calibrate import CalibrationConfig, CalibrationResult
+    from cachesmith.sampling.requests import Request
 
 
 class SpaceOption(StrEnum):
@@ -203,7 +205,7 @@ def calibrate(
         lpips=lpips,
     )
     if dry_run:
-        say(_planned(model, loading, config))
+        say(_planned(model, loading, config, requests(read, 1, 0)[0]))
         return
     common = {} if guidance_scale is None else {"guidance_scale": guidance_scale}
     wanted = requests(read, len(read), 0)
@@ -234,13 +236,20 @@ def _seconds(text: str) -> float:
     return float(found[1]) * {"s": 1, "m": 60, "h": 3600}[found[2]]
 
 
-def _planned(model: str, loading: options.Loading, config: "CalibrationConfig") -> str:
+def _planned(model: str, loading: options.Loading, config: "CalibrationConfig", request: "Request") -> str:
     from cachesmith.calibrate.cost.dry_run import describe_plan
+    from cachesmith.calibrate.memory.plan import memory_lines
 
     if config.seconds is not None:
         raise CachesmithError("--time is known only once a batch is timed; give --budget with --dry-run")
     check_model_name(model, loading)
-    return describe_plan(hollow_transformer(model, loading), config)
+    usual = (
+        options.PipelineDType.float32
+        if device(loading.device).type == "cpu"
+        else options.PipelineDType.bfloat16
+    )
+    memory = memory_lines(Path(model), config, request, (loading.dtype or usual).value)
+    return describe_plan(hollow_transformer(model, loading), config, memory)
 
 
 def _name(out: Path) -> str:

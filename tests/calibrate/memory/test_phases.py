@@ -1,0 +1,101 @@
+"""Bytes told in advance are the bytes that are there: every phase of a small calibration, counted by tensor."""
+
+import gc
+from typing import Any
+
+import diffusers
+import pytest
+import torch
+from tests.calibrate.closed_loop.world import STEPS, shards
+from tests.tiny import tiny_vae
+
+from cachesmith.calibrate.closed_loop.fit import SegmentFitter
+from cachesmith.calibrate.closed_loop.lanes import Schedule, line_weights
+from cachesmith.calibrate.closed_loop.polish import Polisher
+from cachesmith.calibrate.cost.plan import BudgetPlan
+from cachesmith.calibrate.memory.live_bytes import LiveBytes
+from cachesmith.calibrate.memory.phases import Placement, phases, placed
+from cachesmith.calibrate.memory.sizes import Kept, Sizes, sizes_of
+from cachesmith.sampling.render import Renderer
+from cachesmith.sampling.requests import requests
+
+SAMPLES = 4
+
+
+def renderer() -> Renderer:
+    torch.manual_seed(0)
+    transformer = diffusers.DiTTransformer2DModel(
+        num_attention_heads=2, attention_head_dim=16, in_channels=4, out_channels=4, num_layers=6, sample_size=16,
+        norm_num_groups=2,
+    )  # fmt: skip
+    pipe = diffusers.DiTPipeline(transformer.eval(), tiny_vae().eval(), diffusers.DDIMScheduler())
+    pipe.set_progress_bar_config(disable=True)
+    for part in (transformer, pipe.vae):
+        part.requires_grad_(False)
+    return Renderer(pipe, STEPS, SAMPLES, guidance_scale=1.5)
+
+
+def plan(samples: int = SAMPLES) -> BudgetPlan:
+    return BudgetPlan(STEPS, samples, samples, 1, 1, samples, ())
+
+
+@pytest.mark.parametrize("mask", ["CFFFFCFFFF", "CFCFCFFFFF"])
+def test_bytes_announced_are_bytes_held(mask: str) -> None:
+    """On a CPU, device and host are one."""
+    drawn, schedule = renderer(), Schedule(mask)
+    sizes = sizes_of(drawn, requests([{"class_labels": 1}], 1, 0)[0])
+    measured: dict[str, int] = {}
+    with LiveBytes() as mode:
+        samples = shards(drawn, 1, SAMPLES)
+        measured["references"] = mode.peak
+        gc.collect()
+        mode.restart()
+        # all tokens are looked at, as in every turn but the first
+        rows = line_weights(schedule, 32, torch.device("cpu"))
+        fit = SegmentFitter(samples, schedule, 32, start=rows, hold=True)()
+        measured["least squares"] = mode.peak
+        for name, recomputed in (("gradients", False), ("gradients again", True)):
+            gc.collect()
+            mode.restart()
+            Polisher(samples, fit, size=SAMPLES, recomputed=recomputed)(1)
+            measured[name] = mode.peak
+    told: dict[str, int] = {}
+    for again, where in (("", Placement(4, 4)), (" again", Placement(4, 4, recomputed=True))):
+        for phase in phases(sizes, plan(), [mask], where):
+            told[phase.name + again] = phase.device + phase.host - sum(sizes.weights.values())
+    for name, found in measured.items():
+        assert told[name] == pytest.approx(found, rel=0.1), (name, told[name], found)
+
+
+KEPT = Kept(10, 1000, 200)
+SIZES = Sizes(
+    {"transformer": 5000, "vae": 100}, 10, 10, 10, 64, KEPT, Kept(10, 100, 300), 20, 50, 10, 16, 2, 1
+)
+
+
+def test_what_is_placed_fits_and_gives_up_the_cheapest_first() -> None:
+    masks, wanted = ["CFCFCFFFFF"], Placement(8, 8)
+
+    def peak(where: Placement) -> int:
+        return max(phase.device for phase in phases(SIZES, plan(40), masks, where))
+
+    before = wanted
+    for free in range(60_000, 8_000, -1000):
+        found = placed(SIZES, plan(40), masks, free, wanted)
+        assert peak(found) <= free or found == Placement(1, 1, history=False, recomputed=True)
+        assert found.recomputed >= before.recomputed and found.batch <= before.batch
+        before = found
+    assert placed(SIZES, plan(40), masks, 10**9, wanted) == wanted
+
+
+def test_storages_are_counted_once_and_until_they_are_freed() -> None:
+    with LiveBytes() as mode:
+        one = torch.zeros(256)
+        view: Any = one[:3].view(3)
+        assert mode.live == 1024
+        two = one + 1
+        assert (mode.live, mode.peak) == (2048, 2048)
+        del one, view
+        assert mode.live == 1024
+        mode.restart()
+        assert mode.peak == 1024 and len(two) == 256
