@@ -149,15 +149,17 @@ def section(model: Model, steps: int, budget: float) -> str:
     ]  # fmt: skip
     for phase in phases(sizes, plan, masks, found):
         lines.append(f"| {phase.name} | {phase.device / 1e9:.1f} | {phase.host / 1e9:.1f} |")
+    if max(phase.device for phase in phases(sizes, plan, masks, found)) > within:
+        lines += ["", f"**This does not fit {CARD / 1e9:.0f} GB.**"]
     return "\n".join(lines)
 
 
 HEAD = """# Memory at true size
 
 `python benchmarks/true_size.py --out benchmarks/true_size.md`: planned from shapes on the meta device, not measured
-on a GPU. A test holds the plan to within 10 % of counted bytes on a small model. `calibrate` itself halves what runs out of
-memory, but does not yet choose by this plan: where a section says that what is remembered of samples is on the host,
-`calibrate` would keep it on the device.
+on a GPU. A test holds the plan to within 10 % of counted bytes on a small model. `calibrate` itself halves what runs
+out of memory, but does not yet choose by this plan: where a section says that what is remembered of samples is on the
+host, `calibrate` would keep it on the device.
 
 """
 
