@@ -29,7 +29,7 @@ from diffusers import (
 from cachesmith.calibrate import CalibrationConfig
 from cachesmith.calibrate.cost.plan import plan_of
 from cachesmith.calibrate.memory.phases import Placement, phases, placed
-from cachesmith.calibrate.memory.plan import masks_of
+from cachesmith.calibrate.memory.plan import usual_masks
 from cachesmith.calibrate.memory.sizes import Sizes, sizes_of
 from cachesmith.commands.output import write_text
 from cachesmith.sampling.render import Renderer
@@ -130,7 +130,7 @@ def section(model: Model, steps: int, budget: float) -> str:
     sizes = sizes_at_true_size(model)
     fitting = 16 if "--fitting 16" in model.options else None
     config = CalibrationConfig(steps=steps, budget=budget, speedups=(6.25,), fitting=fitting)
-    plan, masks = plan_of(config), masks_of(config)
+    plan, masks = plan_of(config), usual_masks(config)
     within = CARD * 19 // 20
     whole = Placement(8, 8)
     found = placed(sizes, plan, masks, within, whole)

@@ -15,7 +15,7 @@ from cachesmith.sampling.render import Renderer
 from cachesmith.sampling.requests import Request
 
 
-def masks_of(config: CalibrationConfig, halves: bool = False) -> list[str]:
+def usual_masks(config: CalibrationConfig, halves: bool = False) -> list[str]:
     """The usual schedule of every profile; halves: one half of guidance may follow the other."""
     follower: Follower | None = "later" if halves else None
     budgets = {*config.budgets.values()}
@@ -44,4 +44,4 @@ def memory_lines(folder: Path, config: CalibrationConfig, request: Request, dtyp
     except Exception:  # whatever a foreign folder makes its classes raise
         return []
     where = Placement(config.batch, min(config.batch, plan.size), recomputed=config.gradient_checkpointing)
-    return memory_table(sizes, plan, masks_of(config, sizes.rows > 1), where)
+    return memory_table(sizes, plan, usual_masks(config, sizes.rows > 1), where)
