@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from cachesmith.calibrate.closed_loop.axes import AXES, RAW, TAPS, segments
-from cachesmith.calibrate.closed_loop.equations import TOKENS
+from cachesmith.calibrate.closed_loop.equations import TOKENS_A_SAMPLE
 from cachesmith.calibrate.closed_loop.fit import FOLDS
 from cachesmith.calibrate.cost.plan import BudgetPlan
 from cachesmith.calibrate.memory.sizes import Sizes
@@ -89,7 +89,7 @@ class _Held:
     def _graph(self) -> int:
         """A segment of forecasts with a graph, and what one unit of each unknown adds to them."""
         longest = max(b - a for mask in self.masks for a, b in segments(mask)) - 1
-        drawn = min(TOKENS, self.sizes.tokens)
+        drawn = min(TOKENS_A_SAMPLE, self.sizes.tokens)
         changes = longest * self.sizes.rows * AXES * drawn * self.sizes.channels * FLOAT
         adjoints = longest * self.sizes.feature
         # a forecast, what goes into it, what its tail makes of it, and what guidance and the sampler do
@@ -98,7 +98,7 @@ class _Held:
 
     def _summed(self) -> int:
         """Rows of the equations of a batch, with those before them, and the grams of its folds."""
-        drawn = min(TOKENS, self.sizes.tokens)
+        drawn = min(TOKENS_A_SAMPLE, self.sizes.tokens)
         return 2 * self.where.batch * drawn * self.unknowns * FLOAT + min(self.where.batch, FOLDS) * self.gram
 
     def _solved(self) -> int:
