@@ -126,7 +126,10 @@ class _Calibration:
             heldout = Evaluator(self.renderer, self.parts.heldout)
             phase.forwards += len(self.parts.heldout) * config.steps
             psnr: dict[str, Tensor] = {}
-            profiles = {name: self._measured(name, each, heldout, psnr) for name, each in found.items()}
+            steps = config.steps - shape.starts[0]
+            profiles = {
+                name: self._measured(name, each, heldout, psnr, steps) for name, each in found.items()
+            }
             phase.forwards += len(self.parts.heldout) * sum(p.nfc or 0.0 for p in profiles.values())
         given = [request.arguments for request in (*self.fitting, *self.parts.heldout)]
         sampler = sampler_key(self.pipe.scheduler, shape.guidance, [shape.call], given)
@@ -168,13 +171,15 @@ class _Calibration:
                 "calibrate with a sampler that calls the model once a step"
             )
 
-    def _measured(self, name: str, found: Found, heldout: Evaluator, psnr: dict[str, Tensor]) -> Profile:
-        """The profile with its held-out quality; the dB of every sample go into `psnr`."""
+    def _measured(
+        self, name: str, found: Found, heldout: Evaluator, psnr: dict[str, Tensor], steps: int
+    ) -> Profile:
+        """The profile with its held-out quality over runs of `steps`; the dB of every sample go into `psnr`."""
         outcome = heldout(found.policy)
         scores = compare(heldout.reference, outcome.pictures, self.perceptual)
         psnr[name] = scores.psnr
         quality = summarise(scores, self.config.seed, parts=differing_arguments(heldout.requests))
-        update = {"nfc": outcome.nfc, "speedup": self.config.steps / outcome.nfc, "quality": quality}
+        update = {"nfc": outcome.nfc, "speedup": steps / outcome.nfc, "quality": quality}
         return found.policy.profile().model_copy(update=update)
 
     def _provenance(self, found: dict[str, Found], ledger: Ledger) -> Calibration:

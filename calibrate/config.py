@@ -72,11 +72,13 @@ class CalibrationConfig:
     @property
     def budgets(self) -> dict[str, float]:
         """Profile name -> most full computations, a multiple of a half: steps may be computed by half."""
+        return self.budgets_of(self.steps)
+
+    def budgets_of(self, steps: int) -> dict[str, float]:
+        """The same for a run of so many of the sampler's steps."""
         names = {speedup: name for name, speedup in PROFILE_SPEEDUPS.items()}
         wanted = {names.get(s, f"{s:g}x"): s for s in self.speedups} or PROFILE_SPEEDUPS
-        return {
-            name: max(2, math.floor(2 * self.steps / speedup + 1e-9) / 2) for name, speedup in wanted.items()
-        }
+        return {name: max(2, math.floor(2 * steps / speedup + 1e-9) / 2) for name, speedup in wanted.items()}
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,8 @@ class Shape:
     """guidance: none, in one batch, or by calls of its own; follower: the half that is forecast from the other.
 
     channels and tokens are those of the image stream between blocks, latents those of one sample. call: as asked for.
-    denoisers: those that are called, by name, in the order in which each takes over; starts: the step at which it does.
+    denoisers: those that are called, by name, in the order in which each takes over; starts: the step at which it does,
+    the first one's where the run begins.
     """
 
     guidance: _Guidance
@@ -79,7 +80,7 @@ def probe(renderer: Renderer, requests: Sequence[Request]) -> Shape:
     latents = trace.latents[-1]
     reach = torch.autograd.grad(latents.square().sum() / 2, bypass.inputs)
     first = bypass.inputs[0]
-    turns = turns_of(renderer, requests, first.shape[-1])
+    turns = turns_of(renderer, requests, first.shape[-1], trace.step - 1)
     guidance: _Guidance = "sequential" if len(reach) > 1 else "batched" if len(first) > samples else "none"
     return Shape(
         guidance,

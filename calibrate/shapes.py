@@ -136,7 +136,7 @@ def schedule_of(trial: Any, budget: float, run: RunShape) -> Schedule:
     """The schedule of a trial's parameters: every denoiser's first steps are as dense as the run's."""
     power = trial.suggest_float("power", 1.0, 1.6)
     lead = trial.suggest_float("lead", 1.0, 1.7) if _has_halves(budget, run) else None
-    letters, left = "", budget
+    letters, left = "-" * run.starts[0], budget
     for i, length in enumerate(run.lengths):
         own, others = left, len(run.lengths) - i - 1
         if others:

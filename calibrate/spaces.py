@@ -31,7 +31,7 @@ def search_stack(prepared: Prepared, config: CalibrationConfig, advance: Advance
     maker = ProfileMaker(prepared, config, advance)
     made: dict[float, Found] = {}
     found: dict[str, Found] = {}
-    for name, budget in config.budgets.items():
+    for name, budget in config.budgets_of(config.steps - prepared.shape.starts[0]).items():
         if budget not in made:
             made[budget] = _found(maker(budget, _earlier(config, budget, prepared)), budget, prepared)
         found[name] = made[budget]

@@ -30,16 +30,16 @@ class _Turn(Watcher):
         """Nothing is computed."""
 
 
-def turns_of(renderer: Renderer, requests: Sequence[Request], channels: int) -> dict[str, int]:
+def turns_of(renderer: Renderer, requests: Sequence[Request], channels: int, first: int) -> dict[str, int]:
     """The denoisers of a run by name, in the order in which they take over, and the step at which each does.
 
-    channels: of the first one's blocks. Raises `PolicyError` where denoisers do not take turns, or others have other
-    channels.
+    channels: of the first one's blocks; first: the step at which the run begins. Raises `PolicyError` where denoisers
+    do not take turns, or others have other channels.
     """
     pipe = renderer.pipe
     turns = {name: _Turn() for name in denoisers(pipe)}
     if len(turns) == 1:
-        return {MAIN: 0}
+        return {MAIN: first}
     with (
         watch_each(pipe, Stack(), lambda name, _: turns[name]),
         replayed(pipe, len(requests), [], renderer.steps),

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
+from cachesmith.policies import EngineError
 from cachesmith.runtime.models.engine_segment import BATCH, TOKENS
 
 _Shapes = Mapping[str, tuple[int, ...]]
@@ -16,8 +17,13 @@ def axes_of(
 
     An axis is `batch` or a number of tokens where its extent was that in every call. One that varied with neither is
     named after its input. Blocks that are told sizes as numbers (`sized`) have those in their graph, and take no other
-    number of tokens.
+    number of tokens. Raises `EngineError` where a stream is not [samples, tokens, channels].
     """
+    unbatched = next((name for name in streams if len(calls[0][name]) < 3), None)
+    if unbatched is not None:
+        raise EngineError(
+            f"the blocks are given `{unbatched}` without an axis of samples, which no engine takes; run them in torch"
+        )
     labels = [_labels(streams, shapes) for shapes in calls]
     axes: dict[str, tuple[str | int, ...]] = {
         name: _stream(name, streams, calls[0][name]) for name in streams
@@ -28,6 +34,19 @@ def axes_of(
     if sized:
         return {name: _only_batch(own, calls[0][name]) for name, own in axes.items()}
     return axes
+
+
+def at_one_size(
+    axes: Mapping[str, tuple[str | int, ...]], calls: Sequence[_Shapes]
+) -> dict[str, tuple[str | int, ...]]:
+    """The same axes for the one size that was seen, but for the batch; unchanged where several were."""
+    if any(_inner(call) != _inner(calls[0]) for call in calls):
+        return dict(axes)
+    return {name: _only_batch(own, calls[0][name]) for name, own in axes.items()}
+
+
+def _inner(shapes: _Shapes) -> dict[str, tuple[int, ...]]:
+    return {name: shape[1:] for name, shape in shapes.items()}
 
 
 def _only_batch(axes: tuple[str | int, ...], shape: tuple[int, ...]) -> tuple[str | int, ...]:
@@ -55,6 +74,9 @@ def _condition(
     for place in range(len(shapes[0])):
         extents = [shape[place] for shape in shapes]
         known = [label for label in labels[0] if place == 0 or label != BATCH]
+        if any(part in name for part in _PER_TOKEN):
+            # a table has an axis of tokens, and others that may be as long
+            known = [label for label in known if label not in axes]
         fitting = [k for k in known if all(own[k] == n for own, n in zip(labels, extents, strict=True))]
         if len(set(extents)) > 1:
             axes.append(fitting[0] if fitting else f"{name}.{place}")

@@ -21,7 +21,6 @@ from cachesmith.policies import Policy
 from cachesmith.policies.bundle.files import describe_file
 from cachesmith.policies.bundle.manifest import Manifest, SegmentEntry
 from cachesmith.runtime.engines.onnxruntime_backend import onnxruntime_module
-from cachesmith.runtime.models.engine_segment import FlatSegment
 
 
 @dataclass(frozen=True)
@@ -76,10 +75,10 @@ def _graph(
     """Write the part's graph and prove it against its samples."""
     face = interface_of(job.transformer, part, samples)
     check_shared(part, face)
-    inputs, outputs = specs(face, samples[0])
+    specs(face, samples[0])  # refuses what no engine takes, before anything is written
     path = work / f"{part.name}-{key[:12]}.onnx"
-    module = FlatSegment(part_unit(job.transformer, part).members, face)
-    write_onnx(module, samples[0].inputs, {spec.name: spec.axes for spec in inputs}, path, job.config.opset)
+    face = write_onnx(part_unit(job.transformer, part).members, face, samples, path, job.config.opset)
+    inputs, outputs = specs(face, samples[0])
     entry = SegmentEntry(
         name=part.name,
         start=part.start,

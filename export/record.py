@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from cachesmith.export.axes import axes_of
+from cachesmith.export.axes import at_one_size, axes_of
 from cachesmith.export.parts import Part, part_streams, part_unit
 from cachesmith.policies import EngineError
 from cachesmith.runtime import Feature
@@ -85,10 +85,19 @@ class Tape:
 def interface_of(transformer: nn.Module, part: Part, samples: Sequence[PartCall]) -> Interface:
     """Return a part's flat inputs and outputs, from recorded calls of it."""
     streams, returns, outputs = part_streams(transformer, part)
-    shapes = [{name: tuple(value.shape) for name, value in s.inputs.items()} for s in samples]
+    shapes = [_shapes(each) for each in samples]
     face = Interface(streams, outputs, returns, samples[0].templates, {})
     sized = any(type(value) is int and value > 1 for value in face.constants.values())
     return replace(face, axes=axes_of(streams, shapes, sized))
+
+
+def at_seen_size(face: Interface, samples: Sequence[PartCall]) -> Interface:
+    """The same interface for one number of tokens, where all calls had that; else unchanged."""
+    return replace(face, axes=at_one_size(face.axes, [_shapes(each) for each in samples]))
+
+
+def _shapes(call: PartCall) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(value.shape) for name, value in call.inputs.items()}
 
 
 def check_shared(part: Part, face: Interface) -> None:

@@ -47,7 +47,8 @@ def axis_ranges(
         axis = own if own in found else TOKENS
         if axis not in found:
             raise EngineError(
-                "the blocks are told sizes as numbers, so the number of tokens cannot vary; leave out --tokens"
+                "the blocks are made for the size that was recorded, so the number of tokens cannot vary; leave out "
+                "--tokens"
             )
         found[axis] = config.tokens
     parts = [found[f"{name}_{TOKENS}"] for name in face.streams if f"{name}_{TOKENS}" in found]

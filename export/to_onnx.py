@@ -2,19 +2,20 @@
 
 import logging
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from cachesmith.export.record import PartCall, at_seen_size
 from cachesmith.policies import EngineError
-from cachesmith.runtime.models.engine_segment import BATCH, FlatSegment
+from cachesmith.runtime.models.engine_segment import BATCH, FlatSegment, Interface
 
-Axes = dict[str, tuple[str | int, ...]]
+Axes = Mapping[str, tuple[str | int, ...]]
 
 
 def require_onnx() -> Any:
@@ -28,8 +29,25 @@ def require_onnx() -> Any:
 
 
 def write_onnx(
-    module: FlatSegment, example: Mapping[str, Tensor], axes: Axes, path: Path, opset: int
-) -> None:
+    members: tuple[nn.Module, ...], face: Interface, samples: Sequence[PartCall], path: Path, opset: int
+) -> Interface:
+    """Write the graph of consecutive blocks that were called with `samples`; return the interface that it has.
+
+    Where torch can make none for any number of tokens, and only one was seen, the graph is for that one.
+    Raises `EngineError` when torch cannot export the part or onnx finds the graph invalid.
+    """
+    try:
+        _write(FlatSegment(members, face), samples[0].inputs, face.axes, path, opset)
+    except EngineError:
+        alone = at_seen_size(face, samples)
+        if alone == face:
+            raise
+        _write(FlatSegment(members, alone), samples[0].inputs, alone.axes, path, opset)
+        return alone
+    return face
+
+
+def _write(module: FlatSegment, example: Mapping[str, Tensor], axes: Axes, path: Path, opset: int) -> None:
     """Write `path` and, for the weights, `path`.data.
 
     example: recorded inputs by name; `axes` names their variable extents.

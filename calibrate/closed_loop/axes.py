@@ -27,7 +27,7 @@ class Segment(NamedTuple):
 
 def segments(mask: str) -> list[Segment]:
     """Cut a schedule of C, H and F at the steps that are computed in full or by half."""
-    computed = [step for step, letter in enumerate(mask) if letter != "F"]
+    computed = [step for step, letter in enumerate(mask) if letter in "CH"]
     return [Segment(a, b) for a, b in zip(computed, [*computed[1:], len(mask)], strict=True)]
 
 

@@ -31,8 +31,8 @@ Rows = dict[int, Tensor]
 class Schedule(NamedTuple):
     """A mask of C, H and F, and the half of guidance that follows where it has an H.
 
-    starts: the steps at which a denoiser takes over, the pipeline's first at 0. Each is computed: no denoiser has a
-    history of another's.
+    starts: the steps at which a denoiser takes over, the pipeline's first where the run begins: steps before are -.
+    Each is computed: no denoiser has a history of another's.
     """
 
     mask: str

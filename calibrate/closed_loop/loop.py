@@ -11,7 +11,7 @@ from torch import Tensor
 from cachesmith.calibrate.closed_loop.axes import TAPS
 from cachesmith.calibrate.closed_loop.lanes import Schedule
 from cachesmith.calibrate.closed_loop.replay import rows_of
-from cachesmith.policies import GUIDANCE, halves
+from cachesmith.policies import GUIDANCE, PolicyError, halves
 from cachesmith.runtime import (
     COMPUTE_ALL,
     Answer,
@@ -118,7 +118,12 @@ class Loop:
         return UseOutput((output,))
 
     def _raw(self, unit: Unit, now: Tensor) -> list[Tensor]:
-        known = self.past.known[self._tick.branch, unit.name]
+        known = self.past.known.get((self._tick.branch, unit.name))
+        if known is None:
+            raise PolicyError(
+                f"a run is at step {self._tick.step} before anything is computed: requests that begin at several "
+                "steps, as with several values of `strength`, cannot be calibrated together; give one of them"
+            )
         nothing = torch.zeros((), dtype=now.dtype, device=now.device)
         missing = [nothing] * (TAPS - len(known))
         return [*(made for _, made in known), *missing, *(entered for entered, _ in known), *missing, now]

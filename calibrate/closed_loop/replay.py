@@ -18,6 +18,7 @@ from torch import Tensor
 from cachesmith.runtime.hooks.patch import patched
 from cachesmith.runtime.models.denoisers import denoisers
 from cachesmith.sampling.render import device_of
+from cachesmith.sampling.waypoints import begun_at
 
 Results = list[list[Any]]
 """What the transformer returned, on the host: by step, then by call within the step."""
@@ -28,7 +29,10 @@ class Stopped(BaseException):
 
 
 class ReplayTrace:
-    """What happened in one replay: `latents[i]` went into step i, the last ones came out of the last step."""
+    """What happened in one replay: `latents[i]` went into step i, the last ones came out of the last step.
+
+    Where a run begins in the middle of its scheduler's timesteps, the steps before hold what it begins with.
+    """
 
     def __init__(self, samples: int) -> None:
         self.samples = samples
@@ -103,10 +107,13 @@ def _stepping(scheduler: Any, trace: ReplayTrace, stop: int | None) -> Iterator[
         result = original(*args, **kwargs)
         if this is scheduler:
             if not trace.latents:
-                sample = kwargs["sample"] if "sample" in kwargs else args[2]
-                trace.latents.append(sample[: trace.samples])
+                timestep, sample = (
+                    kwargs[name] if name in kwargs else args[i]
+                    for i, name in ((1, "timestep"), (2, "sample"))
+                )
+                trace.latents += [sample[: trace.samples]] * (1 + begun_at(scheduler, timestep))
             trace.latents.append(result[0][: trace.samples])
-            if trace.step == stop:
+            if stop is not None and trace.step >= stop:
                 raise Stopped
         return result
 

@@ -13,6 +13,7 @@ from dataclasses import replace
 from typing import Any
 from weakref import WeakSet
 
+import torch
 from torch import Tensor, nn
 
 from cachesmith.policies import PolicyError
@@ -55,6 +56,14 @@ def attach(
         stack.callback(layers.remove)
         layers.bind(units)
         yield layers
+
+
+def _batch(latents: Any) -> Tensor | None:
+    """The latents [B, ...] that a transformer is given; some are given a list with one tensor a sample."""
+    if isinstance(latents, list | tuple) and latents and all(isinstance(each, Tensor) for each in latents):
+        one = len({each.shape for each in latents}) == 1
+        return torch.stack([*latents]) if one else None
+    return latents if isinstance(latents, Tensor) else None
 
 
 def clock_for(*transformers: nn.Module) -> Clock:
@@ -101,7 +110,7 @@ def _watch_calls(transformer: Any, call: TransformerCall, layers: MemberLayers) 
         nonlocal given
         given = fresh((args, kwargs))
         timestep, latents = read(args, kwargs)
-        latents = latents if isinstance(latents, Tensor) else None
+        latents = _batch(latents)
         call.begin(replace(call.clock.tick(timestep, latents), latents=latents))
         layers.refresh()
 

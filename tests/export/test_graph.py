@@ -20,7 +20,6 @@ from cachesmith.export.to_onnx import check_graph, write_onnx
 from cachesmith.policies import EngineError
 from cachesmith.policies.bundle.files import describe_file
 from cachesmith.policies.bundle.manifest import SegmentEntry
-from cachesmith.runtime.models.engine_segment import FlatSegment
 
 
 def test_every_segment_is_within_tolerance_at_every_step(shipped: Shipped) -> None:
@@ -107,8 +106,7 @@ def test_half_precision_graphs_are_proven_too(dtype: torch.dtype, tmp_path: Path
     face = interface_of(pipe.transformer, part, samples)
     inputs, outputs = specs(face, samples[0])
     path = tmp_path / "half.onnx"
-    module = FlatSegment(part_unit(pipe.transformer, part).members, face)
-    write_onnx(module, samples[0].inputs, {s.name: s.axes for s in inputs}, path, 20)
+    assert write_onnx(part_unit(pipe.transformer, part).members, face, samples, path, 20) == face
     ranges = axis_ranges(face, inputs, samples, ExportConfig(requests=({"class_labels": [1]},)))
     entry = SegmentEntry(
         name="half", start=0, stop=1, inputs=inputs, outputs=outputs, ranges=ranges, key="0" * 64,

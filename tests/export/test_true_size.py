@@ -6,18 +6,18 @@ from typing import Any
 import diffusers
 import pytest
 import torch
+from tests.export.true_size import TRUE_SIZE
 from tests.shipped import dit_policy
 
 from cachesmith.export import BuildConfig, ExportConfig, export_bundle
 from cachesmith.export.build_engine import build_engine, parse_graph, plan_build
-from cachesmith.export.parts import Part, part_unit
+from cachesmith.export.parts import Part, natural_borders, part_unit
 from cachesmith.export.record import interface_of, record
 from cachesmith.export.shapes import axis_ranges, specs
 from cachesmith.export.to_onnx import write_onnx
 from cachesmith.policies.bundle.files import describe_file
 from cachesmith.policies.bundle.manifest import Range, SegmentEntry
 from cachesmith.runtime import open_bundle
-from cachesmith.runtime.models.engine_segment import FlatSegment
 
 trt = pytest.importorskip("tensorrt_rtx")
 
@@ -29,11 +29,10 @@ DEMO = Path(__file__).parents[2] / "examples" / "fashion_dit" / "model"
 def segment(model: Any, part: Part, request: dict[str, Any], folder: Path) -> SegmentEntry:
     (samples,) = record(model, None, (part,), lambda: model(**request)).values()
     face = interface_of(model, part, samples)
-    sample, example = samples[0], samples[0].inputs
-    inputs, outputs = specs(face, sample)
     path = folder / f"{part.name}.onnx"
-    module = FlatSegment(part_unit(model, part).members, face)
-    write_onnx(module, example, {s.name: s.axes for s in inputs}, path, 20)
+    face = write_onnx(part_unit(model, part).members, face, samples, path, 20)
+    sample = samples[0]
+    inputs, outputs = specs(face, sample)
     return SegmentEntry(
         name=part.name,
         start=part.start,
@@ -97,22 +96,14 @@ def test_all_of_dit_xl_2_is_past_the_protobuf_limit(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_flux_1_dev(tmp_path: Path) -> None:
-    """One block of each kind: the others are copies."""
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("name", TRUE_SIZE)
+def test_a_block_of_each_kind(name: str, tmp_path: Path) -> None:
     torch.set_default_dtype(torch.bfloat16)
     try:
-        model = diffusers.FluxTransformer2DModel(
-            num_layers=1, num_single_layers=1, guidance_embeds=True
-        ).eval()
+        model, example = TRUE_SIZE[name]()
     finally:
         torch.set_default_dtype(torch.float32)
-    wide = {
-        "hidden_states": (2, 64, 64),
-        "encoder_hidden_states": (2, 512, 4096),
-        "pooled_projections": (2, 768),
-    }
-    example: dict[str, Any] = {name: torch.randn(shape, dtype=torch.bfloat16) for name, shape in wide.items()}
-    example |= {"timestep": torch.ones(2), "guidance": torch.ones(2)}
-    example |= {"img_ids": torch.zeros(64, 3), "txt_ids": torch.zeros(512, 3)}
-    for part in (Part(0, 1, 0), Part(1, 2, 0)):
-        assert engine_size(segment(model, part, example, tmp_path), tmp_path) > 2e8
+    for start in (0, *natural_borders(model)):
+        part = Part(start, start + 1, 0)
+        assert engine_size(segment(model.eval(), part, example, tmp_path), tmp_path) > 2e8

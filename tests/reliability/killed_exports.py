@@ -64,14 +64,15 @@ def remember(cache: Path) -> None:
     """Have exports take the graphs that were traced before from `cache`, and keep new ones there."""
     trace = to_onnx.write_onnx
 
-    def write(module: Any, example: Any, axes: Any, path: Path, opset: int) -> None:
+    def write(members: Any, face: Any, samples: Any, path: Path, opset: int) -> Any:
         names = (path.name, f"{path.name}.data")
         if not all((cache / name).exists() for name in names):
-            trace(module, example, axes, path, opset)
+            assert trace(members, face, samples, path, opset) == face
             for name in names:
                 shutil.copy(path.parent / name, cache / name)
         for name in names:
             (path.parent / name).write_bytes((cache / name).read_bytes())
+        return face
 
     setattr(bundling, "write_onnx", write)  # noqa: B010
 

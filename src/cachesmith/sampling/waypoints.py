@@ -39,7 +39,7 @@ def follow(scheduler: Any, steps: Collection[int] | None = None) -> Iterator[lis
         nonlocal wanted
         call = next(calls)
         if steps is None and call == 0:
-            wanted = waypoints(_remaining(scheduler, timestep))
+            wanted = waypoints(len(scheduler.timesteps) - begun_at(scheduler, timestep))
         if call in wanted:
             seen.append(sample)
 
@@ -47,12 +47,12 @@ def follow(scheduler: Any, steps: Collection[int] | None = None) -> Iterator[lis
         yield seen
 
 
-def _remaining(scheduler: Any, timestep: Any) -> int:
-    """Steps from this one to the end of the run."""
+def begun_at(scheduler: Any, timestep: Any) -> int:
+    """The place of a run's first timestep on its scheduler's list: runs may begin in the middle of it."""
     timesteps = torch.as_tensor(scheduler.timesteps).flatten().cpu()
     now = torch.as_tensor(timestep).flatten()[:1].cpu()
     places = (timesteps == now).nonzero().flatten().tolist()
-    return len(timesteps) - (places[0] if places else 0)
+    return int(places[0]) if places else 0
 
 
 def joined_path(seen: list[Tensor], samples: int) -> Tensor:

@@ -139,3 +139,11 @@ def test_a_curvature_that_rounding_made_indefinite_has_a_factor() -> None:
     factor = factored(matrix)
     assert factor.isfinite().all()
     torch.testing.assert_close(factor @ factor.T, matrix, rtol=0, atol=1e-3)
+
+
+def test_attention_after_the_blocks_mixes_tokens() -> None:
+    """Latte attends over time after the last spatial block, and fused attention has no second derivative."""
+    forecast = torch.randn(1, 16, 8, requires_grad=True)
+    heads = forecast.view(1, 16, 1, 8).transpose(1, 2)
+    end = torch.nn.functional.scaled_dot_product_attention(heads, heads, heads)
+    assert tokens_of(end.transpose(1, 2).flatten(2), forecast) is None

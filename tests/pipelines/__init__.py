@@ -1,0 +1,12 @@
+"""Tiny pipelines of the architectures that users run, with random weights, and what holds for all of them."""
+
+from tests.pipelines.audio import AUDIO
+from tests.pipelines.flux import FLUX
+from tests.pipelines.image import IMAGE
+from tests.pipelines.parts import TinyPipeline
+from tests.pipelines.video import VIDEO
+from tests.pipelines.wan import WAN
+
+__all__ = ["PIPELINES", "TinyPipeline"]
+
+PIPELINES: dict[str, TinyPipeline] = FLUX | IMAGE | WAN | VIDEO | AUDIO
