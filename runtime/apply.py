@@ -11,6 +11,7 @@ from cachesmith.policies import Policy, PolicyError
 from cachesmith.runtime.denoiser import Denoiser, denoisers_of
 from cachesmith.runtime.engines.bundle import BoundEngines, Engines, bind_engines
 from cachesmith.runtime.engines.drop_weights import check_droppable
+from cachesmith.runtime.hooks.caller import is_sampling
 from cachesmith.runtime.hooks.clock import Clock
 from cachesmith.runtime.hooks.patch import heard
 from cachesmith.runtime.models.denoisers import denoisers
@@ -53,9 +54,13 @@ def apply(
         session = attachment.prepare(profile)
         stack.enter_context(clock.follow(followed))
         stack.enter_context(heard(followed, "set_timesteps", check_parts))
+        tells = hasattr(pipe, "progress_bar")  # even where its scheduler was replaced as well
+        if tells:
+            stack.enter_context(heard(pipe, "progress_bar", check_parts))
         stack.enter_context(attachment)
         yield session
-        check_parts()
+        if not tells:
+            check_parts()
 
 
 class Attachment:
@@ -90,7 +95,15 @@ class Attachment:
         return self._sessions[0]
 
     def use(self, profile: str) -> None:
-        """Put another profile in the place of the attached one, for the runs to come."""
+        """Put another profile in the place of the attached one, for the runs to come.
+
+        Raises `PolicyError` in the middle of a run, whose picture would be neither profile's.
+        """
+        if is_sampling(self.pipe):
+            raise PolicyError(
+                "a request is in progress, and its picture would be neither profile's; use another profile between "
+                "two requests, or have a worker for each: `cachesmith.replicate(pipe)`"
+            )
         self.prepare(profile)
         self._attached.close()
         self.__enter__()
@@ -120,8 +133,8 @@ def _check_replaced(pipe: Any, named: dict[str, nn.Module]) -> None:
     for name, transformer in named.items():
         if not isinstance(pipe, nn.Module) and getattr(pipe, name, None) is not transformer:
             raise PolicyError(
-                f"the pipeline's {name} was replaced under a policy, so it ran without; leave the context, replace "
-                "it, and apply again"
+                f"the pipeline's {name} was replaced under a policy, which does not go with it; leave the context (or "
+                "call cachesmith.disable), replace it, and apply again"
             )
 
 

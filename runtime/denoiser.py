@@ -8,14 +8,14 @@ from torch import nn
 from cachesmith.policies import MAIN, Policy, PolicyError, Stack, denoiser_policy
 from cachesmith.runtime.discovery.first_call import learned_at_first_call
 from cachesmith.runtime.engines.bundle import BoundEngines
-from cachesmith.runtime.hooks.attach import attach
+from cachesmith.runtime.hooks.attach import attach, contexts_heard
 from cachesmith.runtime.hooks.clock import Clock
 from cachesmith.runtime.hooks.member_layers import MemberLayers
 from cachesmith.runtime.match import Match, check_denoisers
 from cachesmith.runtime.models.adapters import known_adapter
 from cachesmith.runtime.models.sampler import axis_values, is_flow, noise_levels
 from cachesmith.runtime.models.snapshot import Network, look
-from cachesmith.runtime.models.units import Unit, network_units, resolve_units, units_of
+from cachesmith.runtime.models.units import BlockRun, Unit, network_units, resolve_units, units_of
 from cachesmith.runtime.other_caches import check_no_other_cache
 from cachesmith.runtime.plan.compile_plan import compile_plan
 from cachesmith.runtime.plan.plan import Plan, has_fitted
@@ -53,7 +53,7 @@ class Denoiser:
         @contextmanager
         def routed() -> Iterator[None]:
             self.units = self.units or self._resolve()
-            runner = guided(session, self.units, session.computes)
+            runner = guided(session, self.units, session.computes, session.holds)
 
             def foresees() -> bool:
                 units = runner.units(self.units) if isinstance(runner, GuidanceRunner) else self.units
@@ -66,6 +66,8 @@ class Denoiser:
             stack.callback(session.free)
             if self._fits and known_adapter(self.transformer) is None:
                 whole = isinstance(self.profile.units, Stack)
+                # the first call lies in a context that is open before it is attached
+                stack.enter_context(contexts_heard(self.transformer, self.clock))
                 stack.enter_context(learned_at_first_call(self.transformer, routed, whole))
             else:
                 stack.enter_context(routed())
@@ -129,7 +131,7 @@ class Denoiser:
     def _rebind(self) -> None:
         """Follow modules that were replaced between two runs, as loading a LoRA does."""
         units = self._resolve()
-        if self._layers is None or _members(units) == _members(self.units):
+        if self._layers is None or _modules(units) == _modules(self.units):
             return
         if len(network_units(units)) < len(units):
             raise PolicyError(
@@ -157,8 +159,13 @@ class Counted(Denoiser):
         return None
 
 
-def _members(units: tuple[Unit, ...]) -> list[tuple[int, ...]]:
-    return [tuple(map(id, unit.members)) for unit in network_units(units)]
+def _modules(units: tuple[Unit, ...]) -> list[tuple[int, ...]]:
+    """The modules that take part. Compiling a block takes what lies inside it out of reach."""
+    found = []
+    for unit in network_units(units):
+        entry = unit.entry[:1] if isinstance(unit, BlockRun) and unit.entry is not None else ()
+        found.append(tuple(map(id, (*unit.members, *entry))))
+    return found
 
 
 def denoisers_of(

@@ -13,8 +13,12 @@ _ENABLED = "_cachesmith_enabled"
 class _Enabled:
     """The context that a pipeline is in, kept on the pipeline: both go together, and copies of it are in none."""
 
-    def __init__(self, context: AbstractContextManager[Session] | None = None):
-        self.context = context
+    def __init__(self, pipe: Any = None, context: AbstractContextManager[Session] | None = None):
+        self._pipe, self._context = pipe, context
+
+    def of(self, pipe: Any) -> AbstractContextManager[Session] | None:
+        """The context of `pipe`, which may be a shallow copy of the pipeline that is in it."""
+        return self._context if pipe is self._pipe else None
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "_Enabled":
         return _Enabled()
@@ -36,7 +40,7 @@ def enable(pipe: Any, policy: Policy, profile: str | None = None, **options: Any
         raise PolicyError("this pipeline runs under a policy already; call cachesmith.disable(pipe) first")
     context = apply(pipe, policy, profile, **options)
     session = context.__enter__()
-    vars(pipe)[_ENABLED] = _Enabled(context)
+    vars(pipe)[_ENABLED] = _Enabled(pipe, context)
     return session
 
 
@@ -49,4 +53,5 @@ def disable(pipe: Any) -> None:
 
 
 def _context(pipe: Any) -> AbstractContextManager[Session] | None:
-    return getattr(vars(pipe).get(_ENABLED), "context", None)
+    enabled = vars(pipe).get(_ENABLED)
+    return enabled.of(pipe) if isinstance(enabled, _Enabled) else None

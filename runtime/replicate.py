@@ -48,7 +48,8 @@ def replicate(pipe: Pipeline) -> Pipeline:
             )
     _warn_of_shared_kernels([part for part in vars(pipe).values() if isinstance(part, nn.Module)])
     worker = copy.deepcopy(pipe, {id(tensor): tensor for tensor in _tensors(modules)})
-    for part in vars(worker).values():
+    strip(worker)
+    for part in [*vars(worker).values()]:
         for owner in part.modules() if isinstance(part, nn.Module) else (part,):
             if hasattr(owner, "__dict__"):
                 strip(owner)

@@ -1,21 +1,26 @@
 """A transformer without a row is looked at when it is first called, and that call counts as any other."""
 
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from functools import wraps
 from typing import Any
+from weakref import WeakSet
 
 import torch
 from torch import nn
 
+from cachesmith.policies import PolicyError
 from cachesmith.runtime.discovery.chain import Chain
 from cachesmith.runtime.discovery.discover import DiscoveryError, discover
 from cachesmith.runtime.discovery.prove import returned
-from cachesmith.runtime.discovery.trace import BlockCall, parameters
+from cachesmith.runtime.discovery.trace import BlockCall, on_this_thread, parameters
 from cachesmith.runtime.hooks.arguments import fresh
 from cachesmith.runtime.hooks.member_layers import layer_on_call
 from cachesmith.runtime.hooks.patch import Layer
 from cachesmith.runtime.models.adapters import remember
+
+_WAITING: "WeakSet[nn.Module]" = WeakSet()
 
 
 @contextmanager
@@ -26,40 +31,60 @@ def learned_at_first_call(
 
     Whatever `attached` watches sees that call, too: it is repeated. Where blocks are watched as a `whole` they then
     return what they returned, so that they compute once; parts of them compute again. Raises, from within the call,
-    what `discover` raises, and looks at the next call in its place.
+    what `discover` raises, and looks at the next call in its place. Calls by other threads wait meanwhile. Raises
+    `PolicyError` where another context waits for a call of the transformer.
     """
+    if transformer in _WAITING:
+        raise PolicyError("this transformer already runs under a policy; leave that context first")
     with ExitStack() as stack:
+        _WAITING.add(transformer)
+        stack.callback(_WAITING.discard, transformer)
         waiting = stack.enter_context(ExitStack())
 
-        def first(*args: Any, **kwargs: Any) -> Any:
+        def follow(chain: Chain) -> None:
+            stack.enter_context(_followed(chain, attached, whole))
             waiting.close()
-            original, kept = transformer.forward, fresh((args, kwargs))
 
-            def again() -> Any:
-                values, named = fresh(kept)
-                return original(*values, **named)
-
-            learned = False
-            try:
-                found = discover(transformer, lambda: original(*args, **kwargs), again)
-                remember(transformer, found.adapter)
-                stack.enter_context(_followed(found.chain, attached, whole))
-                learned = True
-            except DiscoveryError as error:
-                if not error.writes:
-                    raise
-                return error.result
-            finally:
-                if not learned:  # nor is the next call to go by without the policy, and without a word
-                    wait()
-            return _once(transformer, found.chain, *kept)
-
-        def wait() -> None:
-            # a layer: copies of the transformer that are made before its first call are its own, and wait for nothing
-            waiting.callback(Layer(transformer, "forward", lambda _: first).remove)
-
-        wait()
+        # a layer: copies of the transformer that are made before its first call are its own, and wait for nothing
+        waiting.callback(Layer(transformer, "forward", _FirstCall(transformer, follow).wrap).remove)
         yield
+
+
+class _FirstCall:
+    """Stands in for a transformer's forward until a call of it tells the blocks, which are then to be followed."""
+
+    def __init__(self, transformer: nn.Module, follow: Callable[[Chain], None]):
+        self._transformer, self._follow = transformer, follow
+        self._turn, self._learned = threading.Lock(), False
+
+    def wrap(self, below: Callable[..., Any]) -> Callable[..., Any]:
+        """Look at a call of `below`; other threads' calls wait until it is over."""
+
+        def called(*args: Any, **kwargs: Any) -> Any:
+            with self._turn:
+                if not self._learned:
+                    return self._look(below, args, kwargs)
+            return self._transformer(*args, **kwargs)  # another thread's call was the first
+
+        return called
+
+    def _look(self, below: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+        kept = fresh((args, kwargs))
+
+        def again() -> Any:
+            values, named = fresh(kept)
+            return below(*values, **named)
+
+        try:
+            found = discover(self._transformer, lambda: below(*args, **kwargs), again)
+        except DiscoveryError as error:
+            if not error.writes:
+                raise
+            return error.result
+        remember(self._transformer, found.adapter)
+        self._follow(found.chain)
+        self._learned = True
+        return _once(self._transformer, found.chain, *kept)
 
 
 @contextmanager
@@ -88,7 +113,8 @@ def _recorded_blocks(chain: Chain) -> Iterator[None]:
     with ExitStack() as stack:
         for run in chain.runs:
             for call in run.calls:
-                layer = layer_on_call(call.place.module, _recorded(call, run.streams, chain))
+                wrap = on_this_thread(_recorded(call, run.streams, chain))
+                layer = layer_on_call(call.place.module, wrap)
                 stack.callback(layer.remove)
         yield
 

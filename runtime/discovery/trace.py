@@ -5,6 +5,7 @@ out of its latest: what the call itself holds or has just let go of.
 """
 
 import inspect
+import threading
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -177,12 +178,28 @@ def parameters(module: nn.Module) -> list[str]:
 
 
 def patch_call(module: nn.Module, wrap: Callable[..., Any]) -> Any:
-    """Wrap the compiled call of a compiled module, else its forward."""
-    compiled = getattr(module, "_compiled_call_impl", None)
+    """Wrap the compiled call of a compiled module, else its forward, for this thread."""
+    wrap, compiled = on_this_thread(wrap), getattr(module, "_compiled_call_impl", None)
     if compiled is None:
         return patched(module, "forward", wrap(module.forward))
     eager: Any = torch.compiler.disable
     return patched(module, "_compiled_call_impl", eager(wrap(compiled), recursive=False))
+
+
+def on_this_thread(wrap: Callable[..., Any]) -> Callable[..., Any]:
+    """Leave other threads' calls alone: they share the blocks, and are other requests'."""
+    own = threading.get_ident()
+
+    def wrapped(original: Callable[..., Any]) -> Callable[..., Any]:
+        watched = wrap(original)
+
+        @wraps(original)
+        def forward(*args: Any, **kwargs: Any) -> Any:
+            return (watched if threading.get_ident() == own else original)(*args, **kwargs)
+
+        return forward
+
+    return wrapped
 
 
 def spec(value: Tensor) -> Spec:

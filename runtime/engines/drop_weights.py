@@ -11,7 +11,7 @@ from cachesmith.policies import Distance, EngineError, ModelKey, Profile
 from cachesmith.runtime.models.adapters import adapter_for
 from cachesmith.runtime.models.fingerprint import model_key
 from cachesmith.runtime.models.units import BlockRun, Unit
-from cachesmith.runtime.models.weights import DROPPED, present_weights
+from cachesmith.runtime.models.weights import DROPPED
 
 
 def check_droppable(profile: Profile, units: tuple[Unit, ...], bundle: object) -> None:
@@ -55,7 +55,9 @@ def drop_weights(transformer: nn.Module, members: Iterable[nn.Module], present: 
 
 def present_key(transformer: nn.Module, pipe: Any) -> ModelKey:
     """Describe the transformer as loaded; what was known before its weights were dropped still holds."""
-    return model_key(transformer, pipe).model_copy(update={"weights_hash": present_weights(transformer)})
+    key: ModelKey = model_key(transformer, pipe)
+    remembered: ModelKey | None = vars(transformer).get(DROPPED)
+    return key if remembered is None else key.model_copy(update={"weights_hash": remembered.weights_hash})
 
 
 def _empty(module: nn.Module) -> int:

@@ -136,8 +136,16 @@ def _watch_calls(transformer: Any, call: TransformerCall, layers: MemberLayers) 
         stack.callback(transformer.register_forward_pre_hook(_Hook(before), with_kwargs=True).remove)
         hook = transformer.register_forward_hook(_Hook(after), with_kwargs=True, always_call=True)
         stack.callback(hook.remove)
+        stack.enter_context(contexts_heard(transformer, call.clock))
+        yield
+
+
+@contextmanager
+def contexts_heard(transformer: Any, clock: Clock) -> Iterator[None]:
+    """Have the pipeline's own `cache_context("cond")` name the guidance branch."""
+    with ExitStack() as stack:
         if hasattr(transformer, "cache_context"):
-            stack.callback(Layer(transformer, "cache_context", _named(call.clock)).remove)
+            stack.callback(Layer(transformer, "cache_context", _named(clock)).remove)
         yield
 
 
@@ -149,8 +157,6 @@ def _first_tensor(output: Any) -> Any:
 
 
 def _named(clock: Clock) -> Callable[[Forward], Forward]:
-    """Let the pipeline's own `cache_context("cond")` name the guidance branch."""
-
     def wrap(original: Forward) -> Forward:
         @contextmanager
         def cache_context(name: str, *args: Any, **kwargs: Any) -> Iterator[Any]:

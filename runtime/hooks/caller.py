@@ -23,6 +23,19 @@ def calling_frame() -> FrameType | None:
     return None
 
 
+def is_sampling(pipe: Any) -> bool:
+    """Whether a call of `pipe` is in progress, on any thread."""
+    for innermost in sys._current_frames().values():
+        frame: FrameType | None = innermost
+        while frame is not None:
+            code = frame.f_code
+            method = code.co_name == "__call__" and code.co_argcount > 0 and code.co_varnames[0] == "self"
+            if method and frame.f_locals.get("self") is pipe:
+                return True
+            frame = frame.f_back
+    return False
+
+
 def numbers(frame: FrameType) -> dict[str, float]:
     """The numbers among the arguments of the call in `frame`, as the function uses them by now."""
     code, values = frame.f_code, frame.f_locals

@@ -1,5 +1,6 @@
 """What a block's first heavy module would be given: its modulated input, without computing the block."""
 
+import threading
 from collections.abc import Callable
 from functools import wraps
 from typing import Any
@@ -20,11 +21,14 @@ class _Reached(BaseException):
 def peek(module: nn.Module, read: Callable[..., Tensor], call: Callable[[], Any]) -> Tensor:
     """Run `call` until it calls `module`, and return the argument that `read` picks there.
 
-    Raises `PolicyError` if `call` never gets there.
+    Other threads' calls of `module` go on as ever. Raises `PolicyError` if `call` never gets there.
     """
+    own, original = threading.get_ident(), module.forward
 
-    @wraps(module.forward)
+    @wraps(original)
     def stop(*args: Any, **kwargs: Any) -> Any:
+        if threading.get_ident() != own:
+            return original(*args, **kwargs)
         raise _Reached(read(args, kwargs))
 
     with patched(module, "forward", stop):

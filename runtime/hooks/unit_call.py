@@ -70,18 +70,22 @@ class TransformerCall:
             return True
 
     def leave(self) -> None:
-        """The transformer call is over."""
+        """The transformer call is over, and nothing of it is held on to."""
         if self.open:
+            self._forget()
             with self._free:
                 self._thread = None
                 self._free.notify_all()
 
     def begin(self, tick: Tick) -> None:
         """The transformer is called; what an interrupted call left behind is forgotten."""
-        if self.unit is not None:
-            self.unit.forget()
+        self._forget()
         self.runner.begin(tick)
         self.idles, self.void = self.foresees is not None and self.foresees(), False
+
+    def _forget(self) -> None:
+        if self.unit is not None:
+            self.unit.forget()
 
 
 def _calls(thread: int, module: nn.Module) -> bool:

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping
 from math import prod
 
 from cachesmith.policies import Scored
-from cachesmith.runtime.models.units import Unit
+from cachesmith.runtime.models.units import BlockRun, Unit, guidance_difference
 from cachesmith.runtime.plan.constants import constant_bytes
 from cachesmith.runtime.plan.plan import Compute, Forecast, Plan
 
@@ -22,6 +22,7 @@ def cache_bytes(plan: Plan, shapes: _Shapes, itemsize: int, branches: int = 1, s
     constants = constant_bytes(plan)
     if plan.gate is not None:
         held = sum(sizes.full(unit) for unit in plan.units) + sizes.gate()
+        held += _leading(plan, plan.units[0], None, sizes)
         return held * branches + constants
     return max(_static(plan, sizes, branches, start), default=0) + constants
 
@@ -30,7 +31,7 @@ def _static(plan: Plan, sizes: "_Sizes", branches: int, start: int) -> Iterator[
     """Bytes held after every unit's call of a run."""
     schedules = {unit.name: plan.schedule(unit, start) for unit in plan.units}
     held = {(branch, unit.name): _Held() for branch in range(branches) for unit in plan.units}
-    total = 0
+    total = leading = 0
     for step in range(start, plan.steps):
         for branch in range(branches):
             for unit in plan.units:
@@ -38,7 +39,16 @@ def _static(plan: Plan, sizes: "_Sizes", branches: int, start: int) -> Iterator[
                 before = state.bytes(plan, unit, sizes)
                 state.move(plan, unit, schedules[unit.name][step])
                 total += state.bytes(plan, unit, sizes) - before
-                yield total
+                if isinstance(unit, BlockRun):
+                    leading = _leading(plan, unit, schedules[unit.name][step], sizes)
+                yield total + leading
+
+
+def _leading(plan: Plan, unit: Unit, decision: Compute | Forecast | None, sizes: "_Sizes") -> int:
+    """What a call added that later calls of the step follow is held for them, unless it is in the history as well."""
+    guidance = guidance_difference(plan.units)
+    remembered = isinstance(decision, Compute) and decision.keep
+    return 0 if guidance is None or guidance.follower != "later" or remembered else sizes.feature(unit)
 
 
 class _Held:

@@ -29,11 +29,18 @@ from cachesmith.runtime.stats import UNGUIDED
 Computes = Callable[[Unit, Feature], bool]
 """Whether a runner will have a unit computed, for inputs of this shape."""
 
+Holds = Callable[[Feature, Feature], None]
+"""Tells whoever counts bytes that what was held as the first is now held as the second."""
 
-def guided(runner: Runner, units: tuple[Unit, ...], computes: Computes) -> Runner:
+
+def _uncounted(before: Feature, after: Feature) -> None:
+    """Nobody counts."""
+
+
+def guided(runner: Runner, units: tuple[Unit, ...], computes: Computes, holds: Holds = _uncounted) -> Runner:
     """Show `runner` the branches of guidance, if the difference between them is one of `units`."""
     guidance = guidance_difference(units)
-    return runner if guidance is None else GuidanceRunner(runner, guidance, computes)
+    return runner if guidance is None else GuidanceRunner(runner, guidance, computes, holds)
 
 
 class GuidanceRunner:
@@ -42,10 +49,10 @@ class GuidanceRunner:
     `computes` says what `runner` is going to answer, before it is known what to ask it with.
     """
 
-    def __init__(self, runner: Runner, guidance: GuidanceDifference, computes: Computes):
+    def __init__(self, runner: Runner, guidance: GuidanceDifference, computes: Computes, holds: Holds):
         self.runner = runner
         self._branches: BranchesInBatch | BranchesInCalls = (
-            BranchesInCalls(runner, guidance, computes)
+            BranchesInCalls(runner, guidance, computes, holds)
             if guidance.follower == "later"
             else BranchesInBatch(runner, guidance, computes)
         )
@@ -57,11 +64,12 @@ class GuidanceRunner:
         """A transformer call. A batch that is not two halves of the same samples is all computed."""
         in_calls = isinstance(self._branches, BranchesInCalls)
         latents = tick.latents
-        if tick.run != self._first.run:
-            self._first = tick
+        begins = tick.run != self._first.run
+        if begins:
+            self._first = replace(tick, latents=None)
             self._rows = len(latents) if latents is not None and not in_calls and _twice(latents) else 0
         if isinstance(self._branches, BranchesInCalls):
-            self._branches.leads = tick.branch == self._first.branch
+            self._branches.begin(leads=tick.branch == self._first.branch, begins=begins)
         self._guided = in_calls or (latents is not None and len(latents) == self._rows)
         self.runner.begin(tick if self._guided else replace(tick, step=None, why=UNGUIDED))
 
@@ -149,12 +157,25 @@ class BranchesInBatch:
 class BranchesInCalls:
     """The branches are calls of their own: the first of a step leads, every other follows.
 
-    `leads`: the call in hand does.
+    What the leading call added is held until the next one.
     """
 
-    def __init__(self, runner: Runner, guidance: GuidanceDifference, computes: Computes):
+    def __init__(self, runner: Runner, guidance: GuidanceDifference, computes: Computes, holds: Holds):
         self.runner, self.guidance, self.computes, self.leads = runner, guidance, computes, True
         self._added: Feature = ()
+        self._holds = holds
+
+    def begin(self, leads: bool, begins: bool) -> None:
+        """The call in hand leads, or follows; a run begins with it, of which nothing is held yet."""
+        self.leads = leads
+        if begins:
+            self._added = ()
+        elif leads:
+            self._hold(())
+
+    def _hold(self, added: Feature) -> None:
+        self._holds(self._added, added)
+        self._added = added
 
     def answer(self, call: UnitCall) -> Answer:
         """The call's forecast, or all of it is to be computed."""
@@ -165,14 +186,14 @@ class BranchesInCalls:
             return COMPUTE_ALL if output is None else UseOutput(output)
         answer = self.runner.answer(call)
         if isinstance(answer, UseOutput):
-            self._added = difference(answer.output, call.inputs)
+            self._hold(difference(answer.output, call.inputs))
         return answer
 
     def observe(self, result: UnitResult) -> None:
         """The call was computed."""
         if self.leads:
-            self._added = result.feature
             self.runner.observe(result)
+            self._hold(result.feature)
         elif alike(result.feature, self._added):
             apart = difference(result.feature, self._added)
             self.runner.observe(UnitResult(self.guidance, self._added, apart))

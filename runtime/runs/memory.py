@@ -120,6 +120,12 @@ class Memory:
             branch.history(unit).clear()
         self._plan_anew(branch, unit, step)
 
+    def forget_tokens(self, branch: Branch) -> None:
+        """Some forecasts were not finite: what single tokens have learned is not added to the next ones."""
+        for unit in self._plan.units:
+            with self.changing(branch, unit):
+                branch.history(unit).tokens = None
+
     def _plan_anew(self, branch: Branch, unit: Unit, step: int) -> None:
         if self._plan.masks:
             branch.schedules[unit.name] = self._plan.schedule(unit, step)

@@ -133,6 +133,7 @@ class SamplingRun:
             self.stats.fall_back(NON_FINITE)
             self._compute_all, self._forecasts = True, 0
             self._seen.clear()
+            self.memory.forget_tokens(self._branch)
             return True
         self.stats.fall_back(NON_FINITE_OUTPUT)
         for unit in self.plan.units:

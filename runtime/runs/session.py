@@ -1,6 +1,7 @@
 """A policy in use: from one sampling run to the next."""
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -45,7 +46,8 @@ class Session:
     def use(self, profile: str) -> None:
         """Follow another profile of the policy from the next run on. Call it between requests.
 
-        Raises `PolicyError` where the policy has no such profile, or it does not fit; the present one then stays.
+        Raises `PolicyError` where the policy has no such profile, or it does not fit, or a request is in progress; the
+        present one then stays.
         """
         if self._switch is None:
             raise PolicyError("this session has one plan only; make it with `apply` or `enable`")
@@ -73,7 +75,7 @@ class Session:
         if self._tick is None or tick.run != self._tick.run:
             self._start_run(tick)
         self._check_guidance(tick)
-        self._tick = tick
+        self._tick = replace(tick, latents=None)
         if self._run is None:
             return
         if tick.step is None:
@@ -95,6 +97,11 @@ class Session:
         """Whether all blocks are going to be forecast as one unit in this call, see `SamplingRun.foresees`."""
         run = self._current
         return run is not None and run.foresees(units)
+
+    def holds(self, before: Feature, after: Feature) -> None:
+        """Somebody holds `after` where `before` was held, for this run: count it."""
+        if self._run is not None:
+            self._run.memory.count(before, after)
 
     def observe(self, result: UnitResult) -> None:
         """Remember a computed unit."""

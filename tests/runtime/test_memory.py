@@ -14,11 +14,13 @@ from cachesmith.policies import (
     Calibrated,
     Clusters,
     Distance,
+    Fixed,
     Interval,
     Modules,
     Observed,
     PolicyError,
     Relational,
+    Reuse,
     Segments,
     Stack,
     Taylor,
@@ -129,3 +131,24 @@ def test_requests_that_a_gate_decides_differently_leave_nothing_behind(dit: Pipe
             sample_dit(dit, seed=seed, steps=24, labels=(seed, seed + 1))
     assert session.stats.forecast["stack"] > 2
     assert session.plan is not None and cache_bytes(session.plan, DIT, 4) == session.stats.cache_bytes
+
+
+@pytest.mark.parametrize("mask", ["CHFHCFHFFF", "CFFFCFFFFF", "CCCCCCCCCC", "CHCFFFCHFF"])
+@pytest.mark.parametrize("row", [Taylor(order=1), Reuse()])
+def test_what_later_calls_follow_is_counted(flux: Pipeline, mask: str, row: Any) -> None:
+    chosen = policy(Stack(follower="later"), Fixed(mask=mask), row)
+    with apply(flux, chosen) as session:
+        sample_flux(flux, true_cfg_scale=2.0)
+    assert session.plan is not None and cache_bytes(session.plan, FLUX, 4) == session.stats.cache_bytes
+
+
+def test_latents_are_not_held_from_request_to_request(flux: Pipeline) -> None:
+    held: list[Any] = []
+    handle = flux.transformer.register_forward_pre_hook(
+        lambda module, args, kwargs: held.append(weakref.ref(kwargs["hidden_states"])), with_kwargs=True
+    )
+    with apply(flux, policy(Stack(follower="later"), Fixed(mask="CHFHCFHFFF"))):
+        sample_flux(flux, true_cfg_scale=2.0)
+        gc.collect()
+        assert len(held) == 20 and not [each for each in held if each() is not None]
+    handle.remove()

@@ -194,6 +194,24 @@ def test_tokens_that_are_not_finite_are_not_remembered(dit: Pipeline) -> None:
     assert session.stats.fallbacks[NON_FINITE] > 0
 
 
+@pytest.mark.filterwarnings("ignore:cachesmith computed")
+def test_tokens_that_are_not_finite_once_cost_one_step(dit: Pipeline) -> None:
+    """What they were off by is forgotten, instead of spoiling every forecast up to the next computed step."""
+    spoilt: list[int] = []
+
+    def spoil(_: nn.Module, args: Any, output: Tensor) -> Tensor:
+        if output.shape[1] == 16 or spoilt:
+            return output
+        spoilt.append(1)
+        return output * torch.nan
+
+    with apply(dit, tokenwise(Scored(ratio=0.25))) as session:
+        handle = dit.transformer.transformer_blocks[0].ff.net[2].register_forward_hook(spoil)
+        sample_dit(dit)
+        handle.remove()
+    assert session.stats.fallbacks == {NON_FINITE: 1}
+
+
 def test_what_is_not_tokenwise_is_refused(dit: Pipeline) -> None:
     whole = Forecaster(refresh=Scored())
     with pytest.raises(PolicyError, match="use the units `module`"):

@@ -77,3 +77,12 @@ def test_a_compiled_transformer_is_refused(dit: Pipeline) -> None:
     dit.transformer = torch.compile(dit.transformer, backend="eager")
     with pytest.raises(PolicyError, match="compile its blocks instead"), apply(dit, preset("fora")):
         pass
+
+
+def test_a_block_that_is_compiled_under_a_gate_that_looks_into_it(dit: Pipeline) -> None:
+    """Refused at the next request, as it would be from the start."""
+    with apply(dit, preset("teacache")):
+        sample_dit(dit)
+        dit.transformer.transformer_blocks[0].compile(backend="eager")
+        with pytest.raises(PolicyError, match="modulated input"):
+            sample_dit(dit)

@@ -14,7 +14,7 @@ import torch
 from tests.tiny import Pipeline, policy, sample_dit, sample_flux, tiny_dit, tiny_flux
 
 import cachesmith
-from cachesmith.policies import Interval, PolicyError, Reuse, Stack
+from cachesmith.policies import Interval, PolicyError, Reuse, Stack, preset
 from cachesmith.runtime import apply
 from cachesmith.runtime.hooks import clock
 
@@ -233,6 +233,48 @@ def test_a_replaced_transformer_is_refused(dit: Pipeline) -> None:
     with pytest.raises(PolicyError, match="transformer was replaced"), apply(dit, REUSE):
         dit.transformer = tiny_dit(1).transformer
         sample_dit(dit)
+
+
+def test_a_pipeline_of_which_everything_was_replaced_is_refused_until_it_is_disabled(dit: Pipeline) -> None:
+    """Nothing that it calls is ours any more, but for itself."""
+    other = tiny_dit(1)
+    other.vae = dit.vae
+    expected = sample_dit(other)
+    cachesmith.enable(dit, REUSE)
+    dit.transformer, dit.scheduler = other.transformer, other.scheduler
+    with pytest.raises(PolicyError, match="transformer was replaced"):
+        sample_dit(dit)
+    cachesmith.disable(dit)
+    assert "progress_bar" not in vars(dit) and np.array_equal(sample_dit(dit), expected)
+
+
+def test_a_worker_of_an_enabled_pipeline_is_heard_by_nobody(dit: Pipeline) -> None:
+    cachesmith.enable(dit, REUSE)
+    worker = cachesmith.replicate(dit)
+    assert not {"progress_bar", "step"} & {*vars(worker), *vars(worker.scheduler)}
+    dit.transformer = tiny_dit(1).transformer
+    sample_dit(worker)
+    cachesmith.disable(dit)
+
+
+def test_another_thread_while_the_modulated_input_is_looked_at(flux: Pipeline) -> None:
+    """TeaCache's signal leaves the first block in its middle; others that call that block at this moment do not."""
+    other, found = copy.copy(flux), list[Any]()
+    other.scheduler = type(flux.scheduler).from_config(flux.scheduler.config)
+    expected = sample_flux(other)
+    norm = flux.transformer.transformer_blocks[0].norm1
+
+    def elsewhere(*_: Any) -> None:
+        if threading.current_thread() is threading.main_thread() and not found:
+            found.append(None)
+            at_once({"other": lambda: found.append(sample_flux(other))}, {})
+
+    with warnings.catch_warnings(), apply(flux, preset("teacache")):
+        warnings.simplefilter("ignore")
+        handle = norm.register_forward_hook(elsewhere)
+        sample_flux(flux)
+        handle.remove()
+    assert np.array_equal(found[1], expected)
 
 
 def test_a_session_does_not_grow(dit: Pipeline, monkeypatch: pytest.MonkeyPatch) -> None:

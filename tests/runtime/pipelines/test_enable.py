@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tests.tiny import Pipeline, sample_dit, tiny_dit
+from tests.tiny import Pipeline, sample_dit, sample_flux, tiny_dit
 
 import cachesmith
 from cachesmith.policies import Document, Interval, Modules, Policy, PolicyError, Profile, Stack
@@ -75,6 +75,20 @@ def test_an_unknown_profile_leaves_the_present_one(dit: Pipeline) -> None:
         assert np.array_equal(sample_dit(dit), expected)
 
 
+def test_another_profile_in_the_middle_of_a_request_is_refused(flux: Pipeline) -> None:
+    def change(pipe: Pipeline, step: int, timestep: Any, kwargs: Any) -> Any:
+        if step == 4:
+            with pytest.raises(PolicyError, match="a request is in progress"):
+                session.use("fast")
+        return kwargs
+
+    with apply(flux, two_profiles()) as session:
+        expected = sample_flux(flux)
+        assert np.array_equal(sample_flux(flux, callback_on_step_end=change), expected)
+        session.use("fast")
+        assert not np.array_equal(sample_flux(flux), expected)
+
+
 def test_an_enabled_pipeline_that_is_dropped_is_freed() -> None:
     pipe = tiny_dit()
     transformer = weakref.ref(pipe.transformer)
@@ -88,6 +102,9 @@ def test_an_enabled_pipeline_that_is_dropped_is_freed() -> None:
 def test_a_copy_of_an_enabled_pipeline_is_not_enabled(dit: Pipeline) -> None:
     plain = sample_dit(dit)
     cachesmith.enable(dit, two_profiles())
+    cached, shallow = sample_dit(dit), copy.copy(dit)
+    cachesmith.disable(shallow)
+    assert np.array_equal(sample_dit(dit), cached) and not np.array_equal(cached, plain)
     for copied in (copy.deepcopy(dit), cachesmith.replicate(dit)):
         assert np.array_equal(sample_dit(copied), plain)
         cachesmith.disable(copied)

@@ -1,0 +1,1 @@
+"""Randomised use of sessions: every picture is compared, to the bit, with the one of a fresh pipeline."""
