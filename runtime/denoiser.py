@@ -134,6 +134,8 @@ class Denoiser:
         if self._layers is None or _modules(units) == _modules(self.units):
             return
         if len(network_units(units)) < len(units):
+            if _members(units) == _members(self.units):
+                return
             raise PolicyError(
                 "blocks were replaced under a policy in which one half of guidance follows the other; leave the "
                 "context and apply again"
@@ -159,13 +161,14 @@ class Counted(Denoiser):
         return None
 
 
+def _members(units: tuple[Unit, ...]) -> list[tuple[int, ...]]:
+    return [tuple(map(id, unit.members)) for unit in network_units(units)]
+
+
 def _modules(units: tuple[Unit, ...]) -> list[tuple[int, ...]]:
-    """The modules that take part. Compiling a block takes what lies inside it out of reach."""
-    found = []
-    for unit in network_units(units):
-        entry = unit.entry[:1] if isinstance(unit, BlockRun) and unit.entry is not None else ()
-        found.append(tuple(map(id, (*unit.members, *entry))))
-    return found
+    """The modules that take part, and those looked at: compiling a block takes what lies inside it out of reach."""
+    entries = [unit.entry for unit in network_units(units) if isinstance(unit, BlockRun)]
+    return [*_members(units), *((id(entry[0]),) for entry in entries if entry is not None)]
 
 
 def denoisers_of(

@@ -7,7 +7,7 @@ import pytest
 import torch
 from tests.tiny import Pipeline, policy, sample_dit, sample_flux, tiny_dit, tiny_flux
 
-from cachesmith.policies import PolicyError, Segments, Stack, preset
+from cachesmith.policies import Interval, Lagrange, PolicyError, Segments, Stack, preset
 from cachesmith.runtime import apply
 
 
@@ -86,3 +86,11 @@ def test_a_block_that_is_compiled_under_a_gate_that_looks_into_it(dit: Pipeline)
         dit.transformer.transformer_blocks[0].compile(backend="eager")
         with pytest.raises(PolicyError, match="modulated input"):
             sample_dit(dit)
+
+
+def test_blocks_that_are_compiled_where_one_half_of_guidance_follows(flux: Pipeline) -> None:
+    chosen = policy(Stack(follower="later"), Interval(interval=3), Lagrange(order=1))
+    with apply(flux, chosen):
+        expected = sample_flux(flux, true_cfg_scale=2.0)
+        one_by_one(flux)
+        assert np.array_equal(sample_flux(flux, true_cfg_scale=2.0), expected)
