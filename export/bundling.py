@@ -44,12 +44,12 @@ def export_bundle(
 
     Samples `config.requests` once, unless every graph is there already. What is finished is kept: after an export that
     ended early, however it did, the same one goes on. An older bundle in `out` stays valid until the new one is whole.
-    Raises `EngineError`, also when another export writes to `out` or the disk is full.
+    Raises `EngineError`, also when `policy` is for several denoisers, another export writes there, or the disk is full.
     """
     require_onnx()
     onnxruntime_module()
     config = config or ExportConfig()
-    job, parts, folder = make_job(pipe, policy, config), parts_of(pipe, policy, config), Path(out)
+    parts, job, folder = parts_of(pipe, policy, config), make_job(pipe, policy, config), Path(out)
     with workshop(folder) as work:
         keys = {part.name: part_key(job, part) for part in parts}
         older = finished(folder, keys.values())

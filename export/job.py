@@ -1,5 +1,6 @@
 """One export: what is exported, and the keys by which its results are known again."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,8 +12,9 @@ from cachesmith.export.config import ExportConfig, Report
 from cachesmith.export.digest import digest, versions, weights_digest
 from cachesmith.export.parts import Part, part_unit, plan_parts
 from cachesmith.export.record import PartCall, check_alike, record
-from cachesmith.policies import EngineError, ModelKey, Policy
+from cachesmith.policies import MAIN, EngineError, ModelKey, Policy, denoiser_policy
 from cachesmith.policies.bundle.manifest import Build, Manifest, SegmentEntry
+from cachesmith.runtime.models.denoisers import denoisers
 from cachesmith.runtime.models.fingerprint import model_key
 
 
@@ -51,8 +53,19 @@ def make_job(pipe: Any, policy: Policy, config: ExportConfig) -> Job:
     return Job(pipe, policy, config, model, build, dtype)
 
 
+def check_denoisers(policy: Policy, named: Iterable[str]) -> None:
+    """Raise `EngineError` where `policy` is for several of a pipeline's denoisers: a bundle computes one of them."""
+    cached = [name for name in named if denoiser_policy(policy, name) is not None]
+    if len(cached) > 1:
+        raise EngineError(
+            f"policy {policy.document.name!r} is for {' and '.join(cached)}, and a bundle holds engines of {MAIN} "
+            "only; run it in torch, without a bundle"
+        )
+
+
 def parts_of(pipe: Any, policy: Policy, config: ExportConfig) -> tuple[Part, ...]:
     """Return the parts that an export makes, without making them."""
+    check_denoisers(policy, denoisers(pipe))
     return plan_parts(
         policy,
         pipe.transformer,

@@ -11,11 +11,11 @@ STEPS = 12
 """The boundary of 0.8 is after the sixth of them."""
 
 
-def expert() -> Any:
+def expert(attention_head_dim: int = 12) -> Any:
     return diffusers.WanTransformer3DModel(
         patch_size=(1, 2, 2),
         num_attention_heads=2,
-        attention_head_dim=12,
+        attention_head_dim=attention_head_dim,
         in_channels=16,
         out_channels=16,
         text_dim=32,

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tests.experts import STEPS, tiny_wan
+from tests.experts import STEPS, expert, tiny_wan
 
 from cachesmith.calibrate import CalibrationConfig, calibrate
 from cachesmith.calibrate.closed_loop.axes import RAW
@@ -91,6 +91,23 @@ def test_one_expert_for_all_steps(tmp_path: Path) -> None:
 def test_the_space_rfc_is_for_one_denoiser(tmp_path: Path) -> None:
     with pytest.raises(PolicyError, match="is for one denoiser"):
         calibrate(tiny_wan(), prompts(12), settings(tmp_path, space="rfc"))
+
+
+def test_denoisers_that_do_not_take_turns_are_refused(tmp_path: Path) -> None:
+    """The second one asks the first."""
+    pipe = tiny_wan()
+    pipe.transformer_2.register_forward_pre_hook(
+        lambda _, args, kwargs: pipe.transformer(*args, **kwargs) and None, with_kwargs=True
+    )
+    with pytest.raises(PolicyError, match="transformer and transformer_2 of WanPipeline do not take turns"):
+        calibrate(pipe, prompts(12), settings(tmp_path))
+
+
+def test_denoisers_of_other_channels_are_refused(tmp_path: Path) -> None:
+    pipe = tiny_wan()
+    pipe.register_modules(transformer_2=expert(attention_head_dim=16))
+    with pytest.raises(PolicyError, match="blocks of transformer and transformer_2 differ in their channels"):
+        calibrate(pipe, prompts(12), settings(tmp_path))
 
 
 def test_published_methods_are_for_one_denoiser() -> None:

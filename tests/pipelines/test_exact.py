@@ -1,0 +1,135 @@
+"""Unusual calls: exact where everything is computed, and every call of a block is counted where it is not."""
+
+from contextlib import nullcontext
+from typing import Any, NamedTuple
+
+import pytest
+import torch
+
+from cachesmith.policies import Interval, Policy, Stack, preset
+from cachesmith.runtime import apply
+from cachesmith.runtime.models.denoisers import denoisers
+from cachesmith.runtime.models.units import block_lists
+from cachesmith.runtime.stats import Stats
+from cachesmith.sampling.render import Renderer
+from cachesmith.sampling.requests import requests
+from tests.pipelines import PIPELINES
+from tests.tiny import Pipeline, policy
+
+USUAL = (
+    "FluxControlNetPipeline",
+    "QwenImageEditPlusPipeline",
+    "StableDiffusion3ControlNetPipeline",
+    "WanImageToVideoPipeline (2.2)",
+    "WanImageToVideoPipeline (first and last frame)",
+    "WanVACEPipeline",
+)
+"""ControlNet, pictures as input, two experts, first frame and last frame, blocks beside the blocks."""
+
+
+class Sampled(NamedTuple):
+    """Latents of one request, the calls of the blocks' attentions, and what a session told."""
+
+    latents: torch.Tensor
+    calls: int
+    stats: Stats
+
+
+def sample(pipe: Pipeline, steps: int, request: dict[str, Any], chosen: Policy | None) -> Sampled:
+    calls, handles = [0], []
+    for part in denoisers(pipe).values():
+        for _, block in block_lists(part):
+            inner = next(module for module in block.children() if [*module.parameters()])
+            handles.append(inner.register_forward_pre_hook(lambda *_: calls.__setitem__(0, calls[0] + 1)))
+    try:
+        with nullcontext() if chosen is None else apply(pipe, chosen) as session:
+            latents = Renderer(pipe, steps, 1)(requests([request], 1, 3)).latents
+    finally:
+        for handle in handles:
+            handle.remove()
+    return Sampled(latents, calls[0], Stats() if session is None else session.stats)
+
+
+def check(pipe: Pipeline, steps: int, request: dict[str, Any]) -> tuple[Sampled, Sampled, Sampled]:
+    """Without a policy; under one that computes all, to the bit; and under one that forecasts two steps of three."""
+    plain = sample(pipe, steps, request, None)
+    whole = sample(pipe, steps, request, preset("uncached"))
+    assert torch.equal(whole.latents, plain.latents) and whole.calls == plain.calls > 0
+    assert not whole.stats.fallbacks
+    cached = sample(pipe, steps, request, policy(Stack(), Interval(interval=3)))
+    assert cached.latents.isfinite().all() and not torch.equal(cached.latents, plain.latents)
+    return plain, whole, cached
+
+
+def asked(name: str, **more: Any) -> tuple[Pipeline, int, dict[str, Any]]:
+    tiny = PIPELINES[name]
+    return tiny.pipe(), tiny.steps, tiny.request(0) | more
+
+
+def counted(plain: Sampled, whole: Sampled, cached: Sampled) -> bool:
+    """Whether NFC falls as the calls of blocks do."""
+    return cached.stats.nfc == pytest.approx(whole.stats.nfc * cached.calls / plain.calls)
+
+
+@pytest.mark.filterwarnings("ignore:`FluxPosEmbed` is deprecated")
+@pytest.mark.parametrize("name", USUAL)
+def test_exact_and_counted(name: str) -> None:
+    pipe, steps, request = asked(name)
+    plain, whole, cached = check(pipe, steps, request)
+    assert whole.stats.nfc == steps and cached.stats.nfc == 3 and not cached.stats.fallbacks
+    assert counted(plain, whole, cached)
+
+
+def test_an_ip_adapter() -> None:
+    pipe, steps, request = asked(
+        "FluxPipeline",
+        ip_adapter_image_embeds=[torch.randn(1, 1, 8, generator=torch.Generator().manual_seed(3))],
+        negative_ip_adapter_image_embeds=[torch.zeros(1, 1, 8)],
+    )
+    without = sample(pipe, steps, PIPELINES["FluxPipeline"].request(0), None)
+    see(pipe.transformer)
+    plain, whole, cached = check(pipe, steps, request)
+    assert not torch.equal(plain.latents, without.latents)
+    assert cached.stats.nfc == 3 and not cached.stats.fallbacks and counted(plain, whole, cached)
+
+
+def see(transformer: Any) -> None:
+    """Give a Flux transformer of width 32 an IP-Adapter for embeddings of width 8, as 4 tokens."""
+    generator = torch.Generator().manual_seed(1)
+    image_proj = {
+        "proj.weight": torch.randn(4 * 32, 8, generator=generator),
+        "proj.bias": torch.zeros(4 * 32),
+        "norm.weight": torch.ones(32),
+        "norm.bias": torch.zeros(32),
+    }
+    keys = [f"{i}.to_{part}_ip" for i in range(len(transformer.transformer_blocks)) for part in "kv"]
+    ip_adapter = {f"{key}.weight": torch.randn(32, 32, generator=generator) for key in keys}
+    ip_adapter |= {f"{key}.bias": torch.zeros(32) for key in keys}
+    state = {"image_proj": image_proj, "ip_adapter": ip_adapter}
+    transformer._load_ip_adapter_weights([state], low_cpu_mem_usage=False)
+
+
+def test_guidance_that_is_off_for_the_second_half() -> None:
+    """The branches of the run are counted as called: 8 calls of one and 4 of the other."""
+    plain, whole, cached = check(*asked("Lumina2Pipeline", cfg_trunc_ratio=0.5))
+    assert whole.stats.nfc == (8 + 4) / 2 and cached.stats.nfc == (3 + 2) / 2
+    assert counted(plain, whole, cached) and not cached.stats.fallbacks
+
+
+def test_the_second_expert_is_guided_by_a_scale_of_its_own() -> None:
+    """Also by 1: the pipeline calls it for both branches nevertheless."""
+    plain, whole, cached = check(*asked("WanPipeline (2.2)", guidance_scale_2=1.0))
+    assert whole.stats.nfc == 8 and cached.stats.nfc == 3 and counted(plain, whole, cached)
+
+
+@pytest.mark.filterwarnings("ignore:cachesmith computed")
+@pytest.mark.parametrize("left_out", [0, 1, 2])
+def test_a_further_branch_that_leaves_a_block_out(left_out: int) -> None:
+    """Skip-layer guidance of SD3 at four of eight steps. Without its first or last block the branch is computed;
+    without its first, it is not in the NFC."""
+    pipe, steps, request = asked(
+        "StableDiffusion3Pipeline", skip_guidance_layers=[left_out], skip_layer_guidance_stop=0.6
+    )
+    plain, _, cached = check(pipe, steps, request)
+    assert plain.calls == 8 * 3 + 4 * 2
+    assert cached.calls == 3 * 3 + 2 * (2 if left_out == 1 else 4)
