@@ -13,7 +13,8 @@ from cachesmith.export.axes import at_one_size, axes_of
 from cachesmith.export.parts import Part, part_streams, part_unit
 from cachesmith.policies import EngineError
 from cachesmith.runtime import Feature
-from cachesmith.runtime.discovery.trace import parameters, patch_call
+from cachesmith.runtime.discovery.trace import patch_call
+from cachesmith.runtime.hooks.arguments import argument_names
 from cachesmith.runtime.hooks.patch import heard
 from cachesmith.runtime.models.engine_segment import (
     Arguments,
@@ -161,7 +162,7 @@ def _watched(members: tuple[nn.Module, ...], tape: Tape, steps: list[int]) -> It
 def _taped(
     member: nn.Module, place: int, last: bool, tape: Tape, steps: list[int], original: Callable[..., Any]
 ) -> Callable[..., Any]:
-    names = parameters(member)
+    names = argument_names(member)
     own = {stream: stream if stream in names else names[0] for stream in tape.streams}
 
     @wraps(original)

@@ -11,7 +11,8 @@ from torch import nn
 from cachesmith.policies import PolicyError
 from cachesmith.runtime.discovery.chain import Chain, Run, chains_of, runs_of
 from cachesmith.runtime.discovery.prove import Replay, idle_runs, live_outputs, written
-from cachesmith.runtime.discovery.trace import CallTrace, parameters
+from cachesmith.runtime.discovery.trace import CallTrace
+from cachesmith.runtime.hooks.arguments import argument_names
 from cachesmith.runtime.models.adapter import Adapter, BlockList, IdleList, is_compiled
 from cachesmith.runtime.models.adapters import remember
 
@@ -98,7 +99,7 @@ def _prove(
 def _adapter(
     transformer: nn.Module, chain: Chain, live: tuple[str, ...], idle: list[tuple[Run, int]]
 ) -> Adapter:
-    names = parameters(transformer)
+    names = argument_names(transformer)
     timestep = next((n for n in TIMESTEPS if n in names), None)
     timestep = timestep or next((n for n in names if "time" in n), TIMESTEPS[0])
     last = chain.runs[-1]

@@ -14,8 +14,8 @@ from cachesmith.policies import PolicyError
 from cachesmith.runtime.discovery.chain import Chain
 from cachesmith.runtime.discovery.discover import DiscoveryError, discover
 from cachesmith.runtime.discovery.prove import returned
-from cachesmith.runtime.discovery.trace import BlockCall, on_this_thread, parameters
-from cachesmith.runtime.hooks.arguments import fresh
+from cachesmith.runtime.discovery.trace import BlockCall, on_this_thread
+from cachesmith.runtime.hooks.arguments import argument_names, fresh
 from cachesmith.runtime.hooks.member_layers import layer_on_call
 from cachesmith.runtime.hooks.patch import Layer
 from cachesmith.runtime.models.adapters import remember
@@ -120,7 +120,7 @@ def _recorded_blocks(chain: Chain) -> Iterator[None]:
 
 
 def _recorded(call: BlockCall, streams: tuple[str, ...], chain: Chain) -> Callable[..., Any]:
-    names = parameters(call.place.module)
+    names = argument_names(call.place.module)
     own = tuple(name if name in names else names[0] for name in streams)
     last = chain.calls[-1]
 

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from cachesmith.runtime.discovery.chain import Chain, Run
-from cachesmith.runtime.discovery.trace import BlockCall, Spec, parameters, patch_call, version
+from cachesmith.runtime.discovery.trace import BlockCall, Spec, patch_call, version
+from cachesmith.runtime.hooks.arguments import argument_names
 from cachesmith.runtime.models.adapter import JOINED
 
 Outputs = tuple[Any, ...]
@@ -42,7 +43,7 @@ class Replay:
     @contextmanager
     def _replaced(self, call: BlockCall, run: Run, outputs: Outputs | None) -> Iterator[None]:
         """Have a block return `outputs`, or by default pass its streams on."""
-        names = parameters(call.place.module)
+        names = argument_names(call.place.module)
         own = tuple(n if n in names else names[0] for n in run.streams)
 
         def wrap(original: Callable[..., Any]) -> Callable[..., Any]:

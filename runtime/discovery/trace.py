@@ -4,7 +4,6 @@ Tensors are told apart by identity, so that nothing is copied. Held are the stre
 out of its latest: what the call itself holds or has just let go of.
 """
 
-import inspect
 import threading
 import weakref
 from collections.abc import Callable, Iterator
@@ -17,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from cachesmith.runtime.discovery.state import State
+from cachesmith.runtime.hooks.arguments import argument_names
 from cachesmith.runtime.hooks.patch import patched
 
 _Shape = tuple[int, ...]
@@ -92,7 +92,7 @@ class CallTrace:
             self.result = call()
 
     def _watch(self, place: Place) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-        names = parameters(place.module)
+        names = argument_names(place.module)
 
         def wrap(original: Callable[..., Any]) -> Callable[..., Any]:
             @wraps(original)
@@ -170,11 +170,6 @@ def places(transformer: nn.Module) -> Iterator[Place]:
 def _heavy(block: nn.Module) -> bool:
     matrices = (m for m in block.modules() if any(p.ndim > 1 for p in m.parameters(recurse=False)))
     return sum(1 for _ in matrices) > 1
-
-
-def parameters(module: nn.Module) -> list[str]:
-    """Names of the arguments of a module's forward."""
-    return list(inspect.signature(getattr(module, "_orig_mod", module).forward).parameters)
 
 
 def patch_call(module: nn.Module, wrap: Callable[..., Any]) -> Any:

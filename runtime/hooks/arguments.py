@@ -3,6 +3,7 @@
 import inspect
 from collections.abc import Callable
 from functools import lru_cache
+from itertools import chain, repeat
 from typing import Any
 
 from torch import nn
@@ -12,7 +13,7 @@ from cachesmith.runtime.features import Feature
 
 def namer(module: nn.Module, names: tuple[str, ...]) -> Callable[..., dict[str, Any]]:
     """Return a function that gives a call's arguments their names; the first has the unknown one of `names`."""
-    parameters = _parameters(module)
+    parameters = argument_names(module)
     first = next((n for n in names if n not in parameters), parameters[0])
 
     def name(args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
@@ -22,15 +23,16 @@ def namer(module: nn.Module, names: tuple[str, ...]) -> Callable[..., dict[str, 
     return name
 
 
-def _parameters(module: nn.Module) -> tuple[str, ...]:
+def argument_names(module: nn.Module) -> tuple[str, ...]:
+    """Names of the arguments of a module's forward, whoever wrapped it."""
     plain: Any = getattr(module, "_orig_mod", module)
-    function = getattr(plain.forward, "__func__", None)
-    if function is not None:
-        return _named(function)[1:]
-    parameters = inspect.signature(plain.forward).parameters
-    if any(p.kind is p.VAR_POSITIONAL for p in [*parameters.values()][:1]):
+    own, forward = type(plain).forward, plain.forward
+    if getattr(forward, "__func__", None) is own:
+        return _named(own)[1:]
+    parameters = inspect.signature(forward).parameters
+    if any(p.kind in (p.VAR_POSITIONAL, p.VAR_KEYWORD) for p in parameters.values()):
         # somebody's wrapper that takes anything
-        return _named(type(plain).forward)[1:]
+        return _named(own)[1:]
     return tuple(parameters)
 
 
@@ -41,7 +43,7 @@ def _named(function: Callable[..., Any]) -> tuple[str, ...]:
 
 def reader(module: nn.Module, names: tuple[str, ...]) -> Callable[..., tuple[Any, ...]]:
     """Return a function that picks the arguments `names` out of a call; an unknown name means the first one."""
-    return _reader(_parameters(module), names)
+    return _reader(argument_names(module), names)
 
 
 @lru_cache(maxsize=1024)
@@ -62,13 +64,14 @@ ArgumentList = tuple[tuple[Any, ...], dict[str, Any]]
 
 def mapper(module: nn.Module) -> Callable[[tuple[Any, ...], dict[str, Any], Change], ArgumentList]:
     """Return a function that changes every argument of a call."""
-    return _mapper(_parameters(module))
+    return _mapper(argument_names(module))
 
 
 @lru_cache(maxsize=1024)
 def _mapper(parameters: tuple[str, ...]) -> Callable[[tuple[Any, ...], dict[str, Any], Change], ArgumentList]:
     def changed(args: tuple[Any, ...], kwargs: dict[str, Any], change: Change) -> ArgumentList:
-        placed = tuple(change(n, value) for n, value in zip(parameters, args, strict=False))
+        places = chain(parameters, repeat("args"))
+        placed = tuple(change(n, value) for n, value in zip(places, args, strict=False))
         return placed, {n: change(n, value) for n, value in kwargs.items()}
 
     return changed
@@ -76,7 +79,7 @@ def _mapper(parameters: tuple[str, ...]) -> Callable[[tuple[Any, ...], dict[str,
 
 def writer(module: nn.Module, names: tuple[str, ...]) -> Callable[..., ArgumentList]:
     """Return a function that puts other values in the place of what `reader` reads."""
-    return _writer(_parameters(module), names)
+    return _writer(argument_names(module), names)
 
 
 @lru_cache(maxsize=1024)

@@ -58,6 +58,19 @@ def attach(
         yield layers
 
 
+_CHANGING = ("layerwise_casting", "group_offloading")
+"""How the modules of diffusers end in which hooks that change weights for the length of a call are defined."""
+
+
+def _changes_itself(transformer: nn.Module) -> bool:
+    """Whether a call casts or moves weights that another call at the same time would use."""
+    for own in map(vars, transformer.modules()):
+        hooks = getattr(own.get("_diffusers_hook"), "hooks", {}).values()
+        if "_hf_hook" in own or any(type(hook).__module__.endswith(_CHANGING) for hook in hooks):
+            return True
+    return False
+
+
 def _batch(latents: Any) -> Tensor | None:
     """The latents [B, ...] that a transformer is given; some are given a list with one tensor a sample."""
     if isinstance(latents, list | tuple) and latents and all(isinstance(each, Tensor) for each in latents):
@@ -104,7 +117,7 @@ def _watch_calls(transformer: Any, call: TransformerCall, layers: MemberLayers) 
     given: Any = None  # what the call in hand was given: some models empty the lists that they are given
 
     def before(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        if not call.enter(transformer, wait=not call.clock.stranger()):
+        if not call.enter(transformer, lambda: not call.clock.stranger() or _changes_itself(transformer)):
             warnings.warn(f"cachesmith left a call alone: {ANOTHER_THREAD}", RuntimeWarning, stacklevel=2)
             return
         nonlocal given

@@ -4,6 +4,7 @@ Other tools wrap the same attributes (offloading, casting, caches) and may come 
 put back to what it was on entry: our own layer is taken out of wherever it is by then.
 """
 
+import inspect
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import wraps
@@ -39,6 +40,8 @@ class Layer:
             return (wrapper if self.alive else below)(*args, **kwargs)
 
         method.__name__ = name  # what a pickled method is looked up by
+        if function is plain:  # somebody's function, which takes no `self`
+            vars(method)["__signature__"] = _with_self(inspect.signature(plain))
         self.method = MethodType(method, target)
         setattr(method, _MARK, self)
         vars(target)[name] = self.method
@@ -73,6 +76,11 @@ class Layer:
         if isinstance(self._below, MethodType) and self._below.__self__ is self.target:
             return self._below.__func__(this, *args, **kwargs)
         return self._below(*args, **kwargs)
+
+
+def _with_self(signature: inspect.Signature) -> inspect.Signature:
+    this = inspect.Parameter("this", inspect.Parameter.POSITIONAL_ONLY)
+    return signature.replace(parameters=[this, *signature.parameters.values()])
 
 
 @contextmanager

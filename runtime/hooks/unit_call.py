@@ -59,11 +59,11 @@ class TransformerCall:
         """Whether a transformer call is in progress on this thread."""
         return self._thread == threading.get_ident()
 
-    def enter(self, transformer: nn.Module, wait: bool) -> bool:
+    def enter(self, transformer: nn.Module, waits: Callable[[], bool]) -> bool:
         """A transformer call begins on this thread; while another thread's is in progress, wait or return False."""
         with self._free:
             while self._thread is not None and not self.open and _calls(self._thread, transformer):
-                if not wait:
+                if not waits():
                     return False
                 self._free.wait(PATIENCE)
             self._thread = threading.get_ident()

@@ -1,6 +1,7 @@
 """Layers come off wherever they are by then, in any order; copies of what has some are without."""
 
 import copy
+import inspect
 import pickle
 from collections.abc import Callable
 from typing import Any
@@ -45,6 +46,15 @@ def test_a_layer_under_somebody_elses_wrapper_lets_calls_through() -> None:
     owner.call = lambda x: below(x) * 1000
     layer.remove()
     assert owner.call(5) == 10_000
+
+
+def test_a_layer_over_somebody_elses_function_keeps_its_signature() -> None:
+    """Pipelines and we ourselves ask for it; the function takes no `self` that would have to be left out."""
+    owner: Any = Doubler()
+    owner.call = lambda x, y=0: x + y
+    layer = Layer(owner, "call", plus(1))
+    assert [*inspect.signature(owner.call).parameters] == ["x", "y"] and owner.call(5) == 6
+    layer.remove()
 
 
 def test_a_layer_that_somebody_took_off_stays_off() -> None:

@@ -81,6 +81,14 @@ def test_an_unknown_network() -> None:
     assert all("forward" not in vars(module) for module in network.modules())
 
 
+def test_blocks_that_another_tool_wrapped_are_found_alike() -> None:
+    network = Network()
+    expected = found(network).adapter
+    for layer in network.layers:
+        layer.forward = lambda *args, plain=layer.forward, **kwargs: plain(*args, **kwargs)
+    assert found(network).adapter == expected
+
+
 def test_the_file_of_rows_is_what_this_diffusers_has() -> None:
     """A new release shows as a difference: `cachesmith adapters --check --write` brings the file up to date."""
     found = {f.name: f.adapter for f in survey(ZOO, VARIANTS) if f.adapter is not None}

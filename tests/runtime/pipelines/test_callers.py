@@ -169,6 +169,46 @@ def test_threads_on_one_transformer(dit: Pipeline) -> None:
     assert np.array_equal(pictures["theirs"], plain) and np.array_equal(pictures["ours"], cached)
 
 
+@pytest.mark.filterwarnings("ignore:cachesmith")
+@pytest.mark.parametrize("change", ["casting", "offloading", "accelerate"])
+def test_threads_on_weights_that_are_changed_for_a_call_take_turns(dit: Pipeline, change: str) -> None:
+    """A call of another thread would find weights in 8 bits, or on another device, in the middle of its own."""
+    if change == "casting":
+        dit.transformer.enable_layerwise_casting(torch.float8_e4m3fn, torch.float32)
+    elif change == "offloading":
+        cpu = torch.device("cpu")
+        diffusers.hooks.apply_group_offloading(dit.transformer, cpu, cpu, "leaf_level")
+    else:
+        from accelerate.hooks import AlignDevicesHook, add_hook_to_module  # type: ignore[import-untyped]
+
+        add_hook_to_module(dit.transformer.proj_out_2, AlignDevicesHook(execution_device="cpu"))
+    other, pictures, inside = own(dit), dict[str, Any](), list[bool]()
+    plain = sample_dit(other, 3, 8)
+
+    def elsewhere(*_: Any) -> None:
+        """In the middle of our first call another thread begins one, and is not let in before ours is over."""
+        if not threads:
+            entered = threading.Event()
+
+            def seen(*_: Any) -> None:
+                if threading.current_thread() in threads:
+                    entered.set()
+
+            handle = dit.transformer.transformer_blocks[0].register_forward_pre_hook(seen)
+            threads.append(threading.Thread(target=lambda: pictures.update(theirs=sample_dit(other, 3, 8))))
+            threads[0].start()
+            inside.append(entered.wait(0.3))
+            handle.remove()
+
+    threads: list[threading.Thread] = []
+    with apply(dit, REUSE):
+        cached = sample_dit(dit, 0, 8)
+        dit.transformer.transformer_blocks[1].register_forward_hook(elsewhere)
+        assert np.array_equal(sample_dit(dit, 0, 8), cached)
+        threads[0].join()
+    assert inside == [False] and np.array_equal(pictures["theirs"], plain)
+
+
 def at_once(jobs: dict[str, Callable[[], Any]], results: dict[str, Any]) -> None:
     threads = [threading.Thread(target=lambda n=n, j=j: results.update({n: j()})) for n, j in jobs.items()]
     for thread in threads:
