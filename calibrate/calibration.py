@@ -196,6 +196,7 @@ class _Calibration:
             study=f"cachesmith-{self.key}",
             fitted=(
                 *(f"profiles/{name}: {each.source}" for name, each in found.items()),
+                f"objective: {self.config.objective}",
                 *origin(self.config.earlier),
                 *ledger.lines(),
             ),

@@ -5,10 +5,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from cachesmith.calibrate.objective import check_objective
 from cachesmith.policies import Policy, PolicyError
+from cachesmith.runtime.match import FEW_STEPS
 
 PROFILE_SPEEDUPS = {"quality": 3.5, "balanced": 5.0, "fast": 7.0}
 """Steps divided by full computations of the profiles a policy has unless others are asked for."""
+
+FEW = 8
+"""Up to so many steps a policy has the profiles of `FEW_STEPS_SPEEDUPS`, since others would leave two computations."""
+
+FEW_STEPS_SPEEDUPS = {"quality": 1.6, "balanced": 2.0, "fast": 2.6}
+"""Of 8 steps 5, 4 and 3 are computed."""
 
 LEAST = {"steps": 4, "budget": 10.0, "heldout": 1, "batch": 1, "trials": 1}
 
@@ -21,15 +29,17 @@ class CalibrationConfig:
 
     steps: sampler steps. budget: run equivalents (uncached runs of one sample) that may be spent before held-out ones
     are measured; seconds: a limit of time instead, from which the budget follows once a batch is timed.
-    speedups: a profile each, with NFC <= steps / speed-up, in place of `PROFILE_SPEEDUPS`; min_psnr: adds the fastest
-    profile that holds it out of fold. fitting: samples, by default what the budget has; heldout: samples measured last.
-    space: `stack` fits weights of the whole stack, `rfc` scales and thresholds of single modules (arXiv 2602.19506) in
-    at most `trials` Optuna trials; storage: an Optuna URL for its studies. gradient_checkpointing: blocks are computed
-    twice for their gradients, and memory holds only their inputs. work: folder of references, studies and weights (a
-    second run resumes there); out: the policy file, written before the report; report: folder for figures; baselines:
-    whether it measures fewer steps, even steps, TaylorSeer and DBCache beside the profiles; earlier: a policy whose
-    profiles are gone on from. lpips: weights from `benchmarks/fetch_lpips.py`, to measure held-out LPIPS
-    as well.
+    speedups: a profile each, with NFC <= steps / speed-up, above 1, in place of `PROFILE_SPEEDUPS` (or, up to `FEW`
+    steps, `FEW_STEPS_SPEEDUPS`); min_psnr: adds the fastest profile that holds it out of fold. fitting: samples, by
+    default what the budget has; heldout: samples measured last. space: `stack` fits weights of the whole stack, `rfc`
+    scales and thresholds of single modules (arXiv 2602.19506) in at most `trials` Optuna trials; storage: an Optuna URL
+    for its studies. gradient_checkpointing: blocks are computed twice for their gradients, and memory holds only their
+    inputs. work: folder of references, studies and weights (a second run resumes there); out: the policy file, written
+    before the report; report: folder for figures; baselines: whether it measures fewer steps, even steps, TaylorSeer
+    and DBCache beside the profiles; earlier: a policy whose profiles are gone on from. objective: the metric, one of
+    `METRICS`, by which schedules of the stack are compared; weights are fitted to the latents, and `min_psnr` and a
+    cheaper profile are held against PSNR, all the same. lpips: weights from `benchmarks/fetch_lpips.py`, to measure
+    held-out LPIPS as well.
     """
 
     steps: int = 50
@@ -53,6 +63,7 @@ class CalibrationConfig:
     baselines: bool = True
     earlier: Policy | None = None
     lpips: Path | None = None
+    objective: str = "psnr"
 
     def __post_init__(self) -> None:
         for name, least in LEAST.items():
@@ -61,13 +72,24 @@ class CalibrationConfig:
         for name in ("seconds", "fitting"):
             if getattr(self, name) is not None and not getattr(self, name) > 0:
                 raise PolicyError(f"{name} is {getattr(self, name)}; it must be above 0")
+        self._check_space()
+        for speedup in self.speedups:
+            self._check_speedup(speedup)
+
+    def _check_space(self) -> None:
         if self.space not in ("stack", "rfc"):
             raise PolicyError(f"there is no space {self.space!r}; choose stack or rfc")
-        for speedup in self.speedups:
-            if not 2 <= speedup <= self.steps / 2:
-                raise PolicyError(
-                    f"speed-up {speedup:g} is out of reach; with {self.steps} steps use 2 <= S <= {self.steps / 2:g}"
-                )
+        check_objective(self.objective, self.lpips)
+        if self.space == "rfc" and self.objective != "psnr":
+            raise PolicyError("--objective is for the space `stack`; leave it out, or leave out --space rfc")
+        if self.space == "rfc" and self.steps < FEW_STEPS:
+            raise PolicyError(f"--space rfc needs {FEW_STEPS} steps or more; leave it out for {self.steps}")
+
+    def _check_speedup(self, speedup: float) -> None:
+        if not 1 < speedup <= self.steps / 2:
+            raise PolicyError(
+                f"speed-up {speedup:g} is out of reach; with {self.steps} steps use 1 < S <= {self.steps / 2:g}"
+            )
 
     @property
     def budgets(self) -> dict[str, float]:
@@ -76,9 +98,23 @@ class CalibrationConfig:
 
     def budgets_of(self, steps: int) -> dict[str, float]:
         """The same for a run of so many of the sampler's steps."""
-        names = {speedup: name for name, speedup in PROFILE_SPEEDUPS.items()}
-        wanted = {names.get(s, f"{s:g}x"): s for s in self.speedups} or PROFILE_SPEEDUPS
-        return {name: max(2, math.floor(2 * steps / speedup + 1e-9) / 2) for name, speedup in wanted.items()}
+        usual = FEW_STEPS_SPEEDUPS if self.steps <= FEW else PROFILE_SPEEDUPS
+        names = {speedup: name for name, speedup in usual.items()}
+        wanted = {names.get(s, f"{s:g}x"): s for s in self.speedups} or usual
+        most = 2 * steps - 1
+        return {
+            name: max(2, min(math.floor(2 * steps / speedup + 1e-9), most) / 2)
+            for name, speedup in wanted.items()
+        }
+
+    @property
+    def most_computed(self) -> int:
+        """Full computations up to which is searched: half of all steps, or what a profile asks for.
+
+        Of up to `FEW` steps all but one, since half of them say little there.
+        """
+        usual = self.steps - 1 if self.steps <= FEW else self.steps // 2
+        return max(usual, int(max(self.budgets.values())))
 
 
 @dataclass(frozen=True)

@@ -15,11 +15,13 @@ from cachesmith.calibrate.closed_loop.lanes import Rows, Schedule
 from cachesmith.calibrate.closed_loop.polish import Polisher
 from cachesmith.calibrate.config import CalibrationConfig
 from cachesmith.calibrate.fleet.groups import at_least
+from cachesmith.calibrate.objective import PSNR, Objective
 from cachesmith.calibrate.prepared import Prepared
 from cachesmith.calibrate.score_cache import Memo, digest_of
 from cachesmith.calibrate.shapes import RunShape, open_study, search_shapes, typical_schedule, usual_schedule
 from cachesmith.files import replacing
 from cachesmith.policies import computations
+from cachesmith.sampling.metrics import METRICS
 
 SCREENING: dict[str, Any] = {"ridges": (1e-2,), "turns": 2, "share": 0.75}
 """Of fits that only compare schedules."""
@@ -46,6 +48,8 @@ class ProfileMaker:
         self.shards, self.shape = prepared.shards, prepared.shape
         self.plan, self.ledger, self.key = prepared.plan, prepared.ledger, prepared.key
         self.config, self.advance = config, advance
+        lpips = config.lpips if METRICS[config.objective].function is None else None
+        self.objective = Objective(config.objective, lpips)
         self._memo = Memo(config.work / f"scores-{self.key}.jsonl")
 
     def __call__(self, budget: float, earlier: tuple[Schedule, Rows] | None = None) -> Weighted:
@@ -64,14 +68,14 @@ class ProfileMaker:
         return Weighted(schedule, rows, fit.psnr, source, losses)
 
     def _schedule(self, budget: float) -> Schedule:
-        study = open_study(
-            self.config.storage, self.config.work, f"shapes-{self.key}-{budget:g}", ["maximize"]
-        )
+        by = "" if self.objective == PSNR else f"-{self.objective.name}"
+        name = f"shapes-{self.key}-{budget:g}{by}"
+        study = open_study(self.config.storage, self.config.work, name, ["maximize"])
         run = RunShape(self.plan.steps, self.shape.follower, self.shape.starts)
         with self.ledger.phase("schedules"):
             best = search_shapes(study, budget, run, self.plan.shapes, self.config.seed, self._score)
             usual = usual_schedule(budget, run)
-            return best if _better(self._quick(best), self._quick(usual)) else usual
+            return best if _better(*(self._quick(each, self.objective) for each in (best, usual))) else usual
 
     def screened(self, budget: int) -> Tensor:
         """Out-of-fold PSNR [N] of a quick fit for a budget, without a search for its schedule."""
@@ -80,11 +84,12 @@ class ProfileMaker:
             return self._quick(typical_schedule(budget, run))
 
     def _score(self, schedule: Schedule) -> float:
-        return float(self._quick(schedule).mean())
+        return float(self._quick(schedule, self.objective).mean())
 
-    def _quick(self, schedule: Schedule) -> Tensor:
-        """Out-of-fold PSNR [N] of a quick fit of a few samples."""
-        known = self._memo.get(str(schedule))
+    def _quick(self, schedule: Schedule, objective: Objective = PSNR) -> Tensor:
+        """Out-of-fold scores [N] of a quick fit of a few samples."""
+        key = str(schedule) if objective == PSNR else f"{objective.name}: {schedule}"
+        known = self._memo.get(key)
         if known is None:
             fit = SegmentFitter(
                 self.shards,
@@ -93,9 +98,10 @@ class ProfileMaker:
                 places=at_least(self.shards.groups, self.plan.screened),
                 **SCREENING,
                 advance=self._counted("schedules"),
+                objective=objective,
             )()
             known = fit.samples.tolist()
-            self._memo.put(str(schedule), known)
+            self._memo.put(key, known)
         return torch.tensor(known)
 
     def _fitted(self, schedule: Schedule, start: Rows | None) -> Fit:

@@ -86,16 +86,17 @@ def _earlier(config: CalibrationConfig, budget: float, prepared: Prepared) -> tu
 def _fastest(maker: ProfileMaker, config: CalibrationConfig) -> int:
     """Bisect for the fewest computations that hold `min_psnr` at the lower end of 95 %, out of fold.
 
-    Raises `PolicyError` when even half of all steps do not hold it.
+    Raises `PolicyError` when even `most_computed` do not hold it.
     """
-    wanted, low, high = config.min_psnr or 0.0, 1, config.steps // 2
+    wanted, low, high = config.min_psnr or 0.0, 1, config.most_computed
 
     def holds(budget: int) -> bool:
         return bootstrap(maker.screened(budget), config.seed)[0] >= wanted
 
     if not holds(high):
         raise PolicyError(
-            f"no policy with a speed-up of 2 or more holds {config.min_psnr:g} dB; ask for less with --min-psnr"
+            f"no policy that computes {high} of {config.steps} steps or fewer holds {config.min_psnr:g} dB; "
+            "ask for less with --min-psnr"
         )
     while high - low > 1:
         middle = (low + high) // 2

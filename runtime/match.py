@@ -21,6 +21,7 @@ from cachesmith.policies import (
     Profile,
     SamplerKey,
     Size,
+    fixed_mask,
     remap,
 )
 from cachesmith.runtime.models.fingerprint import config_hash, facts, lora_names, scheduler_settings
@@ -102,8 +103,8 @@ class Match:
         """Fit a profile to the run's noise levels: unchanged, remapped, or None for `compute everything`."""
         actions, steps = self.policy.document.mismatch, len(sigmas)
         expected = self.policy.document.sampler
-        made_for_few = expected is not None and expected.steps == steps
-        few = steps < FEW_STEPS and not made_for_few
+        made_for = len(fixed_mask(profile) or "") if expected is None else expected.steps
+        few = steps < FEW_STEPS and made_for != steps
         if few and not self._act("few_steps", "a number of steps of", f"{FEW_STEPS} or more", steps):
             return None
         if expected is None or _same_levels(expected.sigmas, sigmas):

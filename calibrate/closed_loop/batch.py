@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -11,6 +11,8 @@ from torch import Tensor
 from cachesmith.calibrate.closed_loop.lanes import Schedule
 from cachesmith.calibrate.closed_loop.loop import Loop, Note, Past, StepWeights, attached
 from cachesmith.calibrate.closed_loop.replay import ReplayTrace, Results, part_of, replayed
+from cachesmith.calibrate.objective import Objective
+from cachesmith.sampling.pictures import Pictures
 from cachesmith.sampling.render import Renderer, device_of
 from cachesmith.sampling.requests import Request
 
@@ -106,10 +108,17 @@ class Batch:
             self.renderer.differentiable(self.uncached.requests)
         return trace.latents[-1], notes
 
-    def pictures(self) -> Tensor:
-        """Decode a run that is known to its end: images [N, C, H, W]."""
-        with replayed(self.renderer.pipe, len(self.folds), self.known, None, self.uncached.prompts):
-            return self.renderer(self.uncached.requests).images
+    def pictures(self) -> Pictures:
+        """Decode a run that is known to its end; the latents are those that the sampler ends with."""
+        with replayed(self.renderer.pipe, len(self.folds), self.known, None, self.uncached.prompts) as trace:
+            drawn = self.renderer(self.uncached.requests)
+        return replace(drawn, latent_samples=trace.latents[-1].float().cpu())
+
+    def score(self, objective: Objective) -> Tensor:
+        """Score such a run against the uncached samples, [N]."""
+        drawn = self.pictures()
+        images, latents = (each.float() for each in (self.uncached.images, self.uncached.path[:, -1]))
+        return objective.scores(Pictures(images, latents, drawn.media), drawn)
 
     def _replay(self, stop: int, weights: StepWeights, past: Past) -> ReplayTrace:
         with self._watched(Loop(self.schedule.mask, weights, past, self.folds), stop) as trace:

@@ -19,6 +19,7 @@ from cachesmith.calibrate.closed_loop.equations import Equations, factored, solv
 from cachesmith.calibrate.closed_loop.lanes import Rows, Schedule, corrected, line_weights
 from cachesmith.calibrate.closed_loop.walk import Start
 from cachesmith.calibrate.fleet.shards import Shards
+from cachesmith.calibrate.objective import PSNR, Objective
 
 FOLDS = 4
 
@@ -64,7 +65,10 @@ class Curvature:
 
 @dataclass
 class Fit:
-    """Weights from all samples; curvatures; width: latents of a token; samples: out-of-fold PSNR [N] in dB."""
+    """Weights from all samples; curvatures; width: latents of a token.
+
+    samples: out-of-fold scores [N], by default PSNR in dB.
+    """
 
     schedule: Schedule
     rows: Rows = field(default_factory=dict)
@@ -107,7 +111,7 @@ class SegmentFitter:
 
     ridges, turns, share of the tokens: less of them for a quick fit. start: weights to begin with, by default lines;
     they are kept if `hold`, and only their curvature is found.
-    advance(samples) is called for every computed step.
+    advance(samples) is called for every computed step. objective: what samples are scored by.
     """
 
     def __init__(
@@ -123,12 +127,14 @@ class SegmentFitter:
         start: Rows | None = None,
         hold: bool = False,
         advance: Callable[[float], None] | None = None,
+        objective: Objective = PSNR,
     ):
         self.shards, self.schedule, self.channels, self.ridges = shards, schedule, channels, ridges
         self.turns, self.share, self.hold, self.device = turns, share, hold, shards.device
         self.places = range(len(shards.groups)) if places is None else places
         self.count = sum(len(shards.groups[place].numbers) for place in self.places)
         self.folds, self.start = min(FOLDS, self.count), start
+        self.objective = objective
         self.base = start or line_weights(schedule, channels, self.device)
         self.advance = advance or (lambda _: None)
         self.segments = segments(schedule.mask)
@@ -141,7 +147,7 @@ class SegmentFitter:
         self.shards.begin(self.places, start, torch.arange(self.count) % self.folds)
         for segment in self.segments:
             self._segment(segment)
-        self._fit.samples = self.shards.scores()
+        self._fit.samples = self.shards.scores(self.objective)
         return self._fit
 
     def _segment(self, segment: Segment) -> None:

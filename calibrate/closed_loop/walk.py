@@ -12,7 +12,7 @@ from cachesmith.calibrate.closed_loop.batch import Batch, Uncached
 from cachesmith.calibrate.closed_loop.combinations import combinations
 from cachesmith.calibrate.closed_loop.equations import Equations
 from cachesmith.calibrate.closed_loop.lanes import Rows, Schedule, corrected, line_weights
-from cachesmith.sampling.metrics import psnr
+from cachesmith.calibrate.objective import Objective
 from cachesmith.sampling.out_of_memory import half, in_memory, out_of_memory
 from cachesmith.sampling.render import Renderer, device_of
 
@@ -110,11 +110,9 @@ class Walk:
             equations.add(end, miss, weight, batch.folds, notes, found, numbers.tolist())
         return equations
 
-    def scores(self) -> Tensor:
-        """PSNR in dB of every sample [N], of runs that were walked to their ends."""
-        return torch.cat(
-            self._each(lambda batch: psnr(batch.uncached.images, batch.pictures()), self.batches)
-        )
+    def scores(self, objective: Objective) -> Tensor:
+        """Of runs that were walked to their ends, a score of every sample [N]."""
+        return torch.cat(self._each(lambda batch: batch.score(objective), self.batches))
 
     def _all(self) -> list[Batch]:
         return [batch for batches in self.batches.values() for batch in batches]

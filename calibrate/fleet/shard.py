@@ -14,6 +14,7 @@ from cachesmith.calibrate.closed_loop.descent import Point
 from cachesmith.calibrate.closed_loop.equations import Equations
 from cachesmith.calibrate.closed_loop.walk import Start, Walk
 from cachesmith.calibrate.fleet.groups import Group
+from cachesmith.calibrate.objective import Objective
 from cachesmith.calibrate.references import reference
 from cachesmith.policies import Policy
 from cachesmith.runtime import apply
@@ -80,9 +81,9 @@ class Shard:
         """See `Walk`."""
         return self._walk.equations(segment, theta, weights, share)
 
-    def scores(self) -> Tensor:
+    def scores(self, objective: Objective) -> Tensor:
         """See `Walk`."""
-        return self._walk.scores()
+        return self._walk.scores(objective)
 
     def gradients(self, numbers: Sequence[int], point: Point) -> tuple[list[Tensor], Tensor]:
         """See `descent.gradients`, of the samples with these numbers that are here."""

@@ -12,6 +12,7 @@ from cachesmith.calibrate.closed_loop.equations import Equations
 from cachesmith.calibrate.closed_loop.walk import Start
 from cachesmith.calibrate.fleet.groups import Group, shared_out
 from cachesmith.calibrate.fleet.shard import Shard
+from cachesmith.calibrate.objective import Objective
 from cachesmith.policies import Policy
 from cachesmith.progress import Advance
 
@@ -98,9 +99,9 @@ class Shards:
         assert total is not None, "a walk has samples"
         return total
 
-    def scores(self) -> Tensor:
-        """PSNR in dB of the walk's samples [N]."""
-        return _in_order(self._order, self._all(dict.fromkeys(self._order, _Call("scores"))))
+    def scores(self, objective: Objective) -> Tensor:
+        """Scores of the walk's samples [N]."""
+        return _in_order(self._order, self._all(dict.fromkeys(self._order, _Call("scores", (objective,)))))
 
     def gradients(
         self, numbers: Sequence[int], point: Point, advance: Advance

@@ -19,7 +19,7 @@ from cachesmith.policies import Policy, Profile, fixed_mask
 from cachesmith.progress import stage
 from cachesmith.runtime import apply, distill
 from cachesmith.sampling.evaluate import Evaluator
-from cachesmith.sampling.metrics import relative_error
+from cachesmith.sampling.metrics import METRICS, relative_error
 from cachesmith.sampling.requests import Request
 from cachesmith.sampling.timing import machine
 
@@ -169,6 +169,7 @@ def _facts(policy: Policy, heldout: Evaluator, config: CalibrationConfig) -> dic
         facts["sampler"] = f"{document.sampler.scheduler}, {document.sampler.steps} steps"
     size = " × ".join(str(n) for n in heldout.reference.images.shape[2:])
     facts |= {"size": f"{size} pixels", "guidance": _guidance(policy), "seed": str(config.seed)}
+    facts["schedules compared by"] = METRICS[config.objective].heading
     if record is not None:
         facts["samples"] = f"{record.fitting_size} to fit, {config.heldout} held out and measured last"
         facts["held-out prompts"] = f"sha256 {record.heldout_prompts[:16]}…"

@@ -32,7 +32,7 @@ def search_rfc_points(
     study = open_study(config.storage, config.work, f"rfc-{prepared.key}", ["maximize", "minimize"])
     with prepared.ledger.phase("trials"):
         _run(study, prepared, scales, config, advance)
-    return {name: _best(study, budget, scales, config.steps) for name, budget in config.budgets.items()}
+    return {name: _best(study, budget, scales, config) for name, budget in config.budgets.items()}
 
 
 def _run(
@@ -45,7 +45,9 @@ def _run(
     points = first_points(sorted({int(budget) for budget in config.budgets.values()}))
 
     def objective(trial: optuna.Trial) -> tuple[float, float]:
-        quality, computed = score(prepared, _policy(suggest(trial, config.steps), scales))
+        quality, computed = score(
+            prepared, _policy(suggest(trial, config.steps, config.most_computed), scales)
+        )
         spent = computed * prepared.plan.samples
         prepared.ledger.phases["trials"].forwards += spent
         advance(spent / config.steps)
@@ -69,11 +71,11 @@ def _policy(profile: Profile, scales: Scales) -> Policy:
     return unbound(profile, arrays_of(profile, scales.arrays))
 
 
-def _best(study: optuna.Study, budget: float, scales: Scales, steps: int) -> Found:
+def _best(study: optuna.Study, budget: float, scales: Scales, config: CalibrationConfig) -> Found:
     finished = study.get_trials(states=(TrialState.COMPLETE,))
     within = [trial for trial in finished if trial.values[1] <= budget + 1e-9]
     if not within:
         raise PolicyError(f"no trial kept to {budget:g} computations; ask for more with --budget")
     trial = max(within, key=lambda each: each.values[0])
-    profile = suggest(optuna.trial.FixedTrial(trial.params), steps)
+    profile = suggest(optuna.trial.FixedTrial(trial.params), config.steps, config.most_computed)
     return Found(_policy(profile, scales), f"trial {finished.index(trial)}", trial.values[1], trial.values[0])

@@ -41,13 +41,13 @@ class Trial(Protocol):
         """Choose a number."""
 
 
-def suggest(trial: Trial, steps: int) -> Profile:
-    """Draw one point."""
+def suggest(trial: Trial, steps: int, most: int) -> Profile:
+    """Draw one point. most: computed steps of a fixed schedule at most."""
     rows = trial.suggest_categorical("rows", tuple(SOLVERS))
     magnitude = None if rows == "reuse" else _magnitude(trial)
     return Profile(
         units=Modules(),
-        gate=_gate(trial, steps),
+        gate=_gate(trial, steps, most),
         forecaster=Forecaster(rows=SOLVERS[rows], magnitude=magnitude),
     )
 
@@ -78,9 +78,9 @@ def first_points(budgets: list[int]) -> list[dict[str, Any]]:
     return points
 
 
-def _gate(trial: Trial, steps: int) -> Gate:
+def _gate(trial: Trial, steps: int, most: int) -> Gate:
     if trial.suggest_categorical("gate", ("relational", "fixed")) == "fixed":
-        computed = trial.suggest_int("computed", 2, steps // 2)
+        computed = trial.suggest_int("computed", 2, most)
         return Fixed(mask=spaced(computed, steps, trial.suggest_float("power", 1.0, 1.8)))
     middle = trial.suggest_float("tau", 1e-3, 3.0, log=True)
     early = trial.suggest_float("tau_early", 0.2, 5.0, log=True)

@@ -10,7 +10,7 @@ import torch
 from tests.calibrate.small import settings
 from torch import Tensor
 
-from cachesmith.calibrate import profiles, shapes, spaces
+from cachesmith.calibrate import CalibrationConfig, profiles, shapes, spaces
 from cachesmith.calibrate.closed_loop import fit as fitting
 from cachesmith.calibrate.closed_loop.axes import Segment
 from cachesmith.calibrate.closed_loop.descent import loss
@@ -390,12 +390,12 @@ def test_the_best_trial_within_the_budget(monkeypatch: pytest.MonkeyPatch) -> No
                 params={"n": number}, distributions=distributions, values=[quality, computed]
             )
         )
-    monkeypatch.setattr(rfc, "suggest", lambda trial, steps: trial.suggest_int("n", 0, 9))
+    monkeypatch.setattr(rfc, "suggest", lambda trial, steps, most: trial.suggest_int("n", 0, 9))
     monkeypatch.setattr(rfc, "_policy", lambda profile, scales: profile)
     scales: Any = None
     for budget, number in ((7.5, 3), (7.0, 1), (6.9, 2), (5.0, 0)):
-        found = rfc._best(study, budget, scales, 50)
+        found = rfc._best(study, budget, scales, CalibrationConfig())
         policy: Any = found.policy
         assert (policy, found.source) == (number, f"trial {number}")
     with pytest.raises(PolicyError, match="no trial kept to 4 computations"):
-        rfc._best(study, 4.0, scales, 50)
+        rfc._best(study, 4.0, scales, CalibrationConfig())

@@ -91,6 +91,10 @@ def test_calibrate_that_stops(
     [
         (["--out", "x.json"], "a policy file's name ends in .policy.safetensors"),
         (["--out", "x.policy.safetensors", "--speedup", "40"], "speed-up 40 is out of reach"),
+        (
+            ["--out", "x.policy.safetensors", "--objective", "beauty"],
+            "there is no metric 'beauty'; choose from psnr",
+        ),
         (["--out", "x.policy.safetensors", "--time", "soon"], "is no length of time"),
         (["--out", "x.policy.safetensors", "--time", "1h", "--dry-run"], "give --budget with --dry-run"),
         (["--out", "x.policy.safetensors", "--prompts", "none.txt"], "cannot read prompts"),

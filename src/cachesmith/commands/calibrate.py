@@ -67,7 +67,7 @@ def calibrate(
             min=1,
             metavar="S",
             help="A profile that computes at most steps / S; may be repeated.",
-            show_default="3.5, 5 and 7",
+            show_default="3.5, 5 and 7; up to 8 steps 1.6, 2 and 2.6",
         ),
     ] = None,
     min_psnr: Annotated[
@@ -100,6 +100,14 @@ def calibrate(
             "--space", help="Weights of the whole stack, or RFE's scales and RCS's thresholds of modules."
         ),
     ] = SpaceOption.stack,
+    objective: Annotated[
+        str,
+        typer.Option(
+            "--objective",
+            metavar="METRIC",
+            help="What schedules are compared by: psnr, ssim, lpips, latent_error or another metric's name.",
+        ),
+    ] = "psnr",
     trials: Annotated[
         int, typer.Option("--trials", min=1, help="Trials of --space rfc at most, within the budget.")
     ] = 60,
@@ -203,6 +211,7 @@ def calibrate(
         baselines=baselines,
         earlier=None if earlier is None else load(earlier, token=loading.token),
         lpips=lpips,
+        objective=objective,
     )
     if dry_run:
         say(_planned(model, loading, config, requests(read, 1, 0)[0]))

@@ -63,7 +63,7 @@ def test_a_replay_goes_on_where_the_run_was() -> None:
     for step in range(STEPS):
         batch.compute(step, {})
     assert torch.allclose(batch.walk(4, {})[0], known.path[:, 4], atol=1e-5)
-    assert psnr(known.images, batch.pictures()).min() > 90
+    assert psnr(known.images, batch.pictures().images).min() > 90
 
 
 def test_a_fit_and_a_policy_survive_their_files() -> None:

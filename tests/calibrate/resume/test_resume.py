@@ -88,13 +88,18 @@ def test_an_earlier_policy_that_saw_the_held_out_prompts_is_refused_before_any_w
 @pytest.mark.parametrize(
     ("values", "said"),
     [
-        ({"speedups": (1.5,)}, "use 2 <= S <= 25"),
+        ({"speedups": (1.0,)}, "use 1 < S <= 25"),
+        ({"steps": 8, "speedups": (5.0,)}, "use 1 < S <= 4"),
         ({"steps": 3}, "steps is 3; it must be at least 4"),
         ({"trials": 0}, "trials is 0"),
         ({"budget": 5}, "budget is 5; it must be at least 10"),
         ({"budget": float("nan")}, "budget is nan"),
         ({"fitting": 0}, "fitting is 0"),
         ({"seconds": -1.0}, "seconds is -1.0"),
+        ({"objective": "beauty"}, "there is no metric 'beauty'; choose from psnr, ssim, lpips"),
+        ({"objective": "lpips"}, "needs weights; give their file with --lpips"),
+        ({"objective": "ssim", "space": "rfc"}, "is for the space `stack`"),
+        ({"steps": 7, "space": "rfc"}, "needs 8 steps or more"),
         ({"space": "modules"}, "choose stack or rfc"),
     ],
 )
@@ -108,6 +113,19 @@ def test_profiles_keep_their_budget() -> None:
     assert [*config.budgets.values()] == [7, 8, 10, 11, 13.5, 14]
     assert [*config.budgets] == ["7.14x", "6.25x", "balanced", "4.54x", "3.7x", "3.57x"]
     assert [*CalibrationConfig().budgets] == ["quality", "balanced", "fast"]
+
+
+@pytest.mark.parametrize(
+    ("steps", "expected"), [(8, [5, 4, 3]), (6, [3.5, 3, 2]), (4, [2.5, 2, 2]), (9, [2.5, 2, 2])]
+)
+def test_few_steps_have_profiles_of_their_own(steps: int, expected: list[float]) -> None:
+    assert [*CalibrationConfig(steps=steps).budgets.values()] == expected
+
+
+def test_a_profile_computes_less_than_all_steps() -> None:
+    config = CalibrationConfig(steps=8, speedups=(1.6, 2.0, 1 + 1e-12))
+    assert config.budgets == {"quality": 5, "balanced": 4, "1x": 7.5}
+    assert config.most_computed == 7 and CalibrationConfig(steps=50, speedups=(1.6,)).most_computed == 31
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
