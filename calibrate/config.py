@@ -12,7 +12,7 @@ from cachesmith.runtime.match import FEW_STEPS
 PROFILE_SPEEDUPS = {"quality": 3.5, "balanced": 5.0, "fast": 7.0}
 """Steps divided by full computations of the profiles a policy has unless others are asked for."""
 
-FEW = 8
+SHORT_RUN = 8
 """Up to so many steps a policy has the profiles of `FEW_STEPS_SPEEDUPS`, since others would leave two computations."""
 
 FEW_STEPS_SPEEDUPS = {"quality": 1.6, "balanced": 2.0, "fast": 2.6}
@@ -29,8 +29,8 @@ class CalibrationConfig:
 
     steps: sampler steps. budget: run equivalents (uncached runs of one sample) that may be spent before held-out ones
     are measured; seconds: a limit of time instead, from which the budget follows once a batch is timed.
-    speedups: a profile each, with NFC <= steps / speed-up, above 1, in place of `PROFILE_SPEEDUPS` (or, up to `FEW`
-    steps, `FEW_STEPS_SPEEDUPS`); min_psnr: adds the fastest profile that holds it out of fold. fitting: samples, by
+    speedups: a profile each, with NFC <= steps / speed-up, above 1, in place of `PROFILE_SPEEDUPS` (up to `SHORT_RUN`
+    steps `FEW_STEPS_SPEEDUPS`); min_psnr: adds the fastest profile that holds it out of fold. fitting: samples, by
     default what the budget has; heldout: samples measured last. space: `stack` fits weights of the whole stack, `rfc`
     scales and thresholds of single modules (arXiv 2602.19506) in at most `trials` Optuna trials; storage: an Optuna URL
     for its studies. gradient_checkpointing: blocks are computed twice for their gradients, and memory holds only their
@@ -98,7 +98,7 @@ class CalibrationConfig:
 
     def budgets_of(self, steps: int) -> dict[str, float]:
         """The same for a run of so many of the sampler's steps."""
-        usual = FEW_STEPS_SPEEDUPS if self.steps <= FEW else PROFILE_SPEEDUPS
+        usual = FEW_STEPS_SPEEDUPS if self.steps <= SHORT_RUN else PROFILE_SPEEDUPS
         names = {speedup: name for name, speedup in usual.items()}
         wanted = {names.get(s, f"{s:g}x"): s for s in self.speedups} or usual
         most = 2 * steps - 1
@@ -111,9 +111,9 @@ class CalibrationConfig:
     def most_computed(self) -> int:
         """Full computations up to which is searched: half of all steps, or what a profile asks for.
 
-        Of up to `FEW` steps all but one, since half of them say little there.
+        Of up to `SHORT_RUN` steps all but one, since half of them say little there.
         """
-        usual = self.steps - 1 if self.steps <= FEW else self.steps // 2
+        usual = self.steps - 1 if self.steps <= SHORT_RUN else self.steps // 2
         return max(usual, int(max(self.budgets.values())))
 
 

@@ -53,7 +53,7 @@ def make_job(pipe: Any, policy: Policy, config: ExportConfig) -> Job:
     return Job(pipe, policy, config, model, build, dtype)
 
 
-def check_denoisers(policy: Policy, named: Iterable[str]) -> None:
+def refuse_several_denoisers(policy: Policy, named: Iterable[str]) -> None:
     """Raise `EngineError` where `policy` is for several of a pipeline's denoisers: a bundle computes one of them."""
     cached = [name for name in named if denoiser_policy(policy, name) is not None]
     if len(cached) > 1:
@@ -65,7 +65,7 @@ def check_denoisers(policy: Policy, named: Iterable[str]) -> None:
 
 def parts_of(pipe: Any, policy: Policy, config: ExportConfig) -> tuple[Part, ...]:
     """Return the parts that an export makes, without making them."""
-    check_denoisers(policy, denoisers(pipe))
+    refuse_several_denoisers(policy, denoisers(pipe))
     return plan_parts(
         policy,
         pipe.transformer,

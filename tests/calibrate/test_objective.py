@@ -48,7 +48,7 @@ def test_a_metric_that_does_not_take_the_samples_is_refused() -> None:
     for name, said in (
         ("ssim", "at least 11 x 11"),
         ("worst_frame", "takes video"),
-        ("audio_error", "not image"),
+        ("audio_error", "needs sound"),
     ):
         with pytest.raises(PolicyError, match=f"{said}.*; choose another --objective"):
             Objective(name).scores(small, small)

@@ -136,13 +136,13 @@ def export(
 
     from cachesmith.export import BuildConfig, ExportConfig
     from cachesmith.export.config import OPSET, PICTURE_RANGE
-    from cachesmith.export.job import check_denoisers
+    from cachesmith.export.job import refuse_several_denoisers
     from cachesmith.sampling.requests import arguments_of
 
     loaded = load(policy, token=loading.token)
     for name in profile or ():
         loaded.profile(name)
-    check_denoisers(loaded, (MAIN, *loaded.document.models))
+    refuse_several_denoisers(loaded, (MAIN, *loaded.document.models))
     chosen = (target or _usual_target()).value
     need(*RUNTIMES[chosen])
     pipe = open_pipeline(model, loading, loaded, arguments(calls))
