@@ -19,6 +19,7 @@ from cachesmith.calibrate.closed_loop.lanes import Schedule
 from cachesmith.calibrate.closed_loop.polish import Polisher
 from cachesmith.calibrate.cost.ledger import Ledger
 from cachesmith.calibrate.cost.plan import make_plan, make_rfc_plan
+from cachesmith.calibrate.objective import PSNR
 from cachesmith.calibrate.profiles import ProfileMaker
 from cachesmith.calibrate.rfc import search as rfc
 from cachesmith.policies import PolicyError
@@ -95,7 +96,9 @@ def test_the_usual_schedule_unless_another_is_better(
     maker.plan = make_plan(4, [2], 100.0)
     maker.shape = SimpleNamespace(follower=None, starts=(0,))
     maker.ledger = Ledger(4, tmp_path / "ledger.json", torch.device("cpu"))
-    maker._quick = {schedules["best"]: quality + noise + gain, schedules["usual"]: quality}.__getitem__
+    maker.objective = PSNR
+    scores = {schedules["best"]: quality + noise + gain, schedules["usual"]: quality}
+    maker._quick = lambda schedule, _: scores[schedule]
     monkeypatch.setattr(profiles, "search_shapes", lambda *_: schedules["best"])
     monkeypatch.setattr(profiles, "usual_schedule", lambda *_: schedules["usual"])
     assert maker._schedule(2) == schedules[kept]
