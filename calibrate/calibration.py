@@ -3,7 +3,7 @@
 import math
 import platform
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import replace
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
@@ -18,8 +18,9 @@ from cachesmith.calibrate.config import LEAST, CalibrationConfig, CalibrationRes
 from cachesmith.calibrate.cost.ledger import Ledger
 from cachesmith.calibrate.cost.plan import plan_of
 from cachesmith.calibrate.fleet.groups import request_groups
-from cachesmith.calibrate.fleet.shard import Shard
-from cachesmith.calibrate.fleet.shards import InProcess, Shards
+from cachesmith.calibrate.fleet.hire import hired
+from cachesmith.calibrate.fleet.recipe import Loader, frozen, print_of
+from cachesmith.calibrate.fleet.shards import Shards
 from cachesmith.calibrate.prepared import Prepared
 from cachesmith.calibrate.probe import probe
 from cachesmith.calibrate.report.gather import Outcomes
@@ -48,23 +49,25 @@ DECIBEL = 10 / math.log(10)
 
 
 def calibrate(
-    pipe: Any, prompts: Sequence[Prompt], config: CalibrationConfig | None = None
+    pipe: Any, prompts: Sequence[Prompt], config: CalibrationConfig | None = None, load: Loader | None = None
 ) -> CalibrationResult:
     """Find the policy of `pipe` that stays closest to the uncached pictures at every asked speed.
 
     prompts: text prompts, or dicts of pipeline arguments. The pipeline runs as it is (device, dtype, scheduler).
     Interrupting loses nothing that took long: the same call with the same `config.work` resumes. The same seed gives
-    the same policy. Raises `PolicyError` when there is no adapter for the transformer, when its sampler takes another
-    number of steps than it is asked for, or when the earlier policy may have been fitted on what is held out.
+    the same policy; with more of `config.workers`, but for rounding. load: loads the same pipeline onto a device, such
+    as `cuda:1`, in a worker; it is pickled. Raises `PolicyError` when there is no adapter for the transformer, when its
+    sampler takes another number of steps than it is asked for, or when the earlier policy may have been fitted on what
+    is held out.
     """
     config = config or CalibrationConfig()
     shown = getattr(pipe, "_progress_bar_config", {})
     pipe.set_progress_bar_config(**{**shown, "disable": True})
-    trainable = _freeze(pipe)
+    trainable = frozen(pipe)
     try:
         config.work.mkdir(parents=True, exist_ok=True)
         with _held(config.work):
-            return _Calibration(pipe, prompts, within_time(pipe, prompts, config)).run()
+            return _Calibration(pipe, prompts, within_time(pipe, prompts, config), load).run()
     finally:
         pipe.set_progress_bar_config(**shown)
         for parameter in trainable:
@@ -83,20 +86,13 @@ def _held(work: Path) -> Iterator[None]:
         ) from None
 
 
-def _freeze(pipe: Any) -> list[torch.nn.Parameter]:
-    """Compute no gradients of any component's parameters; return those that had them."""
-    modules = [part for part in pipe.components.values() if isinstance(part, torch.nn.Module)]
-    trainable = [p for module in modules for p in module.parameters() if p.requires_grad]
-    for parameter in trainable:
-        parameter.requires_grad_(False)
-    return trainable
-
-
 class _Calibration:
     """The steps of one calibration, in order; holds what later steps need of earlier ones."""
 
-    def __init__(self, pipe: Any, prompts: Sequence[Prompt], config: CalibrationConfig):
-        self.pipe, self.config = pipe, config
+    def __init__(
+        self, pipe: Any, prompts: Sequence[Prompt], config: CalibrationConfig, load: Loader | None = None
+    ):
+        self.pipe, self.config, self.load = pipe, config, load
         self.perceptual = None if config.lpips is None else load_lpips(config.lpips)
         self.plan = plan_of(config)
         self.parts = divided(prompts, self.plan.samples, config.heldout, config.seed)
@@ -106,22 +102,23 @@ class _Calibration:
         common = {} if config.guidance_scale is None else {"guidance_scale": config.guidance_scale}
         self.renderer = Renderer(pipe, config.steps, config.batch, **common)
         self.models = {name: model_key(denoiser, pipe) for name, denoiser in denoisers(pipe).items()}
-        self.key = digest_of(
-            *self.models.values(), type(pipe.scheduler).__name__, _settings(pipe.scheduler), self.parts, common,
-            config.steps, config.seed, str(pipe.transformer.dtype), __version__,
-        )  # fmt: skip
+        self.key = digest_of(print_of(pipe), self.parts, common, config.steps, config.seed, __version__)
 
     def run(self) -> CalibrationResult:
         """Do everything."""
         config = self.config
         ledger = Ledger(config.steps, config.work / f"ledger-{self.key}.json", device_of(self.pipe))
-        with stage("run equivalents", self.plan.runs) as advance:
-            shards = self._shards()
+        with self._shards() as shards, stage("run equivalents", self.plan.runs) as advance:
+            ledger.workers = len(shards.workers)
             self._references(shards, ledger, advance)
             shape = probe(self.renderer, shards.groups[0].requests)
             prepared = Prepared(self.renderer, shards, shape, self.plan, ledger, self.key)
             search = search_rfc if config.space == "rfc" else search_stack
             found = search(prepared, config, advance)
+            if shards.repeated:
+                with ledger.phase("lost with workers") as phase:
+                    phase.forwards += shards.repeated
+        ledger.workers = 1
         with ledger.phase("measuring") as phase:
             heldout = Evaluator(self.renderer, self.parts.heldout)
             phase.forwards += len(self.parts.heldout) * config.steps
@@ -153,10 +150,10 @@ class _Calibration:
             report = write_report(config.report, policy, ledger, heldout, config, outcomes)
         return CalibrationResult(policy, ledger, report)
 
-    def _shards(self) -> Shards:
+    def _shards(self) -> AbstractContextManager[Shards]:
         groups = request_groups(self.fitting, self.config.batch, self.plan.screened)
-        shard = Shard(self.renderer, dict(enumerate(groups)), self.config.work / f"references-{self.key}")
-        return Shards(groups, [InProcess(shard)], device_of(self.pipe))
+        folder = self.config.work / f"references-{self.key}"
+        return hired(self.renderer, groups, folder, self.config.workers, self.load)
 
     def _references(self, shards: Shards, ledger: Ledger, advance: Any) -> None:
         def sampled(samples: float) -> None:
@@ -208,7 +205,12 @@ def within_time(pipe: Any, prompts: Sequence[Prompt], config: CalibrationConfig)
     if config.seconds is None:
         return config
     memo = Memo(config.work / "budgets.jsonl")
-    known = memo.get(f"{config.seconds:g} s")
+    name = (
+        f"{config.seconds:g} s"
+        if (config.workers or 1) == 1
+        else f"{config.seconds:g} s, {config.workers} workers"
+    )
+    known = memo.get(name)
     if known is None:
         common = {} if config.guidance_scale is None else {"guidance_scale": config.guidance_scale}
         renderer, some = (
@@ -216,8 +218,9 @@ def within_time(pipe: Any, prompts: Sequence[Prompt], config: CalibrationConfig)
             requests(prompts, config.batch, 0),
         )
         renderer(some[:1])  # warm-up
-        known = [PRODUCTIVE * config.seconds * len(some) / elapsed(partial(renderer, some), pipe.device)]
-        memo.put(f"{config.seconds:g} s", known)
+        alone = PRODUCTIVE * config.seconds * len(some) / elapsed(partial(renderer, some), pipe.device)
+        known = [alone * (config.workers or 1)]
+        memo.put(name, known)
     return replace(config, budget=max(LEAST["budget"], known[0] - config.heldout * 1.5), seconds=None)
 
 
@@ -230,11 +233,6 @@ def divided(prompts: Sequence[Prompt], fitting: int, heldout: int, seed: int) ->
 def _merged(parts: Sequence[Arrays]) -> Arrays:
     """All arrays of several profiles; equal names hold equal arrays."""
     return {name: array for part in parts for name, array in part.items()}
-
-
-def _settings(scheduler: Any) -> dict[str, Any]:
-    """The scheduler's configuration, without the list that diffusers puts in another order in every process."""
-    return {name: value for name, value in scheduler.config.items() if name != "_use_default_values"}
 
 
 def _versions() -> dict[str, str]:

@@ -38,7 +38,8 @@ class CalibrationConfig:
     before the report; report: folder for figures; baselines: whether it measures fewer steps, even steps, TaylorSeer
     and DBCache beside the profiles; earlier: a policy whose profiles are gone on from. objective: the metric, one of
     `METRICS`, by which schedules of the stack are compared; weights are fitted to the latents, and `min_psnr` and a
-    cheaper profile are held against PSNR, all the same. lpips: weights from `benchmarks/fetch_lpips.py`, to measure
+    cheaper profile are held against PSNR, all the same. workers: processes that share the samples, this one among
+    them, one a GPU. lpips: weights from `benchmarks/fetch_lpips.py`, to measure
     held-out LPIPS as well.
     """
 
@@ -64,12 +65,13 @@ class CalibrationConfig:
     earlier: Policy | None = None
     lpips: Path | None = None
     objective: str = "psnr"
+    workers: int | None = None
 
     def __post_init__(self) -> None:
         for name, least in LEAST.items():
             if not getattr(self, name) >= least:
                 raise PolicyError(f"{name} is {getattr(self, name)}; it must be at least {least:g}")
-        for name in ("seconds", "fitting"):
+        for name in ("seconds", "fitting", "workers"):
             if getattr(self, name) is not None and not getattr(self, name) > 0:
                 raise PolicyError(f"{name} is {getattr(self, name)}; it must be above 0")
         self._check_space()

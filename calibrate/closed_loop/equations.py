@@ -1,6 +1,8 @@
 """Normal equations of one segment, summed over samples, tokens and combinations of the latents."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -30,6 +32,34 @@ equations a sample."""
 
 BLOCKS = 6
 """Of columns: those of a symmetric matrix that are right of a block are not multiplied out."""
+
+
+@dataclass(frozen=True)
+class Halves:
+    """`Equations` as they travel: of folds that have samples alone, and of each matrix the lower half, row by row."""
+
+    gram: dict[int, Tensor]
+    right: Tensor
+    energy: Tensor
+    count: int
+    width: int
+
+    @property
+    def folds(self) -> list[int]:
+        """Those that have samples."""
+        return [*self.gram]
+
+    def square(self, fold: int) -> Tensor:
+        """A fold's gram, [unknowns, unknowns]."""
+        size = self.right.shape[1]
+        gram = torch.zeros(size, size)
+        for row, part in zip(gram, torch.split(self.gram[fold], [*range(1, size + 1)]), strict=True):
+            row[: len(part)] = part
+        _mirror(gram)
+        for block in _blocks(gram):
+            corner = gram[block, block]
+            corner += corner.tril(-1).T
+        return gram
 
 
 class Equations:
@@ -101,12 +131,23 @@ class Equations:
         self.device, self.right, self.energy = device, self.right.to(device), self.energy.to(device)
         return self
 
-    def merge(self, other: "Equations") -> "Equations":
+    def __reduce__(self) -> tuple[type[Halves], tuple[Any, ...]]:
+        """Pickled, they come back as `Halves`."""
+        lower = {
+            fold: torch.cat([row[: place + 1] for place, row in enumerate(self.gram[fold])])
+            for fold in self.folds
+        }
+        return Halves, (lower, self.right, self.energy, self.count, self.width)
+
+    def square(self, fold: int) -> Tensor:
+        """A fold's gram, [unknowns, unknowns]."""
+        return self.gram[fold]
+
+    def merge(self, other: "Equations | Halves") -> "Equations":
         """Add those of other samples, wherever they are."""
         self._bring(())
-        other._bring(())
         for fold in other.folds:
-            self.gram[fold] += other.gram[fold].to(self.gram)
+            self.gram[fold] += other.square(fold).to(self.gram)
             self.right[fold] += other.right[fold].to(self.right)
         self.energy += other.energy.to(self.energy)
         self.count, self.width = self.count + other.count, other.width

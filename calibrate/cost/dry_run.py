@@ -8,7 +8,8 @@ from torch import nn
 from cachesmith.calibrate.closed_loop.axes import AXES
 from cachesmith.calibrate.closed_loop.fit import FOLDS
 from cachesmith.calibrate.config import CalibrationConfig
-from cachesmith.calibrate.cost.plan import BudgetPlan, plan_of
+from cachesmith.calibrate.cost.ledger import seconds_per_run
+from cachesmith.calibrate.cost.plan import BudgetPlan, longest_share, plan_of
 
 
 def describe_plan(
@@ -28,8 +29,20 @@ def describe_plan(
     lines.append(f"{'all':<44}{plan.runs:>17.1f}")
     measured = config.heldout * (1 + sum({*config.budgets.values()}) / plan.steps)
     lines.append(f"then {measured:.0f} run equivalents to measure {config.heldout} held-out samples")
-    lines += [*_memory(transformer, config)[: 1 if memory else None], *memory, _more(config, plan)]
+    shared, whole = _shared(config, plan), _memory(transformer, config)[: 1 if memory else None]
+    lines += [*shared, *whole, *memory, _more(config, plan)]
     return "\n".join(lines)
+
+
+def _shared(config: CalibrationConfig, plan: BudgetPlan) -> list[str]:
+    """What several workers take; seconds where a calibration of this work folder has been timed."""
+    if config.workers is None:
+        return []
+    share, each = longest_share(plan, config.workers), seconds_per_run(config.work, config.steps)
+    timed = "seconds are known once it has run for a while in this work folder"
+    if each is not None:
+        timed = f"{share * each:.0f} seconds at {each:.2f} a run equivalent, as timed in {config.work}"
+    return [f"{config.workers} workers take as long as one with {share:.1f} run equivalents: {timed}"]
 
 
 def _more(config: CalibrationConfig, plan: BudgetPlan) -> str:

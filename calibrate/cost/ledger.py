@@ -14,12 +14,16 @@ from cachesmith.files import replacing
 
 @dataclass
 class Phase:
-    """Forwards and backwards of the denoiser, each for one sample and step; a recomputation is a forward."""
+    """Forwards and backwards of the denoiser, each for one sample and step; a recomputation is a forward.
+
+    worker_seconds: seconds times the workers that there were.
+    """
 
     forwards: float = 0.0
     backwards: float = 0.0
     seconds: float = 0.0
     peak_bytes: int = 0
+    worker_seconds: float = 0.0
 
     def runs(self, steps: int) -> float:
         """Run equivalents: one is the forwards of one sample's uncached run of `steps` steps."""
@@ -31,6 +35,7 @@ class Ledger:
 
     def __init__(self, steps: int, path: Path, device: torch.device):
         self.steps, self._path, self._device = steps, path, device
+        self.workers = 1
         self.phases: dict[str, Phase] = {}
         if path.exists():
             read = json.loads(path.read_text(encoding="utf-8"))
@@ -57,7 +62,9 @@ class Ledger:
         try:
             yield phase
         finally:
-            phase.seconds += perf_counter() - began
+            seconds = perf_counter() - began
+            phase.seconds += seconds
+            phase.worker_seconds += seconds * self.workers
             if cuda:
                 phase.peak_bytes = max(phase.peak_bytes, torch.cuda.max_memory_allocated(self._device))
             self.save()
@@ -88,3 +95,11 @@ class Ledger:
             )
         lines.append(f"| **all** | | | **{self.runs:.1f}** | **{self.seconds:.0f}** |")
         return "\n".join(lines) + "\n"
+
+
+def seconds_per_run(work: Path, steps: int) -> float | None:
+    """Seconds that one worker takes for a run equivalent, by the newest ledger in a work folder; None without one."""
+    ledgers = sorted(work.glob("ledger-*.json"), key=lambda path: path.stat().st_mtime)
+    phases = [Phase(**each) for path in ledgers[-1:] for each in json.loads(path.read_text("utf-8")).values()]
+    runs = sum(phase.runs(steps) for phase in phases)
+    return sum(phase.worker_seconds for phase in phases) / runs if runs else None

@@ -57,6 +57,17 @@ class BudgetPlan:
         return sum(phase.forwards + phase.backwards for phase in self.phases) / self.steps
 
 
+def longest_share(plan: BudgetPlan, workers: int) -> float:
+    """Run equivalents of the worker that has most to compute: what `workers` workers take as long as.
+
+    Samples are shared out as evenly as whole ones can be.
+    """
+    return sum(
+        (phase.forwards + phase.backwards) / plan.steps * -(-phase.samples // workers) / phase.samples
+        for phase in plan.phases
+    )
+
+
 def plan_of(config: CalibrationConfig) -> BudgetPlan:
     """What a calibration's budget is spent on."""
     if config.space == "rfc":

@@ -77,9 +77,14 @@ class Shard:
         """See `Walk`."""
         self._walk.settle()
 
-    def equations(self, segment: Segment, theta: Tensor, weights: Tensor, share: float) -> Equations:
-        """See `Walk`."""
-        return self._walk.equations(segment, theta, weights, share)
+    def equations(self, segment: Segment, theta: Tensor, weights: Tensor, share: float) -> None:
+        """See `Walk`; `sums` returns them."""
+        self._equations: Equations | None = self._walk.equations(segment, theta, weights, share)
+
+    def sums(self) -> Equations | None:
+        """The last equations, which are then forgotten: they are large."""
+        equations, self._equations = self._equations, None
+        return equations
 
     def scores(self, objective: Objective) -> Tensor:
         """See `Walk`."""

@@ -1,7 +1,9 @@
 """All samples, wherever they are: what is asked of each shard, and what its answers add up to."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, NamedTuple, Protocol
+from queue import SimpleQueue
+from threading import Thread
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -11,24 +13,14 @@ from cachesmith.calibrate.closed_loop.descent import Point
 from cachesmith.calibrate.closed_loop.equations import Equations
 from cachesmith.calibrate.closed_loop.walk import Start
 from cachesmith.calibrate.fleet.groups import Group, shared_out
+from cachesmith.calibrate.fleet.remote import Remote
 from cachesmith.calibrate.fleet.shard import Shard
+from cachesmith.calibrate.fleet.wire import Call
 from cachesmith.calibrate.objective import Objective
 from cachesmith.policies import Policy
 from cachesmith.progress import Advance
 
-
-class _Call(NamedTuple):
-    """A method of `Shard`, and its arguments."""
-
-    name: str
-    arguments: tuple[Any, ...] = ()
-
-
-class Worker(Protocol):
-    """Whoever has a shard."""
-
-    def __call__(self, call: _Call) -> Any:
-        """Have the shard do it, and return its answer."""
+_Answer = tuple[int, Any, Exception | None]
 
 
 class InProcess:
@@ -37,9 +29,13 @@ class InProcess:
     def __init__(self, shard: Shard):
         self._shard = shard
 
-    def __call__(self, call: _Call) -> Any:
+    def __call__(self, call: Call) -> Any:
         """Do it."""
         return getattr(self._shard, call.name)(*call.arguments)
+
+
+Worker = InProcess | Remote
+"""Whoever has a shard: is called with a `Call`, and returns its answer."""
 
 
 class Shards:
@@ -49,16 +45,36 @@ class Shards:
     What is given or returned for each sample [N] is in the order of the groups in question, whoever has them.
     """
 
-    def __init__(self, groups: Sequence[Group], workers: Sequence[Worker], device: torch.device):
+    def __init__(
+        self,
+        groups: Sequence[Group],
+        workers: Sequence[Worker],
+        device: torch.device,
+        count: int | None = None,
+    ):
         self.groups, self.workers, self.device = groups, workers, device
-        self._held = shared_out(groups, len(workers))
+        self._held = shared_out(groups, count or len(workers))
         self._places: list[int] = []
         self._order: dict[int, list[int]] = {}
+
+    def close(self) -> None:
+        """End the workers that are processes of their own."""
+        for worker in self._remote:
+            worker.close()
+
+    @property
+    def repeated(self) -> float:
+        """Forwards of one sample and step that were lost with a worker and computed again."""
+        return sum(worker.repeated for worker in self._remote)
+
+    @property
+    def _remote(self) -> list[Remote]:
+        return [worker for worker in self.workers if isinstance(worker, Remote)]
 
     def references(self, sampled: Advance) -> int:
         """Sample all groups that were not yet; `sampled(samples)`. Return the steps that the sampler took."""
         steps = 0
-        calls = {w: [_Call("reference", (p,)) for p in held] for w, held in enumerate(self._held) if held}
+        calls = {w: [Call("reference", (p,)) for p in held] for w, held in enumerate(self._held) if held}
         for _, answer in self._run(calls):
             steps = answer.steps
             sampled(answer.sampled)
@@ -66,49 +82,55 @@ class Shards:
 
     def begin(self, places: Sequence[int], start: Start, folds: Tensor) -> None:
         """Begin a walk of the groups at `places`; folds: of their samples [N]."""
-        self._places = [*places]
+        self._places, self._start = [*places], start
         self._order = self._standing([n for place in places for n in self.groups[place].numbers])
-        self._all({w: _Call("begin", (self._of(w), start, folds[rows])) for w, rows in self._order.items()})
+        self._all({w: Call("begin", (self._of(w), start, folds[rows])) for w, rows in self._order.items()})
 
     def compute(self, step: int, advance: Advance) -> None:
         """Compute a step of all samples of the walk; `advance(samples)`."""
-        calls = {w: [_Call("compute", (step, place)) for place in self._of(w)] for w in self._order}
+        calls = {w: [Call("compute", (step, place)) for place in self._of(w)] for w in self._order}
         for _, samples in self._run(calls):
             advance(samples)
 
     def go(self, segment: Segment, theta: Tensor) -> Tensor:
         """Walk a segment: squared errors at its end [N]."""
-        return _in_order(self._order, self._all(dict.fromkeys(self._order, _Call("go", (segment, theta)))))
+        return _in_order(self._order, self._all(dict.fromkeys(self._order, Call("go", (segment, theta)))))
 
     def keep(self) -> None:
         """Of all walks of a segment, the last is the one to settle for."""
-        self._all(dict.fromkeys(self._order, _Call("keep")))
+        self._all(dict.fromkeys(self._order, Call("keep")))
 
     def settle(self) -> None:
         """Go on from where the walk that was kept ended."""
-        self._all(dict.fromkeys(self._order, _Call("settle")))
+        self._all(dict.fromkeys(self._order, Call("settle")))
 
     def equations(self, segment: Segment, theta: Tensor, weights: Tensor, share: float) -> Equations:
         """Normal equations of a segment, summed over all samples; weights [N]; share: of the tokens."""
-        calls = {
-            w: [_Call("equations", (segment, theta, weights[rows], share))] for w, rows in self._order.items()
-        }
-        total: Equations | None = None
-        for _, part in self._run(calls):
-            total = part.to(self.device) if total is None else total.merge(part)
-        assert total is not None, "a walk has samples"
+        self._all(
+            {w: Call("equations", (segment, theta, weights[rows], share)) for w, rows in self._order.items()}
+        )
+        # one after another and in order: they are large, and sums of floats depend on it
+        parts = (self.workers[worker](Call("sums")) for worker in self._order)
+        first = next(parts)
+        if isinstance(first, Equations):
+            total = first.to(self.device)
+        else:
+            start = self._start
+            total = Equations(start.folds, start.schedule, start.channels, self.device).merge(first)
+        for part in parts:
+            total.merge(part)
         return total
 
     def scores(self, objective: Objective) -> Tensor:
         """Scores of the walk's samples [N]."""
-        return _in_order(self._order, self._all(dict.fromkeys(self._order, _Call("scores", (objective,)))))
+        return _in_order(self._order, self._all(dict.fromkeys(self._order, Call("scores", (objective,)))))
 
     def gradients(
         self, numbers: Sequence[int], point: Point, advance: Advance
     ) -> tuple[list[Tensor], Tensor]:
         """Of the samples with these numbers: see `descent.gradients`; `advance(samples)`."""
         order, answers = self._standing(numbers), dict[int, tuple[list[Tensor], Tensor]]()
-        for w, answer in self._run({w: [_Call("gradients", (numbers, point))] for w in order}):
+        for w, answer in self._run({w: [Call("gradients", (numbers, point))] for w in order}):
             answers[w] = answer
             advance(len(order[w]))
         grads = [
@@ -120,7 +142,7 @@ class Shards:
     def quality(self, policy: Policy) -> tuple[Tensor, float]:
         """Closed-loop PSNR in dB of all samples [N], and full computations, a mean over them."""
         order = self._standing([number for group in self.groups for number in group.numbers])
-        answers = self._all(dict.fromkeys(order, _Call("quality", (policy,))))
+        answers = self._all(dict.fromkeys(order, Call("quality", (policy,))))
         samples = _in_order(order, {w: each[0] for w, each in answers.items()})
         return samples, sum(len(order[w]) * each[1] for w, each in answers.items()) / len(samples)
 
@@ -137,15 +159,49 @@ class Shards:
         }
         return {worker: rows for worker, rows in order.items() if rows}
 
-    def _all(self, calls: Mapping[int, _Call]) -> dict[int, Any]:
+    def _all(self, calls: Mapping[int, Call]) -> dict[int, Any]:
         """One call of each worker that is named."""
         return dict(self._run({worker: [call] for worker, call in calls.items()}))
 
-    def _run(self, calls: Mapping[int, Sequence[_Call]]) -> Iterator[tuple[int, Any]]:
-        """Each worker's calls, one after another: who answered, and what."""
-        for worker, own in calls.items():
-            for call in own:
+    def _run(self, calls: Mapping[int, Sequence[Call]]) -> Iterator[tuple[int, Any]]:
+        """Each worker's calls, one after another, and all workers at once: who answered, and what, as it comes.
+
+        An error of a worker is raised once nobody computes any more.
+        """
+        answers: SimpleQueue[_Answer | None] = SimpleQueue()
+        away = {w: own for w, own in calls.items() if isinstance(self.workers[w], Remote)}
+        threads = [Thread(target=self._lead, args=(w, own, answers), daemon=True) for w, own in away.items()]
+        for thread in threads:
+            thread.start()
+        failed: list[Exception] = []
+        for worker in calls.keys() - away.keys():
+            for call in calls[worker]:
                 yield worker, self.workers[worker](call)
+        computing = len(threads)
+        while computing:
+            if (answer := answers.get()) is None:
+                computing -= 1
+            else:
+                yield from _told(answer, failed)
+        if failed:
+            raise failed[0]
+
+    def _lead(self, worker: int, calls: Sequence[Call], answers: "SimpleQueue[_Answer | None]") -> None:
+        for call in calls:
+            try:
+                answers.put((worker, self.workers[worker](call), None))
+            except Exception as error:
+                answers.put((worker, None, error))
+                break
+        answers.put(None)
+
+
+def _told(answer: _Answer, failed: list[Exception]) -> Iterator[tuple[int, Any]]:
+    worker, found, error = answer
+    if error is None:
+        yield worker, found
+    else:
+        failed.append(error)
 
 
 def _in_order(order: Mapping[int, list[int]], parts: Mapping[int, Tensor]) -> Tensor:

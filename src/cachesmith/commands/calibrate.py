@@ -1,7 +1,9 @@
 """`cachesmith calibrate`: measure a model and write its policy file."""
 
 import re
+from collections.abc import Callable
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -10,7 +12,7 @@ import typer
 from cachesmith.commands import options
 from cachesmith.commands.failure import INTERRUPTED, complain, need
 from cachesmith.commands.output import note, print_json, say, write_text
-from cachesmith.commands.pipeline import STEPS, open_pipeline, require_requests
+from cachesmith.commands.pipeline import STEPS, open_pipeline, open_pipeline_on, require_requests
 from cachesmith.commands.shared import completion
 from cachesmith.commands.shared.config_file import used_config
 from cachesmith.commands.shared.destination import check_folder, check_policy_file
@@ -127,6 +129,17 @@ def calibrate(
             help="Compute blocks twice for their gradients rather than keep their activations: for large models.",
         ),
     ] = False,
+    workers: Annotated[
+        int | None,
+        typer.Option(
+            "--workers",
+            min=1,
+            metavar="N",
+            help="Share the samples among N processes, one a GPU; the policy differs by rounding alone.",
+            show_default="1",
+            rich_help_panel=options.FLEET,
+        ),
+    ] = None,
     work: Annotated[
         Path | None,
         typer.Option(
@@ -212,6 +225,7 @@ def calibrate(
         earlier=None if earlier is None else load(earlier, token=loading.token),
         lpips=lpips,
         objective=objective,
+        workers=workers,
     )
     if dry_run:
         say(_planned(model, loading, config, requests(read, 1, 0)[0]))
@@ -220,7 +234,7 @@ def calibrate(
     wanted = requests(read, len(read), 0)
     pipe = open_pipeline(model, loading, given={*common}.union(*(request.arguments for request in wanted)))
     require_requests(pipe, wanted, common, steps)
-    result = _resumable(pipe, read, config)
+    result = _resumable(pipe, read, config, partial(open_pipeline_on, model, loading))
     if report is not None:
         write_text(report / "config.yaml", used_config())
 
@@ -267,11 +281,13 @@ def _name(out: Path) -> str:
     return letters.lstrip("_.-")[:80] or "policy"
 
 
-def _resumable(pipe: Any, prompts: Any, config: "CalibrationConfig") -> "CalibrationResult":
+def _resumable(
+    pipe: Any, prompts: Any, config: "CalibrationConfig", load_on: Callable[[str], Any]
+) -> "CalibrationResult":
     from cachesmith.calibrate import calibrate
 
     try:
-        return calibrate(pipe, prompts, config)
+        return calibrate(pipe, prompts, config, load_on)
     except KeyboardInterrupt:
         complain(f"interrupted; what is done is kept in {config.work}: run the same command again to go on")
         raise typer.Exit(INTERRUPTED) from None

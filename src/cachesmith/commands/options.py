@@ -10,7 +10,7 @@ from pydantic import ByteSize, TypeAdapter, ValidationError
 
 from cachesmith.commands.shared import completion
 
-MODEL, SAMPLING, ENGINES, OUTPUT = "Model", "Sampling", "Engines", "Output"
+MODEL, SAMPLING, ENGINES, FLEET, OUTPUT = "Model", "Sampling", "Engines", "Machines", "Output"
 """Panels of the help."""
 
 

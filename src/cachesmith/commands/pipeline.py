@@ -2,6 +2,7 @@
 
 import inspect
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from importlib import import_module
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
@@ -49,6 +50,11 @@ def open_pipeline(
     pipe = _load(model, loading, (loading.dtype or usual).value)
     pipe.set_progress_bar_config(disable=True)
     return pipe.to(place)
+
+
+def open_pipeline_on(model: str, loading: options.Loading, place: str) -> Any:
+    """As `open_pipeline`, onto the device `place`: for workers, whose other options are the user's."""
+    return open_pipeline(model, replace(loading, device=place))
 
 
 def check_engines(chosen: options.EngineOptions, drop_torch_weights: bool = False) -> None:
