@@ -10,7 +10,7 @@ from cachesmith.calibrate.fleet.remote import GoneError
 from cachesmith.calibrate.fleet.shard import Shard
 from cachesmith.calibrate.fleet.wire import Call, answered
 
-PATIENCE = 5.0
+SECONDS_TO_END = 5.0
 """Seconds that a process is given to end."""
 
 
@@ -35,16 +35,16 @@ class Process:
             self._end.send_bytes(message)
             return self._end.recv_bytes()
         except (EOFError, OSError):
-            self._process.join(PATIENCE)
+            self._process.join(SECONDS_TO_END)
             raise GoneError(f"exit code {self._process.exitcode}") from None
 
     def close(self) -> None:
         """End the process; what is written is written in one piece."""
         self._process.terminate()
-        self._process.join(PATIENCE)
+        self._process.join(SECONDS_TO_END)
         if self._process.is_alive():
             self._process.kill()
-            self._process.join(PATIENCE)
+            self._process.join(SECONDS_TO_END)
         self._end.close()
 
 

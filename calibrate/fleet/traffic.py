@@ -6,7 +6,7 @@ from cachesmith.calibrate.closed_loop.axes import AXES, RAW
 from cachesmith.calibrate.closed_loop.lanes import Schedule
 from cachesmith.calibrate.fleet.groups import Group, shared_out
 
-FLOAT = 4
+FLOAT_BYTES = 4
 """Bytes of a number."""
 
 
@@ -37,7 +37,7 @@ class Shapes:
 def walk_bytes(shapes: Shapes) -> int:
     """Of one walk of a segment: every fold's weights to each worker, a squared error of each sample back."""
     theta = shapes.folds * shapes.unknowns
-    return FLOAT * sum(theta + len(own) for own in shapes.held)
+    return FLOAT_BYTES * sum(theta + len(own) for own in shapes.held)
 
 
 def equation_bytes(shapes: Shapes) -> int:
@@ -46,7 +46,7 @@ def equation_bytes(shapes: Shapes) -> int:
     for own in shapes.held:
         matrices = len({number % shapes.folds for number in own}) * size * (size + 1) // 2
         total += shapes.folds * size + len(own) + matrices + shapes.folds * size + size
-    return FLOAT * total
+    return FLOAT_BYTES * total
 
 
 def gradient_bytes(shapes: Shapes, segments: int) -> int:
@@ -54,7 +54,7 @@ def gradient_bytes(shapes: Shapes, segments: int) -> int:
     forecast = sum(letter != "C" for letter in shapes.schedule.mask)
     rows = forecast * len(shapes.schedule.lanes) * RAW * shapes.channels
     up = segments * (shapes.unknowns + 1)
-    return FLOAT * sum(rows + segments * shapes.unknowns + len(own) * up for own in shapes.held)
+    return FLOAT_BYTES * sum(rows + segments * shapes.unknowns + len(own) * up for own in shapes.held)
 
 
 def fit_bytes(shapes: Shapes, segments: int, turns: float, walks: float) -> int:

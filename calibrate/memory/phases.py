@@ -9,7 +9,7 @@ from cachesmith.calibrate.closed_loop.fit import FOLDS
 from cachesmith.calibrate.cost.plan import BudgetPlan
 from cachesmith.calibrate.memory.sizes import Sizes
 
-FLOAT = 4
+FLOAT_SIZE = 4
 """Bytes of a number in what is summed."""
 
 
@@ -59,7 +59,7 @@ class _Held:
         self.sizes, self.plan, self.masks, self.where = sizes, plan, masks, where
         self.lanes = 2 if any("H" in mask for mask in masks) else 1
         self.unknowns = self.lanes * AXES * sizes.channels
-        self.gram = FLOAT * self.unknowns**2
+        self.gram = FLOAT_SIZE * self.unknowns**2
         # inputs and features of the last steps, and what the blocks returned in the last
         self.history = sizes.feature * (2 * TAPS + 1)
 
@@ -90,7 +90,7 @@ class _Held:
         """A segment of forecasts with a graph, and what one unit of each unknown adds to them."""
         longest = max(b - a for mask in self.masks for a, b in segments(mask)) - 1
         drawn = min(TOKENS_A_SAMPLE, self.sizes.tokens)
-        changes = longest * self.sizes.rows * AXES * drawn * self.sizes.channels * FLOAT
+        changes = longest * self.sizes.rows * AXES * drawn * self.sizes.channels * FLOAT_SIZE
         adjoints = longest * self.sizes.feature
         # a forecast, what goes into it, what its tail makes of it, and what guidance and the sampler do
         graph = longest * (self.sizes.tail + 3 * self.sizes.feature + 2 * self.sizes.latents)
@@ -99,7 +99,10 @@ class _Held:
     def _summed(self) -> int:
         """Rows of the equations of a batch, with those before them, and the grams of its folds."""
         drawn = min(TOKENS_A_SAMPLE, self.sizes.tokens)
-        return 2 * self.where.batch * drawn * self.unknowns * FLOAT + min(self.where.batch, FOLDS) * self.gram
+        return (
+            2 * self.where.batch * drawn * self.unknowns * FLOAT_SIZE
+            + min(self.where.batch, FOLDS) * self.gram
+        )
 
     def _solved(self) -> int:
         """All folds' sum, that without one, and its factor."""
@@ -115,7 +118,7 @@ class _Held:
             forecast = len(mask) - mask.count("C") - mask.count("H") / 2
             graph = computed * (step.graph + 2 * each.feature) + forecast * (each.tail + each.feature)
             most = max(most, int(graph))
-        weights = len(self.masks[0]) * RAW * self.lanes * each.channels * FLOAT
+        weights = len(self.masks[0]) * RAW * self.lanes * each.channels * FLOAT_SIZE
         run = each.latents * (self.plan.steps + 1) + each.prompt
         remembered = self.plan.samples * self.history if self.where.history else 0
         return self.weights() + remembered + batch * (most + step.backward + run + 2 * weights) + self.gram
@@ -123,12 +126,12 @@ class _Held:
     def policies(self) -> int:
         """A policy's weights, and what its runs remember."""
         steps, lanes = len(self.masks[0]), self.lanes
-        return steps * lanes * RAW * self.sizes.channels * FLOAT + self.where.batch * self.history
+        return steps * lanes * RAW * self.sizes.channels * FLOAT_SIZE + self.where.batch * self.history
 
     def references(self) -> int:
         """Paths and pictures of the fitting samples, and of those in hand."""
         each = self.sizes
-        kept = each.latents * (self.plan.steps + 1) + each.image * each.itemsize // FLOAT
+        kept = each.latents * (self.plan.steps + 1) + each.image * each.itemsize // FLOAT_SIZE
         off = sum(each.weights.values()) if self.where.offload else 0
         return off + self.plan.samples * kept
 

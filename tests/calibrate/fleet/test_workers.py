@@ -60,7 +60,7 @@ def test_a_killed_process_is_replaced_and_nothing_is_lost(
 
     def killing(self: Any, segment: Any) -> None:
         segments[0] += 1
-        if segments[0] in (1, 3):
+        if segments[0] in (2, 4):
             pid = made[-1].pid
             assert pid is not None
             os.kill(pid, signal.SIGKILL)
