@@ -23,7 +23,8 @@ def test_calibrate_hands_everything_over(
 ) -> None:
     seen: list[Any] = []
 
-    def calibrate(pipe: Any, prompts: Any, config: CalibrationConfig) -> Done:
+    def calibrate(pipe: Any, prompts: Any, config: CalibrationConfig, again: Any) -> Done:
+        assert callable(again), "workers load the pipeline themselves"
         seen.extend((pipe, prompts, config))
         assert config.out is not None
         config.out.parent.mkdir()
