@@ -40,8 +40,9 @@ class Layer:
             return (wrapper if self.alive else below)(*args, **kwargs)
 
         method.__name__ = name  # what a pickled method is looked up by
-        if function is plain:  # somebody's function, which takes no `self`
-            vars(method)["__signature__"] = _with_self(inspect.signature(plain))
+        if function is plain:
+            vars(method).pop("__signature__", None)
+            method.__wrapped__ = _with_self(plain)
         self.method = MethodType(method, target)
         setattr(method, _MARK, self)
         vars(target)[name] = self.method
@@ -78,9 +79,18 @@ class Layer:
         return self._below(*args, **kwargs)
 
 
-def _with_self(signature: inspect.Signature) -> inspect.Signature:
+def _with_self(function: Callable[..., Any]) -> Callable[..., Any]:
+    """What only shows the signature of somebody's function as a method has it: after `self`.
+
+    Not on the method itself, since wrappers copy what stands there.
+    """
+
+    def shown() -> None: ...
+
+    signature = inspect.signature(function)
     this = inspect.Parameter("this", inspect.Parameter.POSITIONAL_ONLY)
-    return signature.replace(parameters=[this, *signature.parameters.values()])
+    vars(shown)["__signature__"] = signature.replace(parameters=[this, *signature.parameters.values()])
+    return shown
 
 
 @contextmanager

@@ -4,6 +4,7 @@ import copy
 import inspect
 import pickle
 from collections.abc import Callable
+from functools import wraps
 from typing import Any
 
 import pytest
@@ -55,6 +56,17 @@ def test_a_layer_over_somebody_elses_function_keeps_its_signature() -> None:
     layer = Layer(owner, "call", plus(1))
     assert [*inspect.signature(owner.call).parameters] == ["x", "y"] and owner.call(5) == 6
     layer.remove()
+
+
+def test_signatures_stay_where_layers_and_wrappers_alternate() -> None:
+    owner: Any = Doubler()
+    owner.call = lambda x, y=0: x + y
+    for _ in range(3):
+        Layer(owner, "call", plus(1))
+        below = owner.call
+        owner.call = wraps(below)(lambda *args, below=below, **kwargs: below(*args, **kwargs))
+        assert [*inspect.signature(owner.call).parameters] == ["x", "y"]
+    assert owner.call(5) == 8
 
 
 def test_a_layer_that_somebody_took_off_stays_off() -> None:
