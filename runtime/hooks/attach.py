@@ -47,7 +47,7 @@ def attach(
     """
     if transformer in _ATTACHED:
         raise PolicyError("this transformer already runs under a policy; leave that context first")
-    call = TransformerCall(runner, clock, backend, foresees)
+    call = TransformerCall(runner, clock, backend, foresees if adapter_for(transformer).idle else None)
     layers = MemberLayers(transformer, call)
     with ExitStack() as stack:
         _ATTACHED.add(transformer)
@@ -127,20 +127,24 @@ def _watch_calls(transformer: Any, call: TransformerCall, layers: MemberLayers) 
         call.begin(replace(call.clock.tick(timestep, latents), latents=latents))
         layers.refresh()
 
+    def returned(output: Any) -> bool:
+        """Tell the runner what the call returned; whether the call is to be made again."""
+        sample = _first_tensor(output)
+        return sample is not None and call.runner.end(sample)
+
     def after(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
         """`output` is None where the call failed."""
         nonlocal given
         if not call.open:  # it was left alone
             return None
         try:
-            sample = _first_tensor(output)
-            if sample is None or not (call.void or call.runner.end(sample)):
+            if output is None or not (call.void or returned(output)):
                 return None
             call.idles = False
             args, kwargs = given
-            again = module.forward(*args, **kwargs)
-            call.runner.end(_first_tensor(again))
-            return again
+            output = module.forward(*args, **kwargs)
+            returned(output)
+            return output
         finally:
             given = None
             call.leave()

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import diffusers
@@ -96,3 +97,28 @@ def test_what_was_foreseen_otherwise_is_computed_with_them() -> None:
         found, stats = sample(name, model, static(), change=3)
     assert torch.equal(found, expected)
     assert stats.computed == other.computed and stats.fallbacks == other.fallbacks
+
+
+def test_a_model_without_such_lists_is_called_once_a_step() -> None:
+    name = "WanTransformer3DModel"
+    model, calls = ZOO[name].build(name), [0]
+    model.proj_out.register_forward_hook(lambda *_: calls.__setitem__(0, calls[0] + 1))
+    assert not ADAPTERS[name].idle
+    with pytest.warns(RuntimeWarning, match="changed during a run"):
+        sample(name, model, static(), change=3)
+    assert calls[0] == STEPS
+
+
+def test_a_call_that_is_made_again_is_handed_out_whatever_its_output_is() -> None:
+    name = "HunyuanVideoTransformer3DModel"
+    model = ZOO[name].build(name)
+    with without_idle(name), pytest.warns(RuntimeWarning, match="changed during a run"):
+        expected, _ = sample(name, model, static(), change=3)
+    plain = model.forward
+    model.forward = lambda *args, **kwargs: SimpleNamespace(of=plain(*args, **kwargs))
+    tiny = ZOO[name]
+    unpacked = replace(tiny, call=lambda model, x, t: tiny.call(model, x, t).of)
+    with pytest.MonkeyPatch.context() as patch, pytest.warns(RuntimeWarning, match="changed during a run"):
+        patch.setitem(ZOO, name, unpacked)
+        found, _ = sample(name, model, static(), change=3)
+    assert torch.equal(found, expected)
