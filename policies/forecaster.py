@@ -12,11 +12,11 @@ input now, a forecaster is composed of these parts, all but the first optional a
     refresh     some tokens of F are computed    `refresh`: which ones, and what the others learn from them
 """
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
+from pydantic import Field
 
-from cachesmith.policies.base import Frozen, TensorName
+from cachesmith.policies.base import Frozen, Grown, TensorName
 from cachesmith.policies.rows import ClosedRow, Taylor
 from cachesmith.policies.rows import Reuse as Reuse
 from cachesmith.policies.token_refresh import Refresh
@@ -25,7 +25,7 @@ Side = Annotated[int, Field(ge=1, le=100_000)]
 """Tokens along one side of a picture."""
 
 
-class Fitted(Frozen):
+class Fitted(Grown):
     """Weights learned by calibration, one row per step of the sampler.
 
     `weights` names a float32 array [lanes, steps, taps]; `input_weights`, if given, one of the same form
@@ -37,16 +37,12 @@ class Fitted(Frozen):
     cluster of channels or a single one.
     """
 
+    LATER = ("ids",)
+
     kind: Literal["fitted"] = "fitted"
     weights: TensorName
     input_weights: TensorName | None = None
     ids: TensorName | None = None
-
-    @model_serializer(mode="wrap")
-    def _written(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Leave `ids` out where it is not used, so that documents from before it had groups keep their hash."""
-        raw: dict[str, Any] = handler(self)
-        return {name: value for name, value in raw.items() if name != "ids" or value is not None}
 
 
 Row = Annotated[ClosedRow | Fitted, Field(discriminator="kind")]
@@ -118,12 +114,10 @@ class Mixed(Frozen):
 Magnitude = Annotated[Observed | Calibrated | Mixed, Field(discriminator="kind")]
 
 
-LATER = frozenset({"band", "correction", "refresh"})
-"""Parts of a forecaster that are left out of the document where they are not used."""
-
-
-class Forecaster(Frozen):
+class Forecaster(Grown):
     """Weights of past outputs, optionally projected, rescaled, corrected and refreshed; see the module's formulas."""
+
+    LATER = ("band", "correction", "refresh")
 
     rows: Annotated[ClosedRow | Fitted | Clusters, Field(discriminator="kind")] = Taylor()
     subspace: Subspace | None = None
@@ -131,11 +125,6 @@ class Forecaster(Frozen):
     magnitude: Magnitude | None = None
     correction: Correction | None = None
     refresh: Refresh | None = None
-
-    @model_serializer(mode="wrap")
-    def _plain(self, write: SerializerFunctionWrapHandler) -> dict[str, object]:
-        # files written before these parts existed must keep their text, and with it their id
-        return {name: part for name, part in write(self).items() if part is not None or name not in LATER}
 
 
 def by_step(forecaster: Forecaster) -> bool:

@@ -1,8 +1,8 @@
 """Profiles: how a pipeline's denoisers are sampled, and what came of it when that was measured."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
+from pydantic import Field, model_validator
 
 from cachesmith.policies.base import MAX_DENOISERS, MAX_GROUPS, Frozen, Grown, Name, Text
 from cachesmith.policies.forecaster import Forecaster
@@ -19,7 +19,7 @@ class Summary(Frozen):
     worst: float
 
 
-class Quality(Frozen):
+class Quality(Grown):
     """Error against the uncached picture of the same seed, on held-out prompts.
 
     `psnr_low` and `psnr_high` bound the 95 % bootstrap interval of the mean, in dB. `ssim` is None where the samples
@@ -27,6 +27,8 @@ class Quality(Frozen):
     is at least `floor` dB; `parts`: PSNR of the samples of each size or guidance, where they differ. Files of before
     those three were kept have none of them, and are written without them again.
     """
+
+    LATER = ("floor", "above_floor", "metrics", "parts")
 
     samples: Annotated[int, Field(ge=1)]
     psnr: float
@@ -57,14 +59,6 @@ class Quality(Frozen):
     def worst(self, name: str) -> float | None:
         """One metric of the worst sample, None where it was not kept."""
         return self.metrics[name].worst if name in self.metrics else None
-
-    @model_serializer(mode="wrap")
-    def _as_before(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Leave out what older files do not have, so that they keep their ids."""
-        fields: dict[str, Any] = handler(self)
-        absent = [name for name in ("floor", "above_floor") if getattr(self, name) is None]
-        absent += [name for name in ("metrics", "parts") if not getattr(self, name)]
-        return {name: value for name, value in fields.items() if name not in absent}
 
 
 class Sampled(Grown):

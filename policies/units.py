@@ -1,11 +1,11 @@
 """Which parts of the transformer are computed or forecast as a whole."""
 
 from itertools import pairwise
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
-from pydantic import Field, SerializerFunctionWrapHandler, field_validator, model_serializer
+from pydantic import Field, field_validator
 
-from cachesmith.policies.base import MAX_GROUPS, Frozen
+from cachesmith.policies.base import MAX_GROUPS, Frozen, Grown
 from cachesmith.policies.errors import PolicyError
 
 Follower = Literal["first", "second", "later"]
@@ -15,21 +15,17 @@ GUIDANCE = "guidance"
 """The unit, and its group, that a `Stack` with a follower has beside the blocks."""
 
 
-class Stack(Frozen):
+class Stack(Grown):
     """All blocks as one unit: input = hidden state before the first block, output = the residual they add.
 
     With a `follower`, the blocks are that half of guidance which it follows, and the follower is a unit of its own,
     `guidance`: its input is the other half's output, its output is how much its own differs.
     """
 
+    LATER = ("follower",)
+
     kind: Literal["stack"] = "stack"
     follower: Follower | None = None
-
-    @model_serializer(mode="wrap")
-    def _written(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Leave `follower` out where there is none, so that documents from before it keep their hash."""
-        raw: dict[str, Any] = handler(self)
-        return {name: value for name, value in raw.items() if value is not None}
 
 
 class Segments(Frozen):
