@@ -4,9 +4,8 @@ from cachesmith.policies.arrays import Spans, check_array, check_forecaster, id_
 from cachesmith.policies.base import MAIN, Arrays
 from cachesmith.policies.document import Document, SamplerKey
 from cachesmith.policies.errors import PolicyError
-from cachesmith.policies.forecaster import by_step
 from cachesmith.policies.gate import Fixed, StaticGate
-from cachesmith.policies.profile import Profile, Sampled
+from cachesmith.policies.profile import Profile, Sampled, has_fitted
 from cachesmith.policies.references import denoisers_in, forecasters, mentions, references
 from cachesmith.policies.units import Modules, Segments
 
@@ -66,8 +65,7 @@ def _check_denoisers(name: str, profile: Profile, document: Document) -> None:
 def _check_steps_of_denoisers(name: str, profile: Profile) -> None:
     """Masks of several denoisers are over one run, and weights that were fitted say for which of its steps."""
     for path, sampled in denoisers_in(name, profile) if profile.denoisers else ():
-        fitted = any(by_step(forecaster) for _, forecaster in forecasters(path, sampled))
-        if fitted and not isinstance(sampled.gate, Fixed):
+        if has_fitted(sampled) and not isinstance(sampled.gate, Fixed):
             raise PolicyError(
                 f"{path} has weights that were fitted for the steps of one of several denoisers, but the gate "
                 f"{sampled.gate.kind!r} does not say which these are; use the gate `fixed`"

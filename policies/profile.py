@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from cachesmith.policies.base import MAX_DENOISERS, MAX_GROUPS, Frozen, Grown, Name, Text
-from cachesmith.policies.forecaster import Forecaster
+from cachesmith.policies.forecaster import Forecaster, by_step
 from cachesmith.policies.gate import Gate
 from cachesmith.policies.units import Stack, Units
 
@@ -89,3 +89,8 @@ class Profile(Sampled):
     speedup: Annotated[float, Field(ge=0)] | None = None
     measured_speedup: Annotated[float, Field(ge=0)] | None = None
     quality: Quality | None = None
+
+
+def has_fitted(sampled: Sampled) -> bool:
+    """Whether any forecaster has weights or a correction fitted per step."""
+    return any(by_step(f) for f in (sampled.forecaster, *sampled.overrides.values()))

@@ -6,6 +6,7 @@ from contextlib import ExitStack, contextmanager
 from torch import nn
 
 from cachesmith.policies import MAIN, Policy, PolicyError, Stack, denoiser_policy
+from cachesmith.policies.profile import has_fitted
 from cachesmith.runtime.discovery.first_call import learned_at_first_call
 from cachesmith.runtime.engines.bundle import BoundEngines
 from cachesmith.runtime.hooks.attach import attach, contexts_heard
@@ -18,7 +19,7 @@ from cachesmith.runtime.models.snapshot import Network, look
 from cachesmith.runtime.models.units import BlockRun, Unit, network_units, resolve_units, units_of
 from cachesmith.runtime.other_caches import check_no_other_cache
 from cachesmith.runtime.plan.compile_plan import compile_plan
-from cachesmith.runtime.plan.plan import Plan, has_fitted
+from cachesmith.runtime.plan.plan import Plan
 from cachesmith.runtime.runs.guidance import GuidanceRunner, guided
 from cachesmith.runtime.runs.session import Session
 

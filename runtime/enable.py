@@ -20,12 +20,6 @@ class _Enabled:
         """The context of `pipe`, which may be a shallow copy of the pipeline that is in it."""
         return self._context if pipe is self._pipe else None
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> "_Enabled":
-        return _Enabled()
-
-    def __copy__(self) -> "_Enabled":
-        return _Enabled()
-
     def __reduce__(self) -> tuple[type["_Enabled"], tuple[()]]:
         return _Enabled, ()
 

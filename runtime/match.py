@@ -24,11 +24,11 @@ from cachesmith.policies import (
     fixed_mask,
     remap,
 )
+from cachesmith.policies.profile import has_fitted
 from cachesmith.runtime.models.fingerprint import config_hash, facts, lora_names, scheduler_settings
 from cachesmith.runtime.models.snapshot import Network
 from cachesmith.runtime.models.weights import present_weights, same_weights, weights_sketch
 from cachesmith.runtime.pipeline_call import PipelineCall
-from cachesmith.runtime.plan.plan import has_fitted
 
 FEW_STEPS = 8
 """Below this many steps there is nothing worth forecasting for a policy that was not made for so few."""

@@ -16,8 +16,6 @@ from cachesmith.sampling.pictures import Pictures
 from cachesmith.sampling.render import Renderer, device_of
 from cachesmith.sampling.requests import Request
 
-HOST = torch.device("cpu")
-
 
 @dataclass
 class Uncached:

@@ -1,7 +1,7 @@
 """How a worker makes its shard: it loads the pipeline itself, and makes sure that it is the same one."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +31,7 @@ class Recipe:
     groups: dict[int, Group]
     folder: Path
     print: str
-    threads: int | None = field(default=None)
+    threads: int | None = None
 
     def shard(self) -> Shard:
         """Load the pipeline. Raises `PolicyError` where it is another one than is calibrated."""

@@ -79,13 +79,6 @@ def _batch(latents: Any) -> Tensor | None:
     return latents if isinstance(latents, Tensor) else None
 
 
-def clock_for(*transformers: nn.Module) -> Clock:
-    """Return a clock for calls of `transformers`; raise `PolicyError` when there is no adapter for one of them."""
-    for transformer in transformers:
-        adapter_for(transformer)
-    return Clock()
-
-
 class _Hook:
     """A hook that stays behind when its module is copied or pickled."""
 

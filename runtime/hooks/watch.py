@@ -8,8 +8,8 @@ from typing import Any
 from torch import Tensor
 
 from cachesmith.policies import Units
-from cachesmith.runtime.hooks.attach import attach, clock_for
-from cachesmith.runtime.hooks.clock import Tick
+from cachesmith.runtime.hooks.attach import attach
+from cachesmith.runtime.hooks.clock import Clock, Tick
 from cachesmith.runtime.hooks.runner import COMPUTE_ALL, Answer, Runner, UnitBackend, UnitCall, UnitResult
 from cachesmith.runtime.models.denoisers import denoisers
 from cachesmith.runtime.models.units import Unit, resolve_units, units_of
@@ -61,7 +61,7 @@ def watch_each(
     """As `watch`, with a runner for every denoiser; all follow one clock."""
     named = denoisers(pipe)
     with ExitStack() as stack:
-        clock = stack.enter_context(clock_for(*named.values()).follow(pipe.scheduler))
+        clock = stack.enter_context(Clock().follow(pipe.scheduler))
         for name, transformer in named.items():
             own = units_of(resolve_units(transformer, units), name)
             stack.enter_context(attach(transformer, own, runner_of(name, own), clock, backend))

@@ -22,7 +22,6 @@ def cache_bytes(plan: Plan, shapes: _Shapes, itemsize: int, branches: int = 1, s
     constants = constant_bytes(plan)
     if plan.gate is not None:
         held = sum(sizes.full(unit) for unit in plan.units) + sizes.gate()
-        held += _leading(plan, plan.units[0], None, sizes)
         return held * branches + constants
     return max(_static(plan, sizes, branches, start), default=0) + constants
 
@@ -44,7 +43,7 @@ def _static(plan: Plan, sizes: "_Sizes", branches: int, start: int) -> Iterator[
                 yield total + leading
 
 
-def _leading(plan: Plan, unit: Unit, decision: Compute | Forecast | None, sizes: "_Sizes") -> int:
+def _leading(plan: Plan, unit: Unit, decision: Compute | Forecast, sizes: "_Sizes") -> int:
     """What a call added that later calls of the step follow is held for them, unless it is in the history as well."""
     guidance = guidance_difference(plan.units)
     remembered = isinstance(decision, Compute) and decision.keep

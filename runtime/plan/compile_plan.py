@@ -18,10 +18,11 @@ from cachesmith.policies import (
     Relational,
     mask,
 )
+from cachesmith.policies.profile import has_fitted
 from cachesmith.runtime.gates import gate_rules
 from cachesmith.runtime.models.adapters import KINDS
 from cachesmith.runtime.models.units import Unit, is_tokenwise
-from cachesmith.runtime.plan.plan import Plan, has_fitted
+from cachesmith.runtime.plan.plan import Plan
 
 _GROUPS = 12
 """Unit groups that a message names."""

@@ -211,8 +211,3 @@ def _with_liveness(decisions: list[Decision], observes_scale: bool) -> tuple[Dec
         Compute(keep=step in live) if decision == Compute() else decision
         for step, decision in enumerate(decisions)
     )
-
-
-def has_fitted(profile: Profile) -> bool:
-    """Whether any forecaster of `profile` has weights or a correction fitted per step."""
-    return any(by_step(f) for f in (profile.forecaster, *profile.overrides.values()))

@@ -36,11 +36,6 @@ def folders(incomplete: str) -> list[str]:
     return [_shown(p) for p in _entries(incomplete) if p.is_dir()]
 
 
-def policies_and_bundles(incomplete: str) -> list[str]:
-    """What `cachesmith inspect` reads."""
-    return policy_files(incomplete)
-
-
 def profiles(context: typer.Context, incomplete: str) -> list[str]:
     """Profiles of the policy that the line names."""
     policy = context.params.get("policy") or context.params.get("file")
