@@ -99,10 +99,11 @@ class _Calibration:
         self.fitting = (*self.parts.fitting, *self.parts.validation)
         if config.earlier is not None:
             check_earlier(config.earlier, prompts, self.parts)
-        common = {} if config.guidance_scale is None else {"guidance_scale": config.guidance_scale}
-        self.renderer = Renderer(pipe, config.steps, config.batch, **common)
+        self.renderer = Renderer(pipe, config.steps, config.batch, **config.common)
         self.models = {name: model_key(denoiser, pipe) for name, denoiser in denoisers(pipe).items()}
-        self.key = digest_of(print_of(pipe), self.parts, common, config.steps, config.seed, __version__)
+        self.key = digest_of(
+            print_of(pipe), self.parts, config.common, config.steps, config.seed, __version__
+        )
 
     def run(self) -> CalibrationResult:
         """Do everything."""
@@ -195,7 +196,7 @@ class _Calibration:
                 *(f"profiles/{name}: {each.source}" for name, each in found.items()),
                 f"objective: {self.config.objective}",
                 *origin(self.config.earlier),
-                *ledger.lines(),
+                *self.plan.lines(),
             ),
         )
 
@@ -205,21 +206,16 @@ def within_time(pipe: Any, prompts: Sequence[Prompt], config: CalibrationConfig)
     if config.seconds is None:
         return config
     memo = Memo(config.work / "budgets.jsonl")
-    name = (
-        f"{config.seconds:g} s"
-        if (config.workers or 1) == 1
-        else f"{config.seconds:g} s, {config.workers} workers"
+    name = digest_of(
+        print_of(pipe), config.seconds, config.steps, config.batch, config.workers, config.common
     )
     known = memo.get(name)
     if known is None:
-        common = {} if config.guidance_scale is None else {"guidance_scale": config.guidance_scale}
-        renderer, some = (
-            Renderer(pipe, config.steps, config.batch, **common),
-            requests(prompts, config.batch, 0),
-        )
+        renderer = Renderer(pipe, config.steps, config.batch, **config.common)
+        some = requests(prompts, config.batch, 0)
         renderer(some[:1])  # warm-up
         alone = PRODUCTIVE * config.seconds * len(some) / elapsed(partial(renderer, some), pipe.device)
-        known = [alone * (config.workers or 1)]
+        known = [alone * config.workers]
         memo.put(name, known)
     return replace(config, budget=max(LEAST["budget"], known[0] - config.heldout * 1.5), seconds=None)
 

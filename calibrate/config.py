@@ -65,7 +65,7 @@ class CalibrationConfig:
     earlier: Policy | None = None
     lpips: Path | None = None
     objective: str = "psnr"
-    workers: int | None = None
+    workers: int = 1
 
     def __post_init__(self) -> None:
         for name, least in LEAST.items():
@@ -92,6 +92,11 @@ class CalibrationConfig:
             raise PolicyError(
                 f"speed-up {speedup:g} is out of reach; with {self.steps} steps use 1 < S <= {self.steps / 2:g}"
             )
+
+    @property
+    def common(self) -> dict[str, Any]:
+        """Arguments that every call of the pipeline gets."""
+        return {} if self.guidance_scale is None else {"guidance_scale": self.guidance_scale}
 
     @property
     def budgets(self) -> dict[str, float]:

@@ -69,7 +69,7 @@ class ProfileMaker:
 
     def _schedule(self, budget: float) -> Schedule:
         by = "" if self.objective == PSNR else f"-{self.objective.name}"
-        name = f"shapes-{self.key}-{budget:g}{by}"
+        name = f"shapes-{self.key}-{budget:g}-{self.plan.screened}{by}"
         study = open_study(self.config.storage, self.config.work, name, ["maximize"])
         run = RunShape(self.plan.steps, self.shape.follower, self.shape.starts)
         with self.ledger.phase("schedules"):
@@ -88,7 +88,8 @@ class ProfileMaker:
 
     def _quick(self, schedule: Schedule, objective: Objective = PSNR) -> Tensor:
         """Out-of-fold scores [N] of a quick fit of a few samples."""
-        key = str(schedule) if objective == PSNR else f"{objective.name}: {schedule}"
+        by = "" if objective == PSNR else f"{objective.name}, "
+        key = f"{by}{self.plan.screened} samples: {schedule}"
         known = self._memo.get(key)
         if known is None:
             fit = SegmentFitter(
@@ -105,7 +106,8 @@ class ProfileMaker:
         return torch.tensor(known)
 
     def _fitted(self, schedule: Schedule, start: Rows | None) -> Fit:
-        path = self._file("fit", schedule, start is not None)
+        earlier = None if start is None else self.config.earlier
+        path = self._file("fit", schedule, None if earlier is None else earlier.id)
         if path.exists():
             return Fit.load(torch.load(path, weights_only=True))
         with self.ledger.phase("least squares"):

@@ -18,32 +18,32 @@ from cachesmith.sampling.requests import Request
 
 
 @dataclass(frozen=True)
-class _Missing:
-    """Requests that are still to be sampled."""
+class _Called:
+    """Requests that are sampled in one call."""
 
     requests: Sequence[Request]
 
     def __len__(self) -> int:
         return len(self.requests)
 
-    def parts(self, size: int) -> list["_Missing"]:
-        return [_Missing(self.requests[i : i + size]) for i in range(0, len(self.requests), size)]
+    def parts(self, size: int) -> list["_Called"]:
+        return [_Called(self.requests[i : i + size]) for i in range(0, len(self.requests), size)]
 
 
 def reference(renderer: Renderer, group: Group, folder: Path) -> tuple[Uncached, int]:
-    """The samples of `group`, and how many of them had no file in `folder`: these are sampled, and written."""
+    """The samples of `group`, and how many were sampled: all, where one has no file in `folder`, and what has none is
+    written. A batch of its own would round the missing ones differently from those that are there."""
     folder.mkdir(parents=True, exist_ok=True)
     paths = [folder / f"{number:05d}.pt" for number in group.numbers]
-    missing = [i for i, path in enumerate(paths) if not path.exists()]
+    missing = [path for path in paths if not path.exists()]
     if missing:
-        called, made = in_memory(
-            [_Missing([group.requests[i] for i in missing])], lambda each: sample(renderer, each.requests)
-        )
-        for i, (each, row) in zip(missing, ((m, r) for m in made for r in range(len(m))), strict=True):
-            with replacing(paths[i]) as part:
-                torch.save({"path": each.path[row].clone(), "images": each.images[row].clone()}, part)
+        called, made = in_memory([_Called(group.requests)], lambda each: sample(renderer, each.requests))
+        for place, (each, row) in zip(paths, ((m, r) for m in made for r in range(len(m))), strict=True):
+            if place in missing:
+                with replacing(place) as part:
+                    torch.save({"path": each.path[row].clone(), "images": each.images[row].clone()}, part)
         if len(missing) == len(paths) and len(called) == 1:
-            return made[0], len(missing)
+            return made[0], len(paths)
     known = [torch.load(path, weights_only=True) for path in paths]
     path, images = (torch.stack([each[name] for each in known]) for name in ("path", "images"))
-    return Uncached(group.requests, path, images), len(missing)
+    return Uncached(group.requests, path, images), len(paths) if missing else 0

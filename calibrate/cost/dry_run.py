@@ -36,7 +36,7 @@ def describe_plan(
 
 def _shared(config: CalibrationConfig, plan: BudgetPlan) -> list[str]:
     """What several workers take; seconds where a calibration of this work folder has been timed."""
-    if config.workers is None:
+    if config.workers == 1:
         return []
     share, each = longest_share(plan, config.workers), seconds_per_run(config.work, config.steps)
     timed = "seconds are known once it has run for a while in this work folder"

@@ -74,14 +74,6 @@ class Ledger:
         with replacing(self._path) as part:
             part.write_text(json.dumps({n: asdict(p) for n, p in self.phases.items()}), encoding="utf-8")
 
-    def lines(self) -> tuple[str, ...]:
-        """One line a phase, for the policy's record; without seconds, which differ from run to run."""
-        return tuple(
-            f"cost/{name}: {phase.runs(self.steps):.1f} run equivalents ({phase.forwards:.0f} forwards, "
-            f"{phase.backwards:.0f} backwards)"
-            for name, phase in self.phases.items()
-        )
-
     def table(self) -> str:
         """A Markdown table of all phases."""
         lines = [

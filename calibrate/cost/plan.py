@@ -56,6 +56,15 @@ class BudgetPlan:
         """Run equivalents in all."""
         return sum(phase.forwards + phase.backwards for phase in self.phases) / self.steps
 
+    def lines(self) -> tuple[str, ...]:
+        """One line a phase, for the policy's record: what was planned, since what it took in the end depends on
+        interruptions, and the policy does not."""
+        return tuple(
+            f"cost/{phase.name}: {(phase.forwards + phase.backwards) / self.steps:.1f} run equivalents planned "
+            f"({phase.forwards:.0f} forwards, {phase.backwards:.0f} backwards)"
+            for phase in self.phases
+        )
+
 
 def longest_share(plan: BudgetPlan, workers: int) -> float:
     """Run equivalents of the worker that has most to compute: what `workers` workers take as long as.

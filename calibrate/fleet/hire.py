@@ -19,22 +19,22 @@ from cachesmith.sampling.render import Renderer, device_of
 
 @contextmanager
 def hired(
-    renderer: Renderer, groups: Sequence[Group], folder: Path, workers: int | None, load: Loader | None
+    renderer: Renderer, groups: Sequence[Group], folder: Path, workers: int, load: Loader | None
 ) -> Iterator[Shards]:
     """The samples, shared out; workers that are processes of their own end with the block.
 
-    workers: processes, this one among them (default: it alone). Raises `PolicyError` where the machine has fewer GPUs,
+    workers: processes, this one among them. Raises `PolicyError` where the machine has fewer GPUs,
     or where there is no `load`.
     """
     device, count = device_of(renderer.pipe), sum(len(group.numbers) for group in groups)
-    if (workers or 1) == 1:
+    if workers == 1:
         yield Shards(groups, [InProcess(Shard(renderer, dict(enumerate(groups)), folder))], device)
         return
     if load is None:
         raise PolicyError(
             "workers load the pipeline themselves: give `calibrate` a function that loads it onto a device, load=..."
         )
-    wanted = min(count, workers or 1)
+    wanted = min(count, workers)
     threads = max(1, torch.get_num_threads() // wanted) if device.type == "cpu" else None
     recipes = _recipes(renderer, groups, folder, load, worker_devices(device, wanted), threads)
     own: list[Worker] = [InProcess(Shard(renderer, recipes[0].groups, folder))]

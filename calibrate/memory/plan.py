@@ -39,8 +39,7 @@ def memory_lines(folder: Path, config: CalibrationConfig, request: Request, dtyp
     try:
         pipe = pipeline_without_weights(folder, getattr(torch, dtype))
         pipe.set_progress_bar_config(disable=True)
-        common = {} if config.guidance_scale is None else {"guidance_scale": config.guidance_scale}
-        sizes = sizes_of(Renderer(pipe, 2, 1, **common), request)
+        sizes = sizes_of(Renderer(pipe, 2, 1, **config.common), request)
     except Exception:  # whatever a foreign folder makes its classes raise
         return []
     where = Placement(config.batch, min(config.batch, plan.size), recomputed=config.gradient_checkpointing)

@@ -130,16 +130,15 @@ def calibrate(
         ),
     ] = False,
     workers: Annotated[
-        int | None,
+        int,
         typer.Option(
             "--workers",
             min=1,
             metavar="N",
             help="Share the samples among N processes, one a GPU; the policy differs by rounding alone.",
-            show_default="1",
             rich_help_panel=options.FLEET,
         ),
-    ] = None,
+    ] = 1,
     work: Annotated[
         Path | None,
         typer.Option(
@@ -230,10 +229,11 @@ def calibrate(
     if dry_run:
         say(_planned(model, loading, config, requests(read, 1, 0)[0]))
         return
-    common = {} if guidance_scale is None else {"guidance_scale": guidance_scale}
     wanted = requests(read, len(read), 0)
-    pipe = open_pipeline(model, loading, given={*common}.union(*(request.arguments for request in wanted)))
-    require_requests(pipe, wanted, common, steps)
+    pipe = open_pipeline(
+        model, loading, given={*config.common}.union(*(request.arguments for request in wanted))
+    )
+    require_requests(pipe, wanted, config.common, steps)
     result = _resumable(pipe, read, config, partial(open_pipeline_on, model, loading))
     if report is not None:
         write_text(report / "config.yaml", used_config())

@@ -73,9 +73,10 @@ def test_a_killed_process_is_replaced_and_nothing_is_lost(
     assert sum("worker 1 died" in str(each.message) for each in told) == 2
     # rounding of sums in another order, as many times larger as the equations are badly conditioned: 2e-5 was seen
     assert weights_apart(alone.policy, several.policy) < 1e-4
-    lines = several.ledger.lines()
-    assert [line for line in lines if "lost" not in line] == [*alone.ledger.lines()]
-    assert any(line.startswith("cost/lost with workers: ") for line in lines)
+    spent, lost = several.ledger.phases, several.ledger.phases["lost with workers"]
+    for name, phase in alone.ledger.phases.items():
+        assert (spent[name].forwards, spent[name].backwards) == (phase.forwards, phase.backwards)
+    assert spent.keys() == alone.ledger.phases.keys() | {"lost with workers"} and lost.forwards > 0
 
 
 @pytest.mark.slow

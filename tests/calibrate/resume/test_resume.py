@@ -52,8 +52,20 @@ def test_an_interrupted_calibration_ends_as_an_uninterrupted_one(
     monkeypatch.setattr(references, "sample", None)  # nothing of the references is sampled again
     resumed = calibrate(pipeline(), LABELS, settings(tmp_path / "parts", **changes))
     assert same_weights(whole.policy, resumed.policy)
+    assert whole.policy.id == resumed.policy.id
     sampled = [result.ledger.phases["references"].forwards for result in (whole, resumed)]
     assert sampled[0] == sampled[1]
+
+
+def test_a_reference_that_is_missing_is_sampled_in_the_batch_it_was_in(tmp_path: Path) -> None:
+    whole = run(tmp_path)
+    (lost,) = tmp_path.glob("references-*/00001.pt")
+    lost.unlink()
+    for kept in (*tmp_path.glob("*.pt"), *tmp_path.glob("scores-*")):
+        kept.unlink()
+    again = run(tmp_path)
+    assert all(np.array_equal(whole.arrays[name], again.arrays[name]) for name in whole.arrays)
+    assert whole.id == again.id
 
 
 def test_another_process_finds_the_work(tmp_path: Path) -> None:
