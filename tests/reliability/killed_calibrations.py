@@ -1,4 +1,4 @@
-"""Calibrations that end early: `python tests/reliability/killed_calibrations.py COUNT SEED` prints one line of JSON.
+"""Calibrations that end early: `python -m tests.reliability.killed_calibrations COUNT SEED` prints one line of JSON.
 
 Every calibration runs in a process of its own, forked from this one, which has imported all that takes long and runs
 none. It tells every call of the transformer, and that its work folder has changed since the last one. What an ended
@@ -7,44 +7,29 @@ changes of the folder.
 """
 
 import json
-import os
-import resource
 import shutil
-import signal
 import sys
 import tempfile
-import threading
 import time
 import warnings
 from collections import Counter
+from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
 from random import Random
 from typing import Any
 
 from tests.calibrate.small import LABELS, pipeline, settings
+from tests.reliability.ended_early import ENDINGS, begin, end, ended_early
 
 from cachesmith.calibrate import calibrate
 from cachesmith.policies import PolicyError, load
 
-ENDINGS = ("SIGKILL", "SIGTERM", "SIGINT", "full disk")
-ROOM = 1000
-"""Bytes a file may have on the full disk."""
-
 SMALL: dict[str, Any] = {"steps": 8, "batch": 1, "fitting": 2, "heldout": 1, "budget": 12.0}
 
 
-def calibration(folder: Path, told: int, full_after: float | None = None) -> None:
-    """Calibrate in `folder`, and write to `told` what happens, a line of JSON each."""
-
-    def tell(*words: Any) -> None:
-        os.write(told, json.dumps(words).encode() + b"\n")
-
-    if full_after is not None:
-        limit = (ROOM, resource.RLIM_INFINITY)
-        timer = threading.Timer(full_after, lambda: resource.setrlimit(resource.RLIMIT_FSIZE, limit))
-        timer.daemon = True
-        timer.start()
+def calibration(tell: Callable[..., None], folder: Path) -> None:
+    """Calibrate in `folder`, and tell what happens."""
     pipe = pipeline()
     kept: list[Any] = [None]
 
@@ -71,26 +56,6 @@ def saved(work: Path) -> Any:
     return sorted((str(path), path.stat().st_mtime_ns) for path in work.rglob("*") if path.is_file())
 
 
-def begin(*order: Any) -> tuple[int, int]:
-    """Fork a calibration; return its process and what it tells."""
-    reading, told = os.pipe()
-    process = os.fork()
-    if process == 0:
-        os.close(reading)
-        calibration(order[0], told, *order[1:])
-        os._exit(0)
-    os.close(told)
-    return process, reading
-
-
-def end(process: int, reading: int) -> list[list[Any]]:
-    """Wait for a calibration; return what it told."""
-    with os.fdopen(reading, "rb") as file:
-        lines = file.read().splitlines()
-    os.waitpid(process, 0)
-    return [json.loads(line) for line in lines if line.endswith(b"]")]
-
-
 def calls(told: list[list[Any]]) -> int:
     """How often the transformer was called."""
     return sum(words[0] == "call" for words in told)
@@ -102,28 +67,19 @@ def largest_unit(told: list[list[Any]]) -> int:
     return max(after - before for before, after in pairwise(changes))
 
 
-def ended_early(folder: Path, ending: str, moment: float) -> list[list[Any]]:
-    """Start a calibration and end it after `moment` seconds; return what it told."""
-    process, reading = begin(folder, moment if ending == "full disk" else None)
-    if ending != "full disk":
-        time.sleep(moment)
-        os.kill(process, getattr(signal, ending))
-    return end(process, reading)
-
-
 def campaign(count: int, seed: int) -> dict[str, Any]:
     """End `count` calibrations at random moments, resume each, and return counts of what came of them."""
     base, draw = Path(tempfile.mkdtemp()), Random(seed)
     begun = time.monotonic()
-    undisturbed = end(*begin(base / "whole"))
+    undisturbed = end(*begin(calibration, base / "whole"))
     whole = time.monotonic() - begun
     assert undisturbed[-1][0] == "done", undisturbed[-1]
     tally: Counter[str] = Counter()
     lost: list[int] = []
     for number in range(count):
         ending, folder = ENDINGS[number % len(ENDINGS)], base / f"{number}"
-        told = ended_early(folder, ending, draw.uniform(0, whole))
-        again = end(*begin(folder))
+        told = ended_early(calibration, ending, draw.uniform(0, whole), folder)
+        again = end(*begin(calibration, folder))
         tally[f"{ending}: {told[-1][0] if told else 'nothing told'}"] += 1
         assert not [w for w in (*told, *again) if w[0] == "escaped"], (number, ending, told[-1:], again[-1:])
         assert again[-1] == undisturbed[-1], (number, ending, again[-1], undisturbed[-1])

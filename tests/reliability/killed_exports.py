@@ -1,24 +1,21 @@
-"""Exports that end early: `python tests/reliability/killed_exports.py COUNT SEED [real]` prints one line of JSON.
+"""Exports that end early: `python -m tests.reliability.killed_exports COUNT SEED [real]` prints one line of JSON.
 
 Every export runs in a process of its own, forked from this one, which has imported all that takes long and runs none.
 Without `real`, torch traces every graph once and later exports are given its files, so that many moments can be tried.
 """
 
 import json
-import os
-import resource
 import shutil
-import signal
 import sys
 import tempfile
-import threading
 import time
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from random import Random
 from typing import Any
 
+from tests.reliability.ended_early import ENDINGS, begin, end, ended_early
 from tests.tiny import policy, tiny_dit
 
 from cachesmith.export import ExportConfig, bundling, export_bundle, to_onnx
@@ -29,22 +26,10 @@ from cachesmith.runtime import open_bundle
 POLICY = policy(Segments(starts=(0, 1, 2)))
 CONFIG = ExportConfig(requests=({"class_labels": [0]},), steps=3)
 GRAPHS = 3
-ENDINGS = ("SIGKILL", "SIGTERM", "SIGINT", "full disk")
-ROOM = 1000
-"""Bytes a file may have on the full disk."""
 
 
-def export(folder: Path, told: int, weights: int, full_after: float | None = None) -> None:
-    """Open what is there, then export, and write to `told` what happens, a line of JSON each."""
-
-    def tell(*words: Any) -> None:
-        os.write(told, json.dumps(words).encode() + b"\n")
-
-    if full_after is not None:
-        limit = (ROOM, resource.RLIM_INFINITY)
-        timer = threading.Timer(full_after, lambda: resource.setrlimit(resource.RLIMIT_FSIZE, limit))
-        timer.daemon = True
-        timer.start()
+def export(tell: Callable[..., None], folder: Path, weights: int) -> None:
+    """Open what is there, then export, and tell what happens."""
     try:
         if (folder / MANIFEST).exists():
             open_bundle(folder)
@@ -77,38 +62,9 @@ def remember(cache: Path) -> None:
     setattr(bundling, "write_onnx", write)  # noqa: B010
 
 
-def begin(*order: Any) -> tuple[int, int]:
-    """Fork an export; return its process and what it tells."""
-    reading, told = os.pipe()
-    process = os.fork()
-    if process == 0:
-        os.close(reading)
-        export(order[0], told, *order[1:])
-        os._exit(0)
-    os.close(told)
-    return process, reading
-
-
-def end(process: int, reading: int) -> list[list[Any]]:
-    """Wait for an export; return what it told."""
-    with os.fdopen(reading, "rb") as file:
-        lines = file.read().splitlines()
-    os.waitpid(process, 0)
-    return [json.loads(line) for line in lines if line.endswith(b"]")]
-
-
 def started(told: Iterable[list[Any]]) -> int:
     """How many graphs were begun; all but the last of them were finished."""
     return sum(words[0] == "phase" and words[1].startswith("exporting") for words in told)
-
-
-def ended_early(folder: Path, ending: str, moment: float) -> list[list[Any]]:
-    """Start an export and end it after `moment` seconds; return what it told."""
-    process, reading = begin(folder, 0, moment if ending == "full disk" else None)
-    if ending != "full disk":
-        time.sleep(moment)
-        os.kill(process, getattr(signal, ending))
-    return end(process, reading)
 
 
 def campaign(count: int, seed: int, real: bool) -> dict[str, Any]:
@@ -117,18 +73,18 @@ def campaign(count: int, seed: int, real: bool) -> dict[str, Any]:
     if not real:
         (base / "cache").mkdir()
         remember(base / "cache")
-        end(*begin(base / "first", 0))
+        end(*begin(export, base / "first", 0))
     begun = time.monotonic()
-    ((_, right, _),) = [words for words in end(*begin(base / "whole", 0)) if words[0] == "done"]
+    ((_, right, _),) = [words for words in end(*begin(export, base / "whole", 0)) if words[0] == "done"]
     whole = time.monotonic() - begun
-    end(*begin(base / "older", 1))
+    end(*begin(export, base / "older", 1))
     tally: Counter[str] = Counter()
     for number in range(count):
         ending, folder = ENDINGS[number % len(ENDINGS)], base / f"{number}"
         if number // len(ENDINGS) % 2:
             shutil.copytree(base / "older", folder)
-        told = ended_early(folder, ending, draw.uniform(0, whole))
-        again = end(*begin(folder, 0))
+        told = ended_early(export, ending, draw.uniform(0, whole), folder, 0)
+        again = end(*begin(export, folder, 0))
         tally[f"{ending}: {told[-1][0] if told else 'nothing told'}"] += 1
         wrong = [words for words in (*told, *again) if words[0] == "escaped"]
         assert not wrong and again[-1][0] == "done", (number, ending, told[-1:], again[-1:])
