@@ -5,23 +5,28 @@ from typing import Any
 import diffusers
 from diffusers.pipelines.ace_step import AceStepConditionEncoder
 
-from tests.pipelines.parts import TinyPipeline, assemble, mask, prompted, text, transformer
+from tests.pipelines.parts import PLAIN, TinyPipeline, assemble, mask, prompted, text, transformer
 from tests.pipelines.words import Letters, Table
 
 SECONDS = 4
 
 
-def stable_audio() -> Any:
-    """Four samples a second."""
-    vae = diffusers.AutoencoderOobleck(
+def oobleck(sampling_rate: int) -> Any:
+    """The smallest autoencoder of sound of its class: two samples become one latent."""
+    return diffusers.AutoencoderOobleck(
         encoder_hidden_size=6,
         downsampling_ratios=[1, 2],
         decoder_channels=3,
         decoder_input_channels=8,
         audio_channels=2,
         channel_multiples=[2, 4],
-        sampling_rate=4,
+        sampling_rate=sampling_rate,
     )
+
+
+def stable_audio() -> Any:
+    """Four samples a second."""
+    vae = oobleck(4)
     sampler = diffusers.EDMDPMSolverMultistepScheduler(prediction_type="v_prediction", sigma_data=1.0)
     projection = diffusers.StableAudioProjectionModel(
         text_encoder_dim=32, conditioning_dim=32, min_value=0, max_value=32
@@ -69,15 +74,7 @@ def ace_step() -> Any:
         head_dim=8,
         sliding_window=16,
     )
-    vae = diffusers.AutoencoderOobleck(
-        encoder_hidden_size=6,
-        downsampling_ratios=[1, 2],
-        decoder_channels=3,
-        decoder_input_channels=8,
-        audio_channels=2,
-        channel_multiples=[2, 4],
-        sampling_rate=50,
-    )
+    vae = oobleck(50)
     sampler = diffusers.FlowMatchEulerDiscreteScheduler(num_train_timesteps=1, shift=1.0)
     return assemble(
         "AceStepPipeline",
@@ -120,7 +117,7 @@ AUDIO: dict[str, TinyPipeline] = {
     ),
     "StableAudio3Pipeline": TinyPipeline(
         stable_audio_3,
-        prompted({"prompt_embeds": text}, guided=True, guidance_scale=3.0, duration=float(SECONDS)),
+        prompted(PLAIN, guided=True, guidance_scale=3.0, duration=float(SECONDS)),
     ),
     "AceStepPipeline": TinyPipeline(
         ace_step, lambda i: {"prompt": f"a song in {i}", "lyrics": f"la {i}", "audio_duration": 1.0}

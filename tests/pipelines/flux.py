@@ -4,8 +4,11 @@ from typing import Any
 
 import diffusers
 
+from cachesmith.zoo.tiny import fill_zeros
 from tests.pipelines.parts import (
-    Made,
+    PLAIN,
+    SIDE,
+    WORDS,
     TinyPipeline,
     also,
     assemble,
@@ -13,15 +16,10 @@ from tests.pipelines.parts import (
     hole,
     kl,
     picture,
-    pooled,
     prompted,
-    text,
     transformer,
 )
 
-SIDE: dict[str, Any] = {"height": 16, "width": 16}
-WORDS: Made = {"prompt_embeds": text, "pooled_prompt_embeds": pooled}
-PLAIN: Made = {"prompt_embeds": text}
 ASK = prompted(WORDS, **SIDE)
 EDIT = also(prompted(PLAIN, height=64, width=64), image=lambda i: picture(i, 64))
 
@@ -48,9 +46,7 @@ def controlnet() -> Any:
         pooled_projection_dim=32,
         axes_dims_rope=(4, 4, 8),
     )
-    for parameter in net.parameters():
-        if not parameter.any():
-            parameter.data.normal_(std=0.02)
+    fill_zeros(net)
     model = transformer("FluxTransformer2DModel", in_channels=16)
     return assemble("FluxControlNetPipeline", transformer=model, vae=kl(4), scheduler=flow(), controlnet=net)
 

@@ -6,7 +6,12 @@ import diffusers
 import torch
 from diffusers.guiders import AdaptiveProjectedMixGuidance
 
+from cachesmith.zoo.tiny import fill_zeros
 from tests.pipelines.parts import (
+    MASKED,
+    PLAIN,
+    SIDE,
+    WORDS,
     Made,
     TinyPipeline,
     also,
@@ -16,19 +21,14 @@ from tests.pipelines.parts import (
     kl,
     mask,
     picture,
-    pooled,
     prompted,
     text,
     transformer,
 )
 from tests.pipelines.pooling import PoolingVAE
 
-SIDE: dict[str, Any] = {"height": 16, "width": 16}
-WORDS: Made = {"prompt_embeds": text, "pooled_prompt_embeds": pooled}
-MASKED: Made = {"prompt_embeds": text, "prompt_attention_mask": lambda i: mask()}
 TRUE: Made = {"prompt_embeds": text, "prompt_attention_mask": lambda i: mask(dtype=torch.bool)}
 LISTED: Made = {"prompt_embeds": text, "prompt_embeds_mask": lambda i: mask()}
-PLAIN: Made = {"prompt_embeds": text}
 
 
 def simple(
@@ -134,9 +134,7 @@ def sd3_controlnet() -> Any:
         pooled_projection_dim=32,
         pos_embed_max_size=8,
     )
-    for parameter in net.parameters():
-        if not parameter.any():
-            parameter.data.normal_(std=0.02)
+    fill_zeros(net)
     return assemble(
         "StableDiffusion3ControlNetPipeline",
         transformer=transformer("SD3Transformer2DModel"),

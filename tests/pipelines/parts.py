@@ -101,6 +101,13 @@ def hole(side: int = 16) -> Image.Image:
     return made
 
 
+SIDE: dict[str, Any] = {"height": 16, "width": 16}
+CLIP: dict[str, Any] = {"height": 16, "width": 16, "num_frames": 5}
+PLAIN: Made = {"prompt_embeds": text}
+WORDS: Made = {"prompt_embeds": text, "pooled_prompt_embeds": pooled}
+MASKED: Made = {"prompt_embeds": text, "prompt_attention_mask": lambda i: mask()}
+
+
 def prompted(names: Made, guided: bool = False, **common: Any) -> Callable[[int], dict[str, Any]]:
     """Return requests with embeddings by name; where they are guided, those of an empty prompt under `negative_`."""
 

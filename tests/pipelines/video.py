@@ -7,6 +7,9 @@ from diffusers.guiders import AdaptiveProjectedGuidance, ClassifierFreeGuidance
 
 from tests.pipelines import wan
 from tests.pipelines.parts import (
+    CLIP,
+    MASKED,
+    PLAIN,
     Made,
     TinyPipeline,
     also,
@@ -21,10 +24,7 @@ from tests.pipelines.parts import (
     transformer,
 )
 
-CLIP: dict[str, Any] = {"height": 16, "width": 16, "num_frames": 5}
 WIDE: dict[str, Any] = {"height": 32, "width": 32, "num_frames": 9}
-PLAIN: Made = {"prompt_embeds": text}
-MASKED: Made = {"prompt_embeds": text, "prompt_attention_mask": lambda i: mask()}
 BLOCKS = 4
 
 

@@ -6,20 +6,18 @@ import diffusers
 from transformers import CLIPImageProcessor, CLIPVisionConfig, CLIPVisionModel
 
 from tests.pipelines.parts import (
-    Made,
+    CLIP,
+    PLAIN,
     TinyPipeline,
     also,
     assemble,
     flow,
     picture,
     prompted,
-    text,
     transformer,
 )
 
-CLIP: dict[str, Any] = {"height": 16, "width": 16, "num_frames": 5}
-WORDS: Made = {"prompt_embeds": text}
-ASK = prompted(WORDS, guided=True, guidance_scale=4.0, **CLIP)
+ASK = prompted(PLAIN, guided=True, guidance_scale=4.0, **CLIP)
 
 
 def vae(**changes: Any) -> Any:
@@ -104,7 +102,7 @@ WAN: dict[str, TinyPipeline] = {
     "WanPipeline (2.2)": TinyPipeline(experts("WanPipeline"), ASK),
     "WanPipeline (2.2, 5B)": TinyPipeline(
         five_billion,
-        prompted(WORDS, guided=True, guidance_scale=4.0, height=32, width=32, num_frames=5),
+        prompted(PLAIN, guided=True, guidance_scale=4.0, height=32, width=32, num_frames=5),
     ),
     "WanImageToVideoPipeline": TinyPipeline(
         wan("WanImageToVideoPipeline", in_channels=36, image_dim=16),
@@ -124,7 +122,7 @@ WAN: dict[str, TinyPipeline] = {
     "WanVideoToVideoPipeline": TinyPipeline(
         wan("WanVideoToVideoPipeline"),
         also(
-            prompted(WORDS, guided=True, guidance_scale=4.0, height=16, width=16, strength=0.75),
+            prompted(PLAIN, guided=True, guidance_scale=4.0, height=16, width=16, strength=0.75),
             video=lambda i: [picture(i)] * 5,
         ),
     ),

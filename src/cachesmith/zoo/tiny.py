@@ -6,7 +6,7 @@ from typing import Any
 
 import diffusers
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 _Call = Callable[[Any, Tensor, Tensor], Any]
 
@@ -30,10 +30,7 @@ class Tiny:
         """Return a new model of the class `name`, always with the same weights."""
         torch.manual_seed(0)
         model = getattr(diffusers, name)(**self.config).eval()
-        with torch.no_grad():
-            for parameter in model.parameters():
-                if parameter.numel() and not parameter.any():  # some output layers begin at zero
-                    parameter.normal_(std=0.02)
+        fill_zeros(model)
         if self.prepare is not None:
             self.prepare(model)
         return model
@@ -48,6 +45,14 @@ class Tiny:
         if main.shape != x.shape:
             main = main.flatten().repeat(-(-x.numel() // main.numel()))[: x.numel()].reshape(x.shape)
         return self.turn * main + 0.01 * sum(other.float().mean() for other in others)
+
+
+def fill_zeros(model: nn.Module) -> None:
+    """Draw the parameters that begin at zero, as some output layers do: what is before them would be without effect."""
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.numel() and not parameter.any():
+                parameter.normal_(std=0.02)
 
 
 def tensors_of(value: Any) -> Iterator[Tensor]:

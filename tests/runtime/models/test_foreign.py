@@ -13,6 +13,7 @@ from torch import Tensor
 
 from cachesmith.policies import Fixed, Segments, Stack, Taylor
 from cachesmith.runtime import BlockList, adapter_for, apply
+from cachesmith.zoo.tiny import fill_zeros
 
 STEPS = 8
 
@@ -36,10 +37,7 @@ def tiny() -> Any:
     model = module.VisageDiT(
         module.DiTConfig(image_size=8, in_channels=4, width=128, depth=4, text_dim=32)
     ).eval()
-    with torch.no_grad():
-        for parameter in model.parameters():
-            if not parameter.any():
-                parameter.normal_(std=0.02)
+    fill_zeros(model)
     return model
 
 
