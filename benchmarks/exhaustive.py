@@ -28,7 +28,7 @@ from cachesmith.calibrate.methods.searches.moves import Losses, ScheduleSpace, a
 from cachesmith.calibrate.methods.searches.reuse import ScheduleSampler
 from cachesmith.calibrate.shapes import RunShape, search_shapes
 from cachesmith.commands.output import write_text
-from cachesmith.policies.schedule import even, from_steps
+from cachesmith.policies.schedule import computed_steps, even, from_steps
 from cachesmith.progress import stage
 from cachesmith.sampling.metrics import psnr
 from cachesmith.sampling.render import Renderer
@@ -55,8 +55,7 @@ class Scores:
         """Mean PSNR of a mask by `judge`."""
         known = self._journal.get(judge, mask)
         if known is None:
-            computed = [step for step, letter in enumerate(mask) if letter == "C"]
-            images = self._samplers[judge](computed).images
+            images = self._samplers[judge](computed_steps(mask)).images
             known = self._journal.add(judge, mask, psnr=float(psnr(self._uncached, images).mean()))
         return float(known["psnr"])
 

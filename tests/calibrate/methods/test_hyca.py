@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 import torch
-from tests.tiny import sample_dit, tiny_dit
+from tests.calibrate.methods.small import PAIR
+from tests.tiny import sample_dit
 from torch import Tensor
 
 from cachesmith.calibrate.fit.clusters import HycaFit, analyse, closed_loop
@@ -27,21 +28,14 @@ from cachesmith.policies import (
 from cachesmith.runtime import apply
 from cachesmith.sampling.evaluate import Evaluator
 from cachesmith.sampling.render import Renderer
-from cachesmith.sampling.requests import requests
 
 STEPS = 12
 MASK = "CCFFCFFFCFFF"
-ASKED = requests([{"class_labels": i} for i in range(2)], 2, 0)
-
-
-@pytest.fixture(scope="module")
-def renderer() -> Renderer:
-    return Renderer(tiny_dit(), STEPS, guidance_scale=1.5)
 
 
 @pytest.fixture(scope="module")
 def grams(renderer: Renderer) -> dict[str, Tensor]:
-    return record_grams(renderer, ASKED, Stack())
+    return record_grams(renderer, PAIR, Stack())
 
 
 def channels(seed: int = 0) -> Tensor:
@@ -132,7 +126,7 @@ def test_one_cluster_of_taylor_is_taylor(renderer: Renderer, grams: dict[str, Te
     pictures = []
     for forecaster, held in ((Forecaster(rows=row), arrays), (Forecaster(rows=Taylor(order=1)), {})):
         with apply(renderer.pipe, unbound(Profile(gate=Fixed(mask=MASK), forecaster=forecaster), held)):
-            pictures.append(renderer(ASKED).images)
+            pictures.append(renderer(PAIR).images)
     torch.testing.assert_close(*pictures, atol=1e-6, rtol=1e-6)
 
 
@@ -152,7 +146,7 @@ def test_closed_loop_takes_the_solver_that_scores_best(grams: dict[str, Tensor])
 def test_fitted_policies_run_and_ignore_the_rest_of_the_batch(
     renderer: Renderer, options: dict[str, object]
 ) -> None:
-    policy = METHODS["hyca"](renderer, ASKED, interval=3, **options)
+    policy = METHODS["hyca"](renderer, PAIR, interval=3, **options)
     row = policy.profile().forecaster.rows
     assert isinstance(row, Fitted if "ridge" in options else Clusters)
     with apply(renderer.pipe, policy) as session:
@@ -164,9 +158,9 @@ def test_fitted_policies_run_and_ignore_the_rest_of_the_batch(
 
 
 def test_closed_loop_is_no_worse_than_the_probe(renderer: Renderer) -> None:
-    evaluator = Evaluator(renderer, ASKED)
+    evaluator = Evaluator(renderer, PAIR)
     by_probe, by_runs = (
-        METHODS["hyca"](renderer, ASKED, schedule=MASK, clusters=2, select=how)
+        METHODS["hyca"](renderer, PAIR, schedule=MASK, clusters=2, select=how)
         for how in ("probe", "closed-loop")
     )
     assert by_runs.profile().gate == Fixed(mask=MASK)
@@ -174,11 +168,11 @@ def test_closed_loop_is_no_worse_than_the_probe(renderer: Renderer) -> None:
 
 
 def test_a_shared_clustering_is_the_same_for_all_units(renderer: Renderer) -> None:
-    grams = record_grams(renderer, ASKED, Modules())
+    grams = record_grams(renderer, PAIR, Modules())
     shared, own = (analyse(grams, MASK, clusters=2, shared=shared).ids for shared in (True, False))
     assert len(shared) > 1 and (shared == shared[0]).all() and set(shared[0].tolist()) == {0, 1}
     assert not (own == own[0]).all()
-    assert METHODS["hyca"](renderer, ASKED, schedule=MASK, units="module", shared=True).arrays
+    assert METHODS["hyca"](renderer, PAIR, schedule=MASK, units="module", shared=True).arrays
 
 
 @pytest.mark.parametrize(
@@ -194,4 +188,4 @@ def test_a_shared_clustering_is_the_same_for_all_units(renderer: Renderer) -> No
 )
 def test_wrong_options_are_refused(renderer: Renderer, options: dict[str, object], message: str) -> None:
     with pytest.raises(PolicyError, match=message):
-        METHODS["hyca"](renderer, ASKED, **options)
+        METHODS["hyca"](renderer, PAIR, **options)

@@ -5,7 +5,7 @@ from itertools import combinations
 
 import pytest
 import torch
-from tests.tiny import tiny_dit
+from tests.calibrate.methods.small import REQUESTS
 from torch import Tensor
 
 from cachesmith.calibrate.methods.searches import budcache, golden_path, reuse
@@ -19,20 +19,14 @@ from cachesmith.calibrate.methods.searches.moves import (
 )
 from cachesmith.calibrate.methods.searches.reuse import ScheduleSampler, reusing
 from cachesmith.policies import Fixed, Forecaster, Policy, PolicyError, Profile, Stack, Taylor, unbound
+from cachesmith.policies.schedule import computed_steps
 from cachesmith.runtime import UnitResult, apply
 from cachesmith.sampling.metrics import psnr
 from cachesmith.sampling.render import Renderer
-from cachesmith.sampling.requests import requests
 
 STEPS = 9
-REQUESTS = requests([{"class_labels": 1}, {"class_labels": 2}], 3, 0)
 SPACE = ScheduleSpace(20, 6, frozenset({0, 1, 19}))
 BEST: ComputedSteps = (0, 1, 4, 8, 13, 19)
-
-
-@pytest.fixture(scope="module")
-def renderer() -> Renderer:
-    return Renderer(tiny_dit(), STEPS, batch=2, guidance_scale=1.5)
 
 
 def far(computed: ComputedSteps) -> float:
@@ -115,7 +109,7 @@ def reached(renderer: Renderer, computed: ComputedSteps, uncached: Tensor) -> fl
 def mask_of(policy: Policy) -> ComputedSteps:
     gate = policy.profile().gate
     assert isinstance(gate, Fixed)
-    return tuple(step for step, letter in enumerate(gate.mask) if letter == "C")
+    return tuple(computed_steps(gate.mask))
 
 
 def test_the_golden_path_is_the_best_of_its_space(renderer: Renderer) -> None:

@@ -6,9 +6,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from tests.calibrate.methods.small import REQUESTS
 from tests.calibrate.trajectory import trajectories
 from tests.runtime.units import module_unit
-from tests.tiny import sample_flux, tiny_dit, tiny_flux
+from tests.tiny import sample_flux, tiny_flux
 from torch import Tensor
 
 from cachesmith.calibrate.methods import METHODS, dpcache, eoc, magcache, scalingcache, smoothcache
@@ -28,16 +29,9 @@ from cachesmith.policies import (
 from cachesmith.policies.schedule import interval_mask
 from cachesmith.runtime import apply, watch
 from cachesmith.sampling.render import Renderer
-from cachesmith.sampling.requests import requests
 
 STEPS = 10
-REQUESTS = requests([{"class_labels": 1}, {"class_labels": 2}], 3, 0)
 UNIT = module_unit(streams=("x",))
-
-
-@pytest.fixture(scope="module")
-def renderer() -> Renderer:
-    return Renderer(tiny_dit(), STEPS, batch=2, guidance_scale=1.5)
 
 
 def gate_of(policy: Any) -> Fixed:

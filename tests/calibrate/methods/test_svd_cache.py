@@ -3,22 +3,16 @@
 import numpy as np
 import pytest
 import torch
-from tests.tiny import sample_dit, tiny_dit
+from tests.calibrate.methods.small import PAIR
+from tests.tiny import sample_dit
 
 from cachesmith.calibrate.fit.subspace import bases, rank, second_moment, spectrum
 from cachesmith.calibrate.methods import METHODS
 from cachesmith.policies import Ema, Forecaster, PolicyError, Profile, Taylor, unbound
 from cachesmith.runtime import apply
 from cachesmith.sampling.render import Renderer
-from cachesmith.sampling.requests import requests
 
 STEPS = 12
-ASKED = requests([{"class_labels": i} for i in range(2)], 2, 0)
-
-
-@pytest.fixture(scope="module")
-def renderer() -> Renderer:
-    return Renderer(tiny_dit(), STEPS, guidance_scale=1.5)
 
 
 def outputs() -> torch.Tensor:
@@ -54,25 +48,25 @@ def test_wrong_values_are_refused(renderer: Renderer) -> None:
     with pytest.raises(PolicyError, match="distance is 12; give 0 to 11"):
         second_moment(outputs(), 12)
     with pytest.raises(PolicyError, match="there is no solver 'x'"):
-        METHODS["svd-cache"](renderer, ASKED, row="x")
+        METHODS["svd-cache"](renderer, PAIR, row="x")
     with pytest.raises(PolicyError, match="method svd-cache is not valid: beta = 1"):
-        METHODS["svd-cache"](renderer, ASKED, beta=1.0)
+        METHODS["svd-cache"](renderer, PAIR, beta=1.0)
 
 
 @pytest.mark.parametrize("units", ["stack", "segment", "module"])
 def test_all_energy_is_no_subspace(renderer: Renderer, units: str) -> None:
-    whole = METHODS["svd-cache"](renderer, ASKED, row="taylor-1", energy=1.0, interval=3, units=units)
+    whole = METHODS["svd-cache"](renderer, PAIR, row="taylor-1", energy=1.0, interval=3, units=units)
     profile = whole.profile()
     plain = Profile(units=profile.units, gate=profile.gate, forecaster=Forecaster(rows=Taylor(order=1)))
     pictures = []
     for policy in (whole, unbound(plain)):
         with apply(renderer.pipe, policy):
-            pictures.append(renderer(ASKED).images)
+            pictures.append(renderer(PAIR).images)
     torch.testing.assert_close(*pictures, atol=1e-4, rtol=1e-4)
 
 
 def test_the_printed_method_runs_and_ignores_the_rest_of_the_batch(renderer: Renderer) -> None:
-    policy = METHODS["svd-cache"](renderer, ASKED, interval=3)
+    policy = METHODS["svd-cache"](renderer, PAIR, interval=3)
     assert policy.profile().forecaster.rows == Ema(beta=0.9)
     with apply(renderer.pipe, policy) as session:
         alone = sample_dit(renderer.pipe, labels=(1,))

@@ -25,6 +25,7 @@ from cachesmith.policies.convert import export_profile, import_settings
 from cachesmith.policies.convert.final_feature import forecasting, lines
 from cachesmith.policies.forecaster import Forecaster
 from cachesmith.policies.policy import unbound
+from cachesmith.policies.schedule import computed_steps
 from cachesmith.runtime import apply
 
 PUBLISHED = Path(__file__).parent / "published"
@@ -72,7 +73,7 @@ def test_the_published_schedules_are_read() -> None:
     policy = import_settings(published(), FORMAT).policy
     profile, sampler = policy.profile(), policy.document.sampler
     assert isinstance(profile.gate, Fixed) and profile.units == Stack()
-    assert [step for step, letter in enumerate(profile.gate.mask) if letter == "C"] == K20
+    assert computed_steps(profile.gate.mask) == K20
     assert sampler is not None and sampler.steps == 40 and sampler.guidance == "none"
     assert sampler.sigmas == tuple(published()["request"]["sigmas"][:40])
     uniform = import_settings(published("sglang-uniform-K12"), FORMAT).policy.profile().gate
@@ -116,7 +117,7 @@ def test_forecasts_are_those_of_sglang() -> None:
         sample_flux(pipe, steps=steps)
     handle.remove()
     assert not session.stats.fallbacks and len(features) == steps
-    computed = [step for step, letter in enumerate(mask) if letter == "C"]
+    computed = computed_steps(mask)
     for step in (s for s in range(steps) if mask[s] == "F"):
         before, last = [c for c in computed if c < step][-2:]
         slope = (features[last] - features[before]) / (last - before)
