@@ -7,18 +7,17 @@ from typing import Any
 
 import pytest
 from tests.commands.shop import Cli, fails, succeeds
-from tests.experts import STEPS, tiny_wan
+from tests.experts import STEPS, tiny_wan, two_experts
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast, UMT5Config, UMT5EncoderModel
 
-from cachesmith.policies import DenoiserProfile, Document, Fixed, Forecaster, Policy, Profile, Taylor, save
-from cachesmith.runtime.models.fingerprint import model_key, sampler_key
+from cachesmith.policies import Taylor, save
+from cachesmith.runtime.models.fingerprint import sampler_key
 from cachesmith.runtime.pipeline_call import PipelineCall
 
 SIZE = {"height": 16, "width": 16, "num_frames": 5}
 ASK = tuple(str(part) for name, value in SIZE.items() for part in (f"--{name.replace('_', '-')}", value))
 """The same size as options."""
-HIGH, LOW = "CCFFFF------", "------CCFFCF"
 
 
 def tokenizer() -> Any:
@@ -37,19 +36,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     pipe.register_modules(tokenizer=tokenizer(), text_encoder=encoder.eval())
     pipe.save_pretrained(made / "model")
     pipe.scheduler.set_timesteps(STEPS)
-    forecaster = Forecaster(rows=Taylor(order=1))
-    second = DenoiserProfile(gate=Fixed(mask=LOW), forecaster=forecaster)
-    first = Profile(
-        gate=Fixed(mask=HIGH), forecaster=forecaster, nfc=5.0, denoisers={"transformer_2": second}
-    )
-    document = Document(
-        name="two",
-        profiles={"default": first},
-        model=model_key(pipe.transformer, pipe),
-        models={"transformer_2": model_key(pipe.transformer_2, pipe)},
-        sampler=sampler_key(pipe.scheduler, "sequential", [PipelineCall({"guidance_scale": 4.0})]),
-    )
-    save(Policy(document), made / "x.policy.safetensors")
+    sampler = sampler_key(pipe.scheduler, "sequential", [PipelineCall({"guidance_scale": 4.0})])
+    save(two_experts(pipe, Taylor(order=1), nfc=5.0, sampler=sampler), made / "x.policy.safetensors")
     prompt = {"prompt": "red", "max_sequence_length": 8, **SIZE}
     (made / "prompts.txt").write_text(f"{json.dumps(prompt)}\n" * 2)
     return made

@@ -5,7 +5,7 @@ from typing import Any
 import diffusers
 from diffusers.guiders import AdaptiveProjectedGuidance, ClassifierFreeGuidance
 
-from tests.pipelines import wan
+from tests.experts import wan_vae
 from tests.pipelines.parts import (
     CLIP,
     MASKED,
@@ -154,7 +154,7 @@ def on_wan(name: str, model: str, scheduler: Any = flow, **changes: Any) -> Any:
         config = {"in_channels": 16, "out_channels": 16} | changes
         guider = {"guider": AdaptiveProjectedGuidance()} if name.startswith("Motif") else {}
         return assemble(
-            name, transformer=transformer(model, **config), vae=wan.vae(), scheduler=scheduler(), **guider
+            name, transformer=transformer(model, **config), vae=wan_vae(), scheduler=scheduler(), **guider
         )
 
     return build
@@ -193,7 +193,7 @@ def cosmos_2() -> Any:
     return assemble(
         "Cosmos2TextToImagePipeline",
         transformer=model,
-        vae=wan.vae(),
+        vae=wan_vae(),
         scheduler=flow(use_karras_sigmas=True),
         safety_checker=Harmless(),
     )

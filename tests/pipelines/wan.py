@@ -5,6 +5,7 @@ from typing import Any
 import diffusers
 from transformers import CLIPImageProcessor, CLIPVisionConfig, CLIPVisionModel
 
+from tests.experts import unipc, wan_vae
 from tests.pipelines.parts import (
     CLIP,
     PLAIN,
@@ -18,25 +19,6 @@ from tests.pipelines.parts import (
 )
 
 ASK = prompted(PLAIN, guided=True, guidance_scale=4.0, **CLIP)
-
-
-def vae(**changes: Any) -> Any:
-    """The smallest autoencoder of videos of its class: 8 x 8 pixels and 4 frames become one latent."""
-    settings: dict[str, Any] = {
-        "base_dim": 3,
-        "z_dim": 16,
-        "dim_mult": [1, 1, 1, 1],
-        "num_res_blocks": 1,
-        "temperal_downsample": [False, True, True],
-    }
-    return diffusers.AutoencoderKLWan(**settings | changes)
-
-
-def unipc() -> Any:
-    """The sampler of Wan."""
-    return diffusers.UniPCMultistepScheduler(
-        prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=3.0
-    )
 
 
 def seeing() -> dict[str, Any]:
@@ -61,7 +43,7 @@ def wan(name: str, model: str = "WanTransformer3DModel", scheduler: Any = unipc,
         config = {"in_channels": 16, "out_channels": 16} | changes
         eyes = seeing() if "image_dim" in changes else {}
         return assemble(
-            name, transformer=transformer(model, **config), vae=vae(), scheduler=scheduler(), **eyes
+            name, transformer=transformer(model, **config), vae=wan_vae(), scheduler=scheduler(), **eyes
         )
 
     return build
@@ -75,14 +57,14 @@ def experts(name: str, in_channels: int = 16) -> Any:
         both = {
             part: transformer("WanTransformer3DModel", **config) for part in ("transformer", "transformer_2")
         }
-        return assemble(name, vae=vae(), scheduler=unipc(), boundary_ratio=0.875, **both)
+        return assemble(name, vae=wan_vae(), scheduler=unipc(), boundary_ratio=0.875, **both)
 
     return build
 
 
 def five_billion() -> Any:
     """The small Wan 2.2: a timestep for every token, and a finer autoencoder."""
-    fine = vae(
+    fine = wan_vae(
         z_dim=48,
         in_channels=12,
         out_channels=12,

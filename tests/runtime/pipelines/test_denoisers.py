@@ -4,22 +4,15 @@ import warnings
 from typing import Any
 
 import diffusers
-import numpy as np
 import pytest
 import torch
-from tests.experts import STEPS, expert, sample, tiny_wan
+from tests.experts import STEPS, expert, sample, tiny_wan, two_experts
 from tests.tiny import Pipeline, policy
 
 from cachesmith.policies import (
-    DenoiserProfile,
-    Document,
-    Fitted,
-    Fixed,
-    Forecaster,
     Interval,
     Policy,
     PolicyError,
-    Profile,
     Stack,
     Taylor,
     denoiser_policy,
@@ -86,40 +79,11 @@ def test_a_denoiser_that_is_in_use_elsewhere_leaves_the_others_as_they_were(wan:
         pass
 
 
-HIGH, LOW = "CCFFFF------", "------CCFFCF"
-"""The boundary of `wan`'s twelve steps is after the sixth."""
-
-
-def several(pipe: Pipeline, rows: Any = None, high: str = HIGH, low: str = LOW) -> Policy:
-    """A policy that is bound to both experts. Without `rows`, weights are fitted: they reuse the last output."""
-    arrays: dict[str, Any] = {}
-
-    def forecaster(prefix: str) -> Forecaster:
-        if rows is not None:
-            return Forecaster(rows=rows)
-        arrays[f"{prefix}/weights"] = np.ones((1, STEPS, 1), np.float32)
-        return Forecaster(rows=Fitted(weights=f"{prefix}/weights"))
-
-    second = DenoiserProfile(gate=Fixed(mask=low), forecaster=forecaster("low"))
-    profile = Profile(
-        gate=Fixed(mask=high), forecaster=forecaster("high"), denoisers={"transformer_2": second}
-    )
-    return Policy(
-        Document(
-            name="two",
-            profiles={"default": profile},
-            model=model_key(pipe.transformer, pipe),
-            models={"transformer_2": model_key(pipe.transformer_2, pipe)},
-        ),
-        arrays,
-    )
-
-
 @pytest.mark.parametrize("guidance", [1.0, 4.0])
 @pytest.mark.parametrize("rows", [None, Taylor(order=1)])
 def test_each_expert_follows_its_part(wan: Pipeline, rows: Any, guidance: float) -> None:
     calls, branches = count(wan), 2 if guidance > 1 else 1
-    with warnings.catch_warnings(), apply(wan, several(wan, rows)) as session:
+    with warnings.catch_warnings(), apply(wan, two_experts(wan, rows)) as session:
         warnings.simplefilter("error")
         first = sample(wan, guidance)
         assert torch.equal(sample(wan, guidance), first)
@@ -130,7 +94,7 @@ def test_each_expert_follows_its_part(wan: Pipeline, rows: Any, guidance: float)
 
 def test_a_part_is_what_the_expert_follows_alone(wan: Pipeline) -> None:
     """Both parts together draw what each draws with the other expert computed, to the bit at the boundary's latents."""
-    whole = several(wan, Taylor(order=1), high="C" * 6 + "-" * 6)
+    whole = two_experts(wan, Taylor(order=1), high="C" * 6 + "-" * 6)
     alone = denoiser_policy(whole, "transformer_2")
     assert alone is not None
     with apply(wan, whole):
@@ -142,7 +106,7 @@ def test_a_part_is_what_the_expert_follows_alone(wan: Pipeline) -> None:
 @pytest.mark.parametrize("ratio, computed", [(0.7, [3, 2]), (0.95, [2, 7])])
 def test_a_boundary_that_moved_is_told_and_computed(wan: Pipeline, ratio: float, computed: list[int]) -> None:
     """Later: the first expert has one step more, the second begins at its second. Sooner: the second has four more."""
-    chosen, calls = several(wan), count(wan)
+    chosen, calls = two_experts(wan), count(wan)
     wan.register_to_config(boundary_ratio=ratio)
     with pytest.warns(RuntimeWarning, match="boundary between them moved"), apply(wan, chosen) as session:
         sample(wan)
@@ -150,7 +114,7 @@ def test_a_boundary_that_moved_is_told_and_computed(wan: Pipeline, ratio: float,
 
 
 def test_one_expert_for_all_steps_is_computed_where_the_policy_has_the_other(wan: Pipeline) -> None:
-    chosen, calls = several(wan), count(wan)
+    chosen, calls = two_experts(wan), count(wan)
     wan.register_to_config(boundary_ratio=None)
     with pytest.warns(RuntimeWarning, match="boundary between them moved"), apply(wan, chosen) as session:
         sample(wan)
@@ -158,14 +122,14 @@ def test_one_expert_for_all_steps_is_computed_where_the_policy_has_the_other(wan
 
 
 def test_a_pipeline_without_the_second_expert_is_refused(wan: Pipeline) -> None:
-    chosen = several(wan)
+    chosen = two_experts(wan)
     wan.transformer_2 = None
     with pytest.raises(PolicyError, match="has no transformer_2"), apply(wan, chosen):
         pass
 
 
 def test_other_weights_of_the_second_expert_are_told(wan: Pipeline) -> None:
-    chosen = several(wan)
+    chosen = two_experts(wan)
     torch.nn.init.normal_(wan.transformer_2.blocks[0].attn1.to_q.weight)
     with pytest.warns(RuntimeWarning, match="made for the weights"), apply(wan, chosen):
         sample(wan)
