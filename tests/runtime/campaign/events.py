@@ -2,7 +2,9 @@
 
 import copy
 import threading
+from collections.abc import Callable
 from contextlib import ExitStack, suppress
+from itertools import count
 from typing import Any
 from unittest.mock import patch
 
@@ -11,7 +13,9 @@ import numpy as np
 import torch
 from tests.runtime.campaign.changes import ALL
 from tests.runtime.campaign.interruptions import ERRORS, ONCE, PLACES, stopping
+from tests.runtime.campaign.requests import Asked
 from tests.runtime.campaign.scenario import Scenario
+from tests.tiny import Pipeline
 
 import cachesmith
 from cachesmith.policies import PolicyError
@@ -60,9 +64,15 @@ def another_profile(on: Scenario) -> None:
 
 
 def another_pipeline(on: Scenario) -> None:
+    other = _other(on)
+    on.check("another pipeline", other, on.request(), None)
+
+
+def _other(on: Scenario) -> Pipeline:
+    """A pipeline of the same parts, with a scheduler of its own."""
     other = copy.copy(on.pipe)
     other.scheduler = on.asked.new_scheduler()
-    on.check("another pipeline", other, on.request(), None)
+    return other
 
 
 def another_pipeline_on_the_scheduler(on: Scenario) -> None:
@@ -112,8 +122,7 @@ def in_a_thread(on: Scenario) -> None:
 def threads_on_one_transformer(on: Scenario) -> None:
     """The pipeline, and another one on the same transformer, each in a thread of its own, at the same time."""
     asked, inner = on.request(), on.request()
-    other = copy.copy(on.pipe)
-    other.scheduler = on.asked.new_scheduler()
+    other = _other(on)
     results: dict[str, Any] = {}
     before = on.told(on.session)
 
@@ -141,42 +150,39 @@ def _together(*work: Any) -> None:
         thread.join()
 
 
-def in_the_middle_of_a_request(on: Scenario) -> None:
-    """Another pipeline on the same transformer samples between two steps."""
-    asked, inner = on.request(), on.request()
-    other = copy.copy(on.pipe)
-    other.scheduler = on.asked.new_scheduler()
-    step, at, done = on.pipe.scheduler.step, on.draw.randrange(asked.steps), []
+def _between_steps(on: Scenario, asked: Asked, happens: Callable[[], None]) -> Any:
+    """`happens` after one step of the request, drawn at random."""
+    step, at, done = on.pipe.scheduler.step, on.draw.randrange(asked.steps), count()
 
     def stepped(*args: Any, **kwargs: Any) -> Any:
         result = step(*args, **kwargs)
-        done.append(0)
-        if len(done) == at + 1:
-            on.check("in the middle", other, inner, None)
+        if next(done) == at:
+            happens()
         return result
 
-    with patch.object(on.pipe.scheduler, "step", stepped):
+    return patch.object(on.pipe.scheduler, "step", stepped)
+
+
+def in_the_middle_of_a_request(on: Scenario) -> None:
+    """Another pipeline on the same transformer samples between two steps."""
+    asked, inner = on.request(), on.request()
+    other = _other(on)
+    with _between_steps(on, asked, lambda: on.check("in the middle", other, inner, None)):
         on.check("around another", on.pipe, asked, on.profile, session=on.session, told=True)
 
 
 def stopped_in_the_middle(on: Scenario) -> None:
     """Another pipeline's request is stopped between two steps of this one's."""
     asked, inner = on.request(), on.request()
-    other = copy.copy(on.pipe)
-    other.scheduler = on.asked.new_scheduler()
-    step, at, done = on.pipe.scheduler.step, on.draw.randrange(asked.steps), []
+    other = _other(on)
     stop = on.draw.randrange(1, inner.steps)
 
-    def stepped(*args: Any, **kwargs: Any) -> Any:
-        result = step(*args, **kwargs)
-        done.append(0)
-        if len(done) == at + 1:
-            with suppress(RuntimeError), stopping(other, "block", stop, RuntimeError):
-                inner.sample(other)
-            on.count("stopped in the middle", "stopped")
-        return result
+    def stopped() -> None:
+        with suppress(RuntimeError), stopping(other, "block", stop, RuntimeError):
+            inner.sample(other)
+        on.count("stopped in the middle", "stopped")
 
-    with patch.object(on.pipe.scheduler, "step", stepped):
+    with _between_steps(on, asked, stopped):
         on.check("around a stopped one", on.pipe, asked, on.profile, session=on.session, told=True)
 
 
@@ -184,11 +190,14 @@ def nested(on: Scenario) -> None:
     """A context on another model, on the same scheduler, left before the next request or after it."""
     other = on.asked.pipeline()
     other.scheduler = on.pipe.scheduler
-    inner = ExitStack()
-    own = inner.enter_context(apply(other, on.asked.policy, on.profile))
-    on.check("inside a nested context", other, on.request(), on.profile, session=own)
-    on.check("around a nested context", on.pipe, on.request(), on.profile, session=on.session)
-    inner.close()
+    with ExitStack() as inner:
+        try:
+            own = inner.enter_context(apply(other, on.asked.policy, on.profile))
+        except PolicyError as error:
+            on.refused("a nested context", on.request(), on.profile, error)
+            return
+        on.check("inside a nested context", other, on.request(), on.profile, session=own)
+        on.check("around a nested context", on.pipe, on.request(), on.profile, session=on.session)
 
 
 def a_second_context(on: Scenario) -> None:

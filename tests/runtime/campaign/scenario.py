@@ -80,11 +80,11 @@ class Scenario:
             stack.enter_context(patch.object(clock, "_afar", afar))
             self.caught = stack.enter_context(warnings.catch_warnings(record=True))
             warnings.simplefilter("always")
-            if self.enabled:
-                self.session = cachesmith.enable(self.pipe, self.asked.policy, self.profile)
-                stack.callback(cachesmith.disable, self.pipe)
-            else:
-                self.session = stack.enter_context(apply(self.pipe, self.asked.policy, self.profile))
+            try:
+                self.enter(stack)
+            except PolicyError as error:
+                self.refused("entering", self.request(), self.profile, error)
+                return
             for _ in range(self.draw.randrange(10, 30)):
                 event = self.draw.choice(events)
                 self.log.append(event.__name__)
@@ -93,6 +93,14 @@ class Scenario:
         self.check("after the context", self.pipe, self.request(), None)
         if state(self.pipe) != expected_state(self.asked.plainest()):
             self.fault("the pipeline is not as it would be without us")
+
+    def enter(self, stack: ExitStack) -> None:
+        """Put the pipeline under the policy, until `stack` is left."""
+        if self.enabled:
+            self.session = cachesmith.enable(self.pipe, self.asked.policy, self.profile)
+            stack.callback(cachesmith.disable, self.pipe)
+        else:
+            self.session = stack.enter_context(apply(self.pipe, self.asked.policy, self.profile))
 
     def request(self) -> Asked:
         """One of a few that this pipeline and its profile take."""
