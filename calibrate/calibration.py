@@ -25,9 +25,9 @@ from cachesmith.calibrate.prepared import Prepared
 from cachesmith.calibrate.probe import probe
 from cachesmith.calibrate.report.gather import Outcomes
 from cachesmith.calibrate.report.report import write_report
-from cachesmith.calibrate.score_cache import Memo, digest_of
 from cachesmith.calibrate.spaces import Found, search_rfc, search_stack
 from cachesmith.calibrate.warm_start import check_earlier, origin
+from cachesmith.calibrate.work_folder import Memo, digest_of
 from cachesmith.files import FolderInUseError, sole_writer
 from cachesmith.policies import MAIN, Calibration, Document, Policy, PolicyError, Profile, save
 from cachesmith.policies.base import Arrays

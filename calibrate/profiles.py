@@ -17,9 +17,8 @@ from cachesmith.calibrate.config import CalibrationConfig
 from cachesmith.calibrate.fleet.groups import at_least
 from cachesmith.calibrate.objective import PSNR, Objective
 from cachesmith.calibrate.prepared import Prepared
-from cachesmith.calibrate.score_cache import Memo, digest_of
 from cachesmith.calibrate.shapes import RunShape, open_study, search_shapes, typical_schedule, usual_schedule
-from cachesmith.files import replacing
+from cachesmith.calibrate.work_folder import Memo, digest_of, load_tensors, save_tensors
 from cachesmith.policies import computations
 from cachesmith.sampling.metrics import METRICS
 
@@ -109,14 +108,13 @@ class ProfileMaker:
         earlier = None if start is None else self.config.earlier
         path = self._file("fit", schedule, None if earlier is None else earlier.id)
         if path.exists():
-            return Fit.load(torch.load(path, weights_only=True))
+            return Fit.load(load_tensors(path))
         with self.ledger.phase("least squares"):
             fit = SegmentFitter(
                 self.shards, schedule, self.shape.channels, start=start, hold=start is not None,
                 advance=self._counted("least squares"),
             )()  # fmt: skip
-        with replacing(path) as part:
-            torch.save(fit.saved(), part)
+        save_tensors(path, fit.saved())
         return fit
 
     def _polished(self, fit: Fit) -> tuple[Rows, tuple[float, ...]]:
@@ -124,7 +122,7 @@ class ProfileMaker:
         again = self.config.gradient_checkpointing
         polisher = Polisher(self.shards, fit, self.plan.size, self.config.seed, recomputed=again)
         if path.exists():
-            polisher.load(torch.load(path, weights_only=True))
+            polisher.load(load_tensors(path))
         saved = monotonic()
 
         def advance(samples: float) -> None:
@@ -145,8 +143,7 @@ class ProfileMaker:
         return rows, tuple(polisher.losses)
 
     def _save(self, polisher: Polisher, path: Path) -> None:
-        with replacing(path) as part:
-            torch.save(polisher.saved(), part)
+        save_tensors(path, polisher.saved())
         self.ledger.save()
 
     def _counted(self, phase: str) -> Callable[[float], None]:

@@ -11,7 +11,7 @@ import torch
 
 from cachesmith.calibrate.closed_loop.batch import Uncached, sample
 from cachesmith.calibrate.fleet.groups import Group
-from cachesmith.files import replacing
+from cachesmith.calibrate.work_folder import load_tensors, save_tensors
 from cachesmith.sampling.out_of_memory import in_memory
 from cachesmith.sampling.render import Renderer
 from cachesmith.sampling.requests import Request
@@ -40,10 +40,9 @@ def reference(renderer: Renderer, group: Group, folder: Path) -> tuple[Uncached,
         called, made = in_memory([_Called(group.requests)], lambda each: sample(renderer, each.requests))
         for place, (each, row) in zip(paths, ((m, r) for m in made for r in range(len(m))), strict=True):
             if place in missing:
-                with replacing(place) as part:
-                    torch.save({"path": each.path[row].clone(), "images": each.images[row].clone()}, part)
+                save_tensors(place, {"path": each.path[row].clone(), "images": each.images[row].clone()})
         if len(missing) == len(paths) and len(called) == 1:
             return made[0], len(paths)
-    known = [torch.load(path, weights_only=True) for path in paths]
+    known = [load_tensors(path) for path in paths]
     path, images = (torch.stack([each[name] for each in known]) for name in ("path", "images"))
     return Uncached(group.requests, path, images), len(paths) if missing else 0

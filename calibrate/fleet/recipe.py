@@ -9,7 +9,7 @@ import torch
 
 from cachesmith.calibrate.fleet.groups import Group
 from cachesmith.calibrate.fleet.shard import Shard
-from cachesmith.calibrate.score_cache import digest_of
+from cachesmith.calibrate.work_folder import digest_of
 from cachesmith.policies import PolicyError
 from cachesmith.runtime.models.denoisers import denoisers
 from cachesmith.runtime.models.fingerprint import model_key

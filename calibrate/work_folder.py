@@ -1,11 +1,17 @@
-"""Closed-loop scores on disk: an interrupted search asks again and is answered at once."""
+"""What a calibration keeps on disk, scores and tensors: an interrupted one asks again and is answered at once."""
 
 import hashlib
+import io
 import json
 import os
+import pickle
 from pathlib import Path
+from typing import Any
 
-from cachesmith.files import drop_torn_lines
+import torch
+
+from cachesmith.files import drop_torn_lines, write_atomically
+from cachesmith.policies import PolicyError
 
 
 class Memo:
@@ -35,6 +41,25 @@ class Memo:
 def digest_of(*parts: object) -> str:
     """A short name for everything that scores depend on."""
     return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
+
+
+def save_tensors(path: Path, tensors: dict[str, Any]) -> None:
+    """Write what `load_tensors` reads, whole or not at all; raises `OSError`.
+
+    torch itself does not say what a full disk is.
+    """
+    made = io.BytesIO()
+    torch.save(tensors, made)
+    write_atomically(path, made.getbuffer())
+
+
+def load_tensors(path: Path) -> dict[str, Any]:
+    """Read what `save_tensors` wrote; raises `PolicyError` where it is damaged."""
+    try:
+        tensors: dict[str, Any] = torch.load(path, weights_only=True)
+    except (RuntimeError, EOFError, pickle.UnpicklingError):
+        raise PolicyError(f"{path} is damaged: delete it, and its work is done again") from None
+    return tensors
 
 
 def _entries(path: Path) -> list[tuple[str, list[float]]]:
