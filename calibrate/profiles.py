@@ -17,7 +17,8 @@ from cachesmith.calibrate.config import CalibrationConfig
 from cachesmith.calibrate.fleet.groups import at_least
 from cachesmith.calibrate.objective import PSNR, Objective
 from cachesmith.calibrate.prepared import Prepared
-from cachesmith.calibrate.shapes import RunShape, open_study, search_shapes, typical_schedule, usual_schedule
+from cachesmith.calibrate.shapes import RunShape, search_shapes, typical_schedule, usual_schedule
+from cachesmith.calibrate.studies import open_study
 from cachesmith.calibrate.work_folder import Memo, digest_of, load_tensors, save_tensors
 from cachesmith.policies import computations
 from cachesmith.sampling.metrics import METRICS

@@ -5,23 +5,17 @@ few cached runs, and no sample is set aside for it. How far apart computed steps
 follow the other, how many are computed by half, is drawn; the first trials are shapes that did well elsewhere.
 """
 
-import logging
-import shlex
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
-from pathlib import Path
 from typing import Any
 
 import optuna
-from optuna.trial import TrialState
 
 from cachesmith.calibrate.closed_loop.lanes import Schedule
-from cachesmith.files import drop_torn_lines
+from cachesmith.calibrate.studies import run_trials
 from cachesmith.policies import Follower
 from cachesmith.policies.schedule import by_halves, spaced
-from cachesmith.sampling.requests import derived_seed
 
 POWERS = (1.3, 1.5, 1.15)
 """Spacings that are tried first where few steps are computed, see `spaced`."""
@@ -40,40 +34,7 @@ SHARES = (0.15, 0.85)
 LEADS = (4 / 3, 1.0)
 """Computed steps of the followed half in full computations; 1 has no step by half."""
 
-STUDIES = "studies.journal"
-"""Where they are in the work folder, unless in a storage of the user's."""
-
 Score = Callable[[Schedule], float]
-
-
-def open_study(storage: str | None, folder: Any, name: str, directions: list[str]) -> optuna.Study:
-    """Open or resume a study: in `storage` (an Optuna URL), or in the journal file of the work folder."""
-    optuna.logging.set_verbosity(logging.ERROR)  # an interrupted trial is not worth a traceback
-    where: Any = storage
-    if storage is None:
-        folder.mkdir(parents=True, exist_ok=True)
-        path = folder / STUDIES
-        drop_torn_lines(path)
-        # a calibration holds its work folder, so a lock that is there was left by one that was killed
-        path.with_name(f"{path.name}.lock").unlink(missing_ok=True)
-        backend = optuna.storages.journal.JournalFileBackend(str(path))
-        where = optuna.storages.JournalStorage(backend)
-    return optuna.create_study(study_name=name, storage=where, load_if_exists=True, directions=directions)
-
-
-def dashboard(storage: str | None, folder: Path) -> str | None:
-    """Return the command that shows the studies in a browser; None where there are none."""
-    if storage is None and not (folder / STUDIES).exists():
-        return None
-    where = shlex.quote(storage or str(folder / STUDIES))
-    return f"pip install optuna-dashboard && optuna-dashboard {where}"
-
-
-def sampler(seed: int, number: int) -> optuna.samplers.BaseSampler:
-    """A sampler for trial `number`: an interrupted study ends as an uninterrupted one would."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        return optuna.samplers.TPESampler(seed=derived_seed(seed, number), multivariate=True, group=True)
 
 
 @dataclass(frozen=True)
@@ -99,13 +60,7 @@ def search_shapes(
     def objective(trial: optuna.Trial) -> float:
         return score(schedule_of(trial, budget, run))
 
-    points = _first_points(budget, run)
-    done = len(study.get_trials(states=(TrialState.COMPLETE,)))
-    for number in range(done, trials):
-        if number < len(points) and not study.get_trials(states=(TrialState.WAITING,)):
-            study.enqueue_trial(points[number])
-        study.sampler = sampler(seed, number)
-        study.optimize(objective, n_trials=1)
+    run_trials(study, objective, trials, seed, _first_points(budget, run))
     return schedule_of(optuna.trial.FixedTrial(study.best_params), budget, run)
 
 

@@ -14,7 +14,7 @@ from cachesmith.calibrate.report.baselines import REPEATS, SAMPLES, baseline_way
 from cachesmith.calibrate.report.data import Appendix, Measurement, ProfileReport, ReportData, ReportSample
 from cachesmith.calibrate.report.media import encode_media, picture, visible_difference
 from cachesmith.calibrate.report.runs import distinct, trajectory
-from cachesmith.calibrate.shapes import dashboard
+from cachesmith.calibrate.studies import dashboard
 from cachesmith.policies import Policy, Profile, fixed_mask
 from cachesmith.progress import stage
 from cachesmith.runtime import apply, distill

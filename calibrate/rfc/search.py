@@ -10,8 +10,8 @@ from cachesmith.calibrate.fleet.groups import at_least
 from cachesmith.calibrate.prepared import Prepared
 from cachesmith.calibrate.rfc.scales import Scales, record_scales
 from cachesmith.calibrate.rfc.space import arrays_of, first_points, suggest
-from cachesmith.calibrate.shapes import open_study, sampler
 from cachesmith.calibrate.spaces import Found
+from cachesmith.calibrate.studies import open_study, run_trials
 from cachesmith.policies import Policy, PolicyError, Profile, unbound
 
 _RECORDED = 4
@@ -53,12 +53,7 @@ def _run(
         advance(spent / config.steps)
         return quality, computed
 
-    done = len(study.get_trials(states=(TrialState.COMPLETE,)))
-    for number in range(done, max(prepared.plan.shapes, len(points))):
-        if number < len(points) and not study.get_trials(states=(TrialState.WAITING,)):
-            study.enqueue_trial(points[number])
-        study.sampler = sampler(config.seed, number)
-        study.optimize(objective, n_trials=1)
+    run_trials(study, objective, max(prepared.plan.shapes, len(points)), config.seed, points)
 
 
 def score(prepared: Prepared, policy: Policy) -> tuple[float, float]:

@@ -238,7 +238,7 @@ def calibrate(
     if report is not None:
         write_text(report / "config.yaml", used_config())
 
-    from cachesmith.calibrate.shapes import dashboard
+    from cachesmith.calibrate.studies import dashboard
 
     command = dashboard(storage, kept)
     if json:
