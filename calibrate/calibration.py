@@ -34,6 +34,7 @@ from cachesmith.policies.base import Arrays
 from cachesmith.progress import stage
 from cachesmith.runtime.models.denoisers import denoisers
 from cachesmith.runtime.models.fingerprint import model_key, sampler_key
+from cachesmith.sampling.encode import encoded_once
 from cachesmith.sampling.evaluate import Evaluator
 from cachesmith.sampling.lpips import load_lpips
 from cachesmith.sampling.render import Renderer, device_of
@@ -120,7 +121,7 @@ class _Calibration:
                 with ledger.phase("lost with workers") as phase:
                     phase.forwards += shards.repeated
         ledger.workers = 1
-        with ledger.phase("measuring") as phase:
+        with ledger.phase("measuring") as phase, encoded_once(self.pipe):
             heldout = Evaluator(self.renderer, self.parts.heldout)
             phase.forwards += len(self.parts.heldout) * config.steps
             psnr: dict[str, Tensor] = {}

@@ -14,6 +14,7 @@ from cachesmith.runtime import Tick, UnitResult, Watcher, watch
 from cachesmith.runtime.models.denoisers import denoisers
 from cachesmith.runtime.models.fingerprint import model_key, sampler_key
 from cachesmith.runtime.pipeline_call import PipelineCall
+from cachesmith.sampling.encode import encoded_once
 from cachesmith.sampling.render import Renderer
 from cachesmith.sampling.requests import Request
 
@@ -70,7 +71,7 @@ def fit_method(
         sampler = _sampler(pipe, requests, steps, common)
         advance()
         try:
-            with refusing(f"method {method}"):
+            with refusing(f"method {method}"), encoded_once(pipe):
                 fitted = METHODS[method](Renderer(pipe, steps, batch, **common), requests, **options)
         except (TypeError, ValueError, AttributeError, LookupError, AssertionError) as error:
             if not options:

@@ -67,8 +67,8 @@ def l2p_mask(budget: int, steps: int) -> str:
     # the last of the first four is where the spread begins; near the full number of steps, gaps close up
     count, start = budget - len(LEAD), LEAD[-1]
     spread = {start + max(1, round((steps - start) * i / (count + 1))) for i in range(1, count + 1)}
-    missing = (step for step in range(steps) if step not in spread and step not in LEAD)
-    chosen = {*LEAD, *spread}
+    chosen = {*LEAD, *spread} & {*range(steps)}
+    missing = (step for step in range(steps) if step not in chosen)
     while len(chosen) < budget:
         chosen.add(next(missing))
     return from_steps(chosen, steps)

@@ -84,5 +84,5 @@ class ScheduleSampler(Watcher):
         if self._tick.step is not None:
             known = self._known[self._batch, self._tick.branch]
             known[self._mask[: self._tick.step + 1]] = result
-            if len(known) > _KEPT:
+            if len(known) > max(_KEPT, 2 * self._mask.count("C")):
                 known.popitem(last=False)

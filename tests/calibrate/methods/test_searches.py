@@ -78,7 +78,7 @@ def test_the_sampler_draws_what_the_policy_does(renderer: Renderer, line: bool) 
 
 
 def test_a_common_beginning_is_computed_once(renderer: Renderer, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(reuse, "_KEPT", 8)
+    monkeypatch.setattr(reuse, "_KEPT", 3)
     computed: list[int] = []
     observe = ScheduleSampler.observe
 
