@@ -13,8 +13,8 @@ from cachesmith.export.axes import at_one_size, axes_of
 from cachesmith.export.parts import Part, part_streams, part_unit
 from cachesmith.policies import EngineError
 from cachesmith.runtime import Feature
-from cachesmith.runtime.discovery.trace import patch_call
 from cachesmith.runtime.hooks.arguments import argument_names
+from cachesmith.runtime.hooks.module_calls import own_calls_wrapped
 from cachesmith.runtime.hooks.patch import heard
 from cachesmith.runtime.models.engine_segment import (
     Arguments,
@@ -155,7 +155,7 @@ def _watched(members: tuple[nn.Module, ...], tape: Tape, steps: list[int]) -> It
     with ExitStack() as stack:
         for place, member in enumerate(members):
             last = member is members[-1]
-            stack.enter_context(patch_call(member, partial(_taped, member, place, last, tape, steps)))
+            stack.enter_context(own_calls_wrapped(member, partial(_taped, member, place, last, tape, steps)))
         yield
 
 

@@ -10,8 +10,8 @@ import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
+from cachesmith.runtime.hooks.module_calls import Forward
 from cachesmith.runtime.hooks.patch import patched
-from cachesmith.runtime.hooks.unit_call import Forward
 from cachesmith.runtime.models.units import block_lists
 
 

@@ -14,9 +14,9 @@ from cachesmith.policies import PolicyError
 from cachesmith.runtime.discovery.chain import Chain
 from cachesmith.runtime.discovery.discover import DiscoveryError, discover
 from cachesmith.runtime.discovery.prove import returned
-from cachesmith.runtime.discovery.trace import BlockCall, on_this_thread
+from cachesmith.runtime.discovery.trace import BlockCall
 from cachesmith.runtime.hooks.arguments import argument_names, fresh
-from cachesmith.runtime.hooks.member_layers import layer_on_call
+from cachesmith.runtime.hooks.module_calls import layer_on_call, on_this_thread
 from cachesmith.runtime.hooks.patch import Layer
 from cachesmith.runtime.models.adapters import remember
 
@@ -114,8 +114,7 @@ def _recorded_blocks(chain: Chain) -> Iterator[None]:
         for run in chain.runs:
             for call in run.calls:
                 wrap = on_this_thread(_recorded(call, run.streams, chain))
-                layer = layer_on_call(call.place.module, wrap)
-                stack.callback(layer.remove)
+                stack.callback(layer_on_call(call.place.module, wrap).remove)
         yield
 
 

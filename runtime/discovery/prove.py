@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from cachesmith.runtime.discovery.chain import Chain, Run
-from cachesmith.runtime.discovery.trace import BlockCall, Spec, patch_call, version
+from cachesmith.runtime.discovery.trace import BlockCall, Spec, version
 from cachesmith.runtime.hooks.arguments import argument_names
+from cachesmith.runtime.hooks.module_calls import own_calls_wrapped
 from cachesmith.runtime.models.adapter import JOINED
 
 Outputs = tuple[Any, ...]
@@ -56,7 +57,7 @@ class Replay:
 
             return forward
 
-        with patch_call(call.place.module, wrap):
+        with own_calls_wrapped(call.place.module, wrap):
             yield
 
 
@@ -69,7 +70,7 @@ def _nothing(call: BlockCall) -> Iterator[None]:
 
         return forward
 
-    with patch_call(call.place.module, wrap):
+    with own_calls_wrapped(call.place.module, wrap):
         yield
 
 

@@ -4,7 +4,6 @@ Tensors are told apart by identity, so that nothing is copied. Held are the stre
 out of its latest: what the call itself holds or has just let go of.
 """
 
-import threading
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -17,7 +16,7 @@ from torch import Tensor, nn
 
 from cachesmith.runtime.discovery.state import State
 from cachesmith.runtime.hooks.arguments import argument_names
-from cachesmith.runtime.hooks.patch import patched
+from cachesmith.runtime.hooks.module_calls import own_calls_wrapped
 
 _Shape = tuple[int, ...]
 
@@ -88,7 +87,7 @@ class CallTrace:
         self._inside = False
         with ExitStack() as stack, torch.no_grad():
             for place in self.places:
-                stack.enter_context(patch_call(place.module, self._watch(place)))
+                stack.enter_context(own_calls_wrapped(place.module, self._watch(place)))
             self.result = call()
 
     def _watch(self, place: Place) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
@@ -170,31 +169,6 @@ def places(transformer: nn.Module) -> Iterator[Place]:
 def _heavy(block: nn.Module) -> bool:
     matrices = (m for m in block.modules() if any(p.ndim > 1 for p in m.parameters(recurse=False)))
     return sum(1 for _ in matrices) > 1
-
-
-def patch_call(module: nn.Module, wrap: Callable[..., Any]) -> Any:
-    """Wrap the compiled call of a compiled module, else its forward, for this thread."""
-    wrap, compiled = on_this_thread(wrap), getattr(module, "_compiled_call_impl", None)
-    if compiled is None:
-        return patched(module, "forward", wrap(module.forward))
-    eager: Any = torch.compiler.disable
-    return patched(module, "_compiled_call_impl", eager(wrap(compiled), recursive=False))
-
-
-def on_this_thread(wrap: Callable[..., Any]) -> Callable[..., Any]:
-    """Leave other threads' calls alone: they share the blocks, and are other requests'."""
-    own = threading.get_ident()
-
-    def wrapped(original: Callable[..., Any]) -> Callable[..., Any]:
-        watched = wrap(original)
-
-        @wraps(original)
-        def forward(*args: Any, **kwargs: Any) -> Any:
-            return (watched if threading.get_ident() == own else original)(*args, **kwargs)
-
-        return forward
-
-    return wrapped
 
 
 def spec(value: Tensor) -> Spec:

@@ -20,9 +20,10 @@ from cachesmith.policies import PolicyError
 from cachesmith.runtime.hooks.arguments import fresh, reader
 from cachesmith.runtime.hooks.clock import ANOTHER_THREAD, Clock
 from cachesmith.runtime.hooks.member_layers import MemberLayers
+from cachesmith.runtime.hooks.module_calls import Forward
 from cachesmith.runtime.hooks.patch import Layer
 from cachesmith.runtime.hooks.runner import Runner, UnitBackend
-from cachesmith.runtime.hooks.unit_call import Foresees, Forward, TransformerCall
+from cachesmith.runtime.hooks.unit_call import Foresees, TransformerCall
 from cachesmith.runtime.models.adapters import adapter_for
 from cachesmith.runtime.models.units import IMAGE_STREAM, Unit
 

@@ -25,14 +25,20 @@ def calling_frame() -> FrameType | None:
 
 def is_sampling(pipe: Any) -> bool:
     """Whether a call of `pipe` is in progress, on any thread."""
-    for innermost in sys._current_frames().values():
-        frame: FrameType | None = innermost
-        while frame is not None:
-            code = frame.f_code
-            method = code.co_name == "__call__" and code.co_argcount > 0 and code.co_varnames[0] == "self"
-            if method and frame.f_locals.get("self") is pipe:
-                return True
-            frame = frame.f_back
+    return any(_holds(frame, "__call__", pipe) for frame in sys._current_frames().values())
+
+
+def in_call(module: nn.Module, thread: int) -> bool:
+    """Whether `thread` is in a call of `module`."""
+    return _holds(sys._current_frames().get(thread), "_call_impl", module)
+
+
+def _holds(frame: FrameType | None, method: str, owner: Any) -> bool:
+    """Whether a call of this method of `owner` is in progress, in `frame` or above it."""
+    while frame is not None:
+        if frame.f_code.co_name == method and frame.f_locals.get("self") is owner:
+            return True
+        frame = frame.f_back
     return False
 
 

@@ -11,7 +11,8 @@ from typing import Any
 from torch import nn
 
 from cachesmith.runtime.hooks.arguments import reader
-from cachesmith.runtime.hooks.unit_call import Forward, TransformerCall
+from cachesmith.runtime.hooks.module_calls import Forward
+from cachesmith.runtime.hooks.unit_call import TransformerCall
 from cachesmith.runtime.models.adapters import adapter_for
 
 

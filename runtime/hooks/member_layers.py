@@ -1,36 +1,14 @@
 """The layers on the members of units: which modules are wrapped, and whether they still are."""
 
-from collections.abc import Callable
-from typing import Any
-
-import torch
 from torch import nn
 
 from cachesmith.policies import PolicyError
 from cachesmith.runtime.hooks.idle import idle_members
+from cachesmith.runtime.hooks.module_calls import Wrap, call_name, layer_on_call
 from cachesmith.runtime.hooks.patch import Layer
-from cachesmith.runtime.hooks.unit_call import Forward, TransformerCall, UnitState
+from cachesmith.runtime.hooks.unit_call import TransformerCall, UnitState
 from cachesmith.runtime.models.snapshot import slots
 from cachesmith.runtime.models.units import Unit, network_units
-
-Wrap = Callable[[Forward], Forward]
-
-COMPILED = "_compiled_call_impl"
-
-
-def layer_on_call(module: nn.Module, wrap: Wrap) -> Layer:
-    """Wrap the compiled call of a compiled module, else its forward."""
-
-    def eager(compiled: Forward) -> Forward:
-        disable: Any = torch.compiler.disable
-        return disable(wrap(compiled), recursive=False)  # type: ignore[no-any-return]
-
-    name = _call_name(module)
-    return Layer(module, name, wrap if name == "forward" else eager)
-
-
-def _call_name(module: nn.Module) -> str:
-    return "forward" if getattr(module, COMPILED, None) is None else COMPILED
 
 
 class MemberLayer:
@@ -48,7 +26,7 @@ class MemberLayer:
 
     def refresh(self) -> None:
         """Be on top of whatever was put over the layer, or in its place, since the last call."""
-        if self._layer.on_top and self._layer.name == _call_name(self.module):
+        if self._layer.on_top and self._layer.name == call_name(self.module):
             return
         self._layer.remove()
         self._layer = self._new()

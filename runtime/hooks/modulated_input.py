@@ -1,14 +1,12 @@
 """What a block's first heavy module would be given: its modulated input, without computing the block."""
 
-import threading
 from collections.abc import Callable
-from functools import wraps
 from typing import Any
 
 from torch import Tensor, nn
 
 from cachesmith.policies import PolicyError
-from cachesmith.runtime.hooks.patch import patched
+from cachesmith.runtime.hooks.module_calls import Forward, own_calls_wrapped
 
 
 class _Reached(BaseException):
@@ -23,15 +21,14 @@ def peek(module: nn.Module, read: Callable[..., Tensor], call: Callable[[], Any]
 
     Other threads' calls of `module` go on as ever. Raises `PolicyError` if `call` never gets there.
     """
-    own, original = threading.get_ident(), module.forward
 
-    @wraps(original)
-    def stop(*args: Any, **kwargs: Any) -> Any:
-        if threading.get_ident() != own:
-            return original(*args, **kwargs)
-        raise _Reached(read(args, kwargs))
+    def stop(_: Forward) -> Forward:
+        def reached(*args: Any, **kwargs: Any) -> Any:
+            raise _Reached(read(args, kwargs))
 
-    with patched(module, "forward", stop):
+        return reached
+
+    with own_calls_wrapped(module, stop):
         try:
             call()
         except _Reached as reached:

@@ -4,7 +4,6 @@ The runner is asked once, at the first member, and its answer decides what every
 or they are called on some tokens or rows.
 """
 
-import sys
 import threading
 from collections.abc import Callable
 from functools import partial
@@ -15,8 +14,10 @@ from torch import Tensor, nn
 from cachesmith.policies import EngineError
 from cachesmith.runtime.features import Feature
 from cachesmith.runtime.hooks.arguments import ArgumentList, mapper, namer, reader, writer
+from cachesmith.runtime.hooks.caller import in_call
 from cachesmith.runtime.hooks.clock import Clock, Tick
 from cachesmith.runtime.hooks.modulated_input import peek
+from cachesmith.runtime.hooks.module_calls import Forward
 from cachesmith.runtime.hooks.rows import check_rows, take_rows
 from cachesmith.runtime.hooks.runner import (
     Answer,
@@ -30,8 +31,6 @@ from cachesmith.runtime.hooks.runner import (
     UseOutput,
 )
 from cachesmith.runtime.models.units import BlockRun, NetworkUnit
-
-Forward = Callable[..., Any]
 
 Foresees = Callable[[], bool]
 """Whether all blocks of the call that has just begun are going to be forecast."""
@@ -62,7 +61,8 @@ class TransformerCall:
     def enter(self, transformer: nn.Module, waits: Callable[[], bool]) -> bool:
         """A transformer call begins on this thread; while another thread's is in progress, wait or return False."""
         with self._free:
-            while self._thread is not None and not self.open and _calls(self._thread, transformer):
+            # a call that was stopped by the keyboard did not say so
+            while self._thread is not None and not self.open and in_call(transformer, self._thread):
                 if not waits():
                     return False
                 self._free.wait(PATIENCE)
@@ -86,16 +86,6 @@ class TransformerCall:
     def _forget(self) -> None:
         if self.unit is not None:
             self.unit.forget()
-
-
-def _calls(thread: int, module: nn.Module) -> bool:
-    """Whether `thread` is in a call of `module`: a call that was stopped by the keyboard did not say so."""
-    frame = sys._current_frames().get(thread)
-    while frame is not None:
-        if frame.f_code.co_name == "_call_impl" and frame.f_locals.get("self") is module:
-            return True
-        frame = frame.f_back
-    return False
 
 
 class Member(NamedTuple):
