@@ -12,4 +12,5 @@ def test_calibrations_that_end_early() -> None:
     count = 32
     result = printed("tests.reliability.killed_calibrations", count, count)
     assert sum(result["counts"].values()) == count == len(result["lost"])
-    assert max(result["lost"]) <= result["largest unit"]
+    # a resumption asks the model once more how guidance is computed
+    assert max(result["lost"]) <= result["largest unit"] + 1
