@@ -27,9 +27,8 @@ from diffusers import (
 )
 
 from cachesmith.calibrate import CalibrationConfig
-from cachesmith.calibrate.cost.plan import plan_of
-from cachesmith.calibrate.memory.phases import Placement, phases, placed
-from cachesmith.calibrate.memory.plan import usual_masks
+from cachesmith.calibrate.memory.placement import Placement
+from cachesmith.calibrate.memory.plan import placement_of, planned_phases
 from cachesmith.calibrate.memory.sizes import Sizes, sizes_of
 from cachesmith.commands.output import write_text
 from cachesmith.sampling.render import Renderer
@@ -130,36 +129,35 @@ def section(model: Model, steps: int, budget: float) -> str:
     sizes = sizes_at_true_size(model)
     fitting = 16 if "--fitting 16" in model.options else None
     config = CalibrationConfig(steps=steps, budget=budget, speedups=(6.25,), fitting=fitting)
-    plan, masks = plan_of(config), usual_masks(config)
     within = CARD * 19 // 20
-    whole = Placement(8, 8)
-    found = placed(sizes, plan, masks, within, whole)
-    if max(phase.device for phase in phases(sizes, plan, masks, found)) > within:
-        found = placed(sizes, plan, masks, within, replace(whole, offload=True))
+    found = placement_of(config, sizes, within)
+    if _most(config, sizes, found) > within:
+        found = placement_of(config, sizes, within, offload=True)
     lines = [
         f"## {model.name}", "",
         f"{sizes.tokens} tokens of {sizes.channels} channels; weights "
         + ", ".join(f"{name} {size / 1e9:.1f}" for name, size in sizes.weights.items()) + " GB", "",
         f"    cachesmith calibrate MODEL --prompts FILE --out X.policy.safetensors --budget {budget:g} --speedup 6.25 "
-        + " ".join((str(found), model.options)).strip(), "",
-        *(["after `pipe.enable_model_cpu_offload()`, in Python", ""] if found.offload else []),
-        f"{found.gradient_batch} sample(s) at once for gradients; what is remembered of samples is on the "
-        + ("device" if found.history else "host"), "",
+        + " ".join(("--offload model" * found.offload, model.options)).strip(), "",
+        f"`calibrate` chooses by itself: {found}; {found.resting}", "",
         "| phase | device GB | host GB |", "| --- | ---: | ---: |",
     ]  # fmt: skip
-    for phase in phases(sizes, plan, masks, found):
+    for phase in planned_phases(config, sizes, found):
         lines.append(f"| {phase.name} | {phase.device / 1e9:.1f} | {phase.host / 1e9:.1f} |")
-    if max(phase.device for phase in phases(sizes, plan, masks, found)) > within:
+    if _most(config, sizes, found) > within:
         lines += ["", f"**This does not fit {CARD / 1e9:.0f} GB.**"]
     return "\n".join(lines)
+
+
+def _most(config: CalibrationConfig, sizes: Sizes, where: Placement) -> int:
+    return max(phase.device for phase in planned_phases(config, sizes, where))
 
 
 HEAD = """# Memory at true size
 
 `python benchmarks/true_size.py --out benchmarks/true_size.md`: planned from shapes on the meta device, not measured
-on a GPU. A test holds the plan to within 10 % of counted bytes on a small model. `calibrate` itself halves what runs
-out of memory, but does not yet choose by this plan: where a section says that what is remembered of samples is on the
-host, `calibrate` would keep it on the device.
+on a GPU. A test holds the plan to within 10 % of counted bytes on a small model. `calibrate` chooses by the same plan
+from the memory that is free, and halves what still runs out of it.
 
 """
 

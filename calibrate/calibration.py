@@ -21,6 +21,7 @@ from cachesmith.calibrate.fleet.groups import request_groups
 from cachesmith.calibrate.fleet.hire import hired
 from cachesmith.calibrate.fleet.recipe import Loader, frozen, print_of
 from cachesmith.calibrate.fleet.shards import Shards
+from cachesmith.calibrate.memory.choice import choose
 from cachesmith.calibrate.prepared import Prepared
 from cachesmith.calibrate.probe import probe
 from cachesmith.calibrate.report.gather import Outcomes
@@ -100,11 +101,14 @@ class _Calibration:
         self.fitting = (*self.parts.fitting, *self.parts.validation)
         if config.earlier is not None:
             check_earlier(config.earlier, prompts, self.parts)
-        self.renderer = Renderer(pipe, config.steps, config.batch, **config.common)
         self.models = {name: model_key(denoiser, pipe) for name, denoiser in denoisers(pipe).items()}
         self.key = digest_of(
             print_of(pipe), self.parts, config.common, config.steps, config.seed, __version__
         )
+        self.where = choose(pipe, self.fitting, config, self.key)
+        self.config = replace(config, batch=self.where.batch, gradient_checkpointing=self.where.recomputed)
+        self.plan = plan_of(self.config)
+        self.renderer = Renderer(pipe, config.steps, self.where.batch, **config.common)
 
     def run(self) -> CalibrationResult:
         """Do everything."""
@@ -153,9 +157,9 @@ class _Calibration:
         return CalibrationResult(policy, ledger, report)
 
     def _shards(self) -> AbstractContextManager[Shards]:
-        groups = request_groups(self.fitting, self.config.batch, self.plan.screened)
+        groups = request_groups(self.fitting, self.where.batch, self.plan.screened)
         folder = self.config.work / f"references-{self.key}"
-        return hired(self.renderer, groups, folder, self.config.workers, self.load)
+        return hired(self.renderer, groups, folder, self.config.workers, self.load, self.where)
 
     def _references(self, shards: Shards, ledger: Ledger, advance: Any) -> None:
         def sampled(samples: float) -> None:
@@ -212,10 +216,11 @@ def within_time(pipe: Any, prompts: Sequence[Prompt], config: CalibrationConfig)
     )
     known = memo.get(name)
     if known is None:
-        renderer = Renderer(pipe, config.steps, config.batch, **config.common)
-        some = requests(prompts, config.batch, 0)
+        batch = config.batch or choose(pipe, requests(prompts, len(prompts), 0), config, name).batch
+        renderer = Renderer(pipe, config.steps, batch, **config.common)
+        some = requests(prompts, batch, 0)
         renderer(some[:1])  # warm-up
-        alone = PRODUCTIVE * config.seconds * len(some) / elapsed(partial(renderer, some), pipe.device)
+        alone = PRODUCTIVE * config.seconds * len(some) / elapsed(partial(renderer, some), device_of(pipe))
         known = [alone * config.workers]
         memo.put(name, known)
     return replace(config, budget=max(LEAST["budget"], known[0] - config.heldout * 1.5), seconds=None)

@@ -33,14 +33,14 @@ class CalibrationConfig:
     steps `FEW_STEPS_SPEEDUPS`); min_psnr: adds the fastest profile that holds it out of fold. fitting: samples, by
     default what the budget has; heldout: samples measured last. space: `stack` fits weights of the whole stack, `rfc`
     scales and thresholds of single modules (arXiv 2602.19506) in at most `trials` Optuna trials; storage: an Optuna URL
-    for its studies. gradient_checkpointing: blocks are computed twice for their gradients, and memory holds only their
-    inputs. work: folder of references, studies and weights (a second run resumes there); out: the policy file, written
-    before the report; report: folder for figures; baselines: whether it measures fewer steps, even steps, TaylorSeer
-    and DBCache beside the profiles; earlier: a policy whose profiles are gone on from. objective: the metric, one of
-    `METRICS`, by which schedules of the stack are compared; weights are fitted to the latents, and `min_psnr` and a
-    cheaper profile are held against PSNR, all the same. workers: processes that share the samples, this one among
-    them, one a GPU. lpips: weights from `benchmarks/fetch_lpips.py`, to measure
-    held-out LPIPS as well.
+    for its studies. batch: samples at once; gradient_checkpointing: blocks are computed twice for their gradients, and
+    memory holds only their inputs; both by default as the device's free memory has it. work: folder of references,
+    studies and weights (a second run resumes there); out: the policy file, written before the report; report: folder
+    for figures; baselines: whether it measures fewer steps, even steps, TaylorSeer and DBCache beside the profiles;
+    earlier: a policy whose profiles are gone on from. objective: the metric, one of `METRICS`, by which schedules of
+    the stack are compared; weights are fitted to the latents, and `min_psnr` and a cheaper profile are held against
+    PSNR, all the same. workers: processes that share the samples, this one among them, one a GPU. lpips: weights from
+    `benchmarks/fetch_lpips.py`, to measure held-out LPIPS as well.
     """
 
     steps: int = 50
@@ -50,13 +50,13 @@ class CalibrationConfig:
     min_psnr: float | None = None
     fitting: int | None = None
     heldout: int = 32
-    batch: int = 8
+    batch: int | None = None
     seed: int = 0
     guidance_scale: float | None = None
     space: Space = "stack"
     trials: int = 60
     storage: str | None = None
-    gradient_checkpointing: bool = False
+    gradient_checkpointing: bool | None = None
     name: str = "policy"
     work: Path = field(default_factory=lambda: Path("cachesmith-work"))
     out: Path | None = None
@@ -69,7 +69,7 @@ class CalibrationConfig:
 
     def __post_init__(self) -> None:
         for name, least in LEAST.items():
-            if not getattr(self, name) >= least:
+            if getattr(self, name) is not None and not getattr(self, name) >= least:
                 raise PolicyError(f"{name} is {getattr(self, name)}; it must be at least {least:g}")
         for name in ("seconds", "fitting", "workers"):
             if getattr(self, name) is not None and not getattr(self, name) > 0:

@@ -120,7 +120,7 @@ class ProfileMaker:
 
     def _polished(self, fit: Fit) -> tuple[Rows, tuple[float, ...]]:
         path = self._file("gradients", fit.schedule, self.plan.iterations, fit.psnr)
-        again = self.config.gradient_checkpointing
+        again = bool(self.config.gradient_checkpointing)
         polisher = Polisher(self.shards, fit, self.plan.size, self.config.seed, recomputed=again)
         if path.exists():
             polisher.load(load_tensors(path))

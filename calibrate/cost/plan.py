@@ -88,7 +88,7 @@ def plan_of(config: CalibrationConfig) -> BudgetPlan:
         config.steps,
         [*computed],
         config.budget,
-        recomputed=config.gradient_checkpointing,
+        recomputed=bool(config.gradient_checkpointing),
         samples=config.fitting,
     )
 

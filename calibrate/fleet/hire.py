@@ -13,13 +13,19 @@ from cachesmith.calibrate.fleet.recipe import Loader, Recipe, print_of
 from cachesmith.calibrate.fleet.remote import Remote
 from cachesmith.calibrate.fleet.shard import Shard
 from cachesmith.calibrate.fleet.shards import InProcess, Shards, Worker
+from cachesmith.calibrate.memory.placement import Placement
 from cachesmith.policies import PolicyError
 from cachesmith.sampling.render import Renderer, device_of
 
 
 @contextmanager
 def hired(
-    renderer: Renderer, groups: Sequence[Group], folder: Path, workers: int, load: Loader | None
+    renderer: Renderer,
+    groups: Sequence[Group],
+    folder: Path,
+    workers: int,
+    load: Loader | None,
+    where: Placement,
 ) -> Iterator[Shards]:
     """The samples, shared out; workers that are processes of their own end with the block.
 
@@ -28,7 +34,7 @@ def hired(
     """
     device, count = device_of(renderer.pipe), sum(len(group.numbers) for group in groups)
     if workers == 1:
-        yield Shards(groups, [InProcess(Shard(renderer, dict(enumerate(groups)), folder))], device)
+        yield Shards(groups, [InProcess(Shard(renderer, dict(enumerate(groups)), folder, where))], device)
         return
     if load is None:
         raise PolicyError(
@@ -36,8 +42,8 @@ def hired(
         )
     wanted = min(count, workers)
     threads = max(1, torch.get_num_threads() // wanted) if device.type == "cpu" else None
-    recipes = _recipes(renderer, groups, folder, load, worker_devices(device, wanted), threads)
-    own: list[Worker] = [InProcess(Shard(renderer, recipes[0].groups, folder))]
+    recipes = _recipes(renderer, groups, folder, load, where, worker_devices(device, wanted), threads)
+    own: list[Worker] = [InProcess(Shard(renderer, recipes[0].groups, folder, where))]
     shards = Shards(groups, own, device, wanted)
     try:
         for number, recipe in enumerate(recipes[1:], 1):
@@ -62,11 +68,12 @@ def _recipes(
     groups: Sequence[Group],
     folder: Path,
     load: Loader,
+    where: Placement,
     places: Sequence[str],
     threads: int | None,
 ) -> list[Recipe]:
     print, whole = print_of(renderer.pipe), folder.resolve()
     return [
-        Recipe(load, place, renderer.steps, renderer.batch, renderer.common, held, whole, print, threads)
+        Recipe(load, place, renderer.steps, where, renderer.common, held, whole, print, threads)
         for place, held in zip(places, shared_out(groups, len(places)), strict=True)
     ]

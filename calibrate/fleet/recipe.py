@@ -9,6 +9,7 @@ import torch
 
 from cachesmith.calibrate.fleet.groups import Group
 from cachesmith.calibrate.fleet.shard import Shard
+from cachesmith.calibrate.memory.placement import Placement
 from cachesmith.calibrate.work_folder import digest_of
 from cachesmith.policies import PolicyError
 from cachesmith.runtime.models.denoisers import denoisers
@@ -26,7 +27,7 @@ class Recipe:
     load: Loader
     device: str
     steps: int
-    batch: int
+    where: Placement
     common: dict[str, Any]
     groups: dict[int, Group]
     folder: Path
@@ -45,7 +46,8 @@ class Recipe:
                 "what a worker loads is not the pipeline that is calibrated (weights, dtype or scheduler); "
                 "give a loader that makes it as it is"
             )
-        return Shard(Renderer(pipe, self.steps, self.batch, **self.common), self.groups, self.folder)
+        renderer = Renderer(pipe, self.steps, self.where.batch, **self.common)
+        return Shard(renderer, self.groups, self.folder, self.where)
 
 
 def print_of(pipe: Any) -> str:

@@ -14,12 +14,18 @@ from cachesmith.calibrate.closed_loop.descent import Point
 from cachesmith.calibrate.closed_loop.equations import Equations
 from cachesmith.calibrate.closed_loop.walk import Start, Walk
 from cachesmith.calibrate.fleet.groups import Group
+from cachesmith.calibrate.memory.placement import Placement
 from cachesmith.calibrate.objective import Objective
 from cachesmith.calibrate.references import reference
 from cachesmith.policies import Policy
 from cachesmith.runtime import apply
 from cachesmith.sampling.metrics import psnr
 from cachesmith.sampling.render import Renderer
+
+HOST = torch.device("cpu")
+
+WHOLE = Placement()
+"""As much at once as there usually is, and all of it on the device."""
 
 
 class Referenced(NamedTuple):
@@ -33,8 +39,8 @@ class Shard:
     """Holds samples with their references, histories and latents; what it returns is small.
 
     groups: by their place among all groups; folder: where references lie. What is returned for each sample is in the
-    order of groups, and of samples within them. at_once: samples called together for gradients, by default all of a
-    group; home: where what a walk remembers of samples rests.
+    order of groups, and of samples within them. where: samples called together for gradients, and what rests on the
+    host.
     """
 
     def __init__(
@@ -42,13 +48,12 @@ class Shard:
         renderer: Renderer,
         groups: Mapping[int, Group],
         folder: Path,
-        at_once: int = 0,
-        home: torch.device | None = None,
+        where: Placement = WHOLE,
     ):
-        self.renderer, self.groups, self.folder, self.home = renderer, groups, folder, home
+        self.renderer, self.groups, self.folder, self.where = renderer, groups, folder, where
         self.samples: dict[int, Uncached] = {}
         self._parts: dict[tuple[tuple[int, ...], int], list[Uncached]] = {}
-        self._at_once = at_once
+        self._at_once = where.gradient_batch
 
     def reference(self, place: int) -> Referenced:
         """Sample a group uncached, or find what was sampled."""
@@ -59,7 +64,8 @@ class Shard:
         """Begin a walk of the groups at `places`; folds: of their samples [N]."""
         numbers = [number for place in places for number in self.groups[place].numbers]
         some = {place: self.samples[place] for place in places}
-        self._walk = Walk(self.renderer, some, start, folds, numbers, self.home)
+        home = None if self.where.history else HOST
+        self._walk = Walk(self.renderer, some, start, folds, numbers, home)
 
     def compute(self, step: int, place: int) -> int:
         """See `Walk`."""
@@ -96,7 +102,7 @@ class Shard:
             place: tuple(n for n in group.numbers if n in numbers) for place, group in self.groups.items()
         }
         some = [part for place, own in wanted.items() if own for part in self._part(place, own)]
-        grads, ends, called = descent.gradients(self.renderer, some, point)
+        grads, ends, called = descent.gradients(self.renderer, some, point, self.where.inputs_on_host)
         self._at_once = max(map(len, called)) if len(called) > len(some) else self._at_once
         return grads, ends
 
@@ -110,7 +116,7 @@ class Shard:
 
     def _part(self, place: int, numbers: tuple[int, ...]) -> list[Uncached]:
         """Some of a group's samples, as many at once as fit; always the same objects: they remember their prompts."""
-        group, whole, most = self.groups[place], self.samples[place], self._at_once or len(numbers)
+        group, whole, most = self.groups[place], self.samples[place], self._at_once
         if numbers == group.numbers and len(numbers) <= most:
             return [whole]
         if (numbers, most) not in self._parts:

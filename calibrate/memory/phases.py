@@ -7,28 +7,11 @@ from cachesmith.calibrate.closed_loop.axes import AXES, RAW, TAPS, segments
 from cachesmith.calibrate.closed_loop.equations import TOKENS_A_SAMPLE
 from cachesmith.calibrate.closed_loop.fit import FOLDS
 from cachesmith.calibrate.cost.plan import BudgetPlan
+from cachesmith.calibrate.memory.placement import Placement
 from cachesmith.calibrate.memory.sizes import Sizes
 
 FLOAT_SIZE = 4
 """Bytes of a number in what is summed."""
-
-
-@dataclass(frozen=True)
-class Placement:
-    """What is on the device: batch, gradient_batch: samples at once; history: what is remembered of all samples rests
-    there; recomputed: blocks are computed twice for their gradients; offload: a component rests on the host while
-    another computes.
-    """
-
-    batch: int
-    gradient_batch: int
-    history: bool = True
-    recomputed: bool = False
-    offload: bool = False
-
-    def __str__(self) -> str:
-        """As options of `cachesmith calibrate`."""
-        return f"--batch {self.batch}" + " --gradient-checkpointing" * self.recomputed
 
 
 @dataclass(frozen=True)
@@ -116,12 +99,17 @@ class _Held:
         for mask in self.masks:
             computed = mask.count("C") + mask.count("H") / 2 - 1
             forecast = len(mask) - mask.count("C") - mask.count("H") / 2
-            graph = computed * (step.graph + 2 * each.feature) + forecast * (each.tail + each.feature)
+            kept = step.graph - self._inputs()
+            graph = computed * (kept + 2 * each.feature) + forecast * (each.tail + each.feature)
             most = max(most, int(graph))
         weights = len(self.masks[0]) * RAW * self.lanes * each.channels * FLOAT_SIZE
         run = each.latents * (self.plan.steps + 1) + each.prompt
         remembered = self.plan.samples * self.history if self.where.history else 0
         return self.weights() + remembered + batch * (most + step.backward + run + 2 * weights) + self.gram
+
+    def _inputs(self) -> int:
+        """Of one step's blocks, where these wait on the host."""
+        return self.sizes.inputs if self.where.recomputed and self.where.inputs_on_host else 0
 
     def policies(self) -> int:
         """A policy's weights, and what its runs remember."""
@@ -136,11 +124,16 @@ class _Held:
         return off + self.plan.samples * kept
 
     def host_of_fit(self) -> int:
-        """All that gradients find, and grams by fold; results of a segment are there twice while it is walked."""
+        """What least squares leave, and grams by fold; results of a segment are there twice while it is walked."""
         longest = max(b - a for mask in self.masks for a, b in segments(mask)) - 1
-        return self.host_of_gradients() + FOLDS * self.gram + self.plan.samples * self.sizes.result * longest
+        return self._host_after_fit() + FOLDS * self.gram + self.plan.samples * self.sizes.result * longest
 
     def host_of_gradients(self) -> int:
+        """What least squares leave, and inputs of the blocks of all computed steps but the first."""
+        computed = max(mask.count("C") + mask.count("H") / 2 - 1 for mask in self.masks)
+        return self._host_after_fit() + int(self.where.gradient_batch * computed * self._inputs())
+
+    def _host_after_fit(self) -> int:
         """References, histories that rest here, what runs returned, and factors of all segments."""
         history = 0 if self.where.history else self.plan.samples * self.history
         results = self.plan.samples * self.sizes.result * self.plan.steps
@@ -148,29 +141,43 @@ class _Held:
         return self.references() + history + results + factors * self.gram
 
 
-def placed(sizes: Sizes, plan: BudgetPlan, masks: Sequence[str], free: int, wanted: Placement) -> Placement:
+def placed(
+    sizes: Sizes,
+    plan: BudgetPlan,
+    masks: Sequence[str],
+    free: int,
+    wanted: Placement,
+    least: int = 1,
+    twice: bool = True,
+) -> Placement:
     """The first of ever slower ways, from `wanted` on, whose peak on the device is within `free` bytes; else the last.
 
-    Fewer samples at once, what is remembered of samples on the host, and blocks computed twice for their gradients.
+    Fewer samples at once, what is remembered of samples on the host, and blocks computed twice for their gradients, at
+    last with their inputs on the host. least: samples at once, if there have to be so many; twice: whether blocks may
+    be computed twice.
     """
     found = wanted
-    while _peak(sizes, plan, masks, found) > free:
+    while peak(sizes, plan, masks, found) > free:
+        over = _peak_of("gradients", sizes, plan, masks, found) > free
         if found.history and plan.samples > found.batch:
             found = replace(found, history=False)
-        elif found.batch > 1 and _peak_of("gradients", sizes, plan, masks, found) <= free:
-            found = replace(found, batch=found.batch // 2)
-        elif found.gradient_batch > 1:
+        elif not over and found.batch > least:
+            found = replace(found, batch=max(least, found.batch // 2))
+        elif over and found.gradient_batch > 1:
             found = replace(found, gradient_batch=found.gradient_batch // 2)
-        elif not found.recomputed:
+        elif over and not found.recomputed and twice:
             found = replace(found, recomputed=True)
-        elif found.batch > 1:
-            found = replace(found, batch=found.batch // 2)
+        elif over and found.recomputed and not found.inputs_on_host:
+            found = replace(found, inputs_on_host=True)
+        elif found.batch > least:
+            found = replace(found, batch=max(least, found.batch // 2))
         else:
             break
     return found
 
 
-def _peak(sizes: Sizes, plan: BudgetPlan, masks: Sequence[str], where: Placement) -> int:
+def peak(sizes: Sizes, plan: BudgetPlan, masks: Sequence[str], where: Placement) -> int:
+    """Bytes on the device at most, in any phase."""
     return max(phase.device for phase in phases(sizes, plan, masks, where))
 
 

@@ -1,5 +1,7 @@
-"""The plan of a calibration's memory: what `--dry-run` prints."""
+"""The plan of a calibration's memory: what it chooses by, and what `--dry-run` prints."""
 
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -7,12 +9,13 @@ import torch
 from cachesmith.calibrate.config import CalibrationConfig
 from cachesmith.calibrate.cost.plan import BudgetPlan, plan_of
 from cachesmith.calibrate.memory.on_meta import pipeline_without_weights
-from cachesmith.calibrate.memory.phases import Placement, phases
+from cachesmith.calibrate.memory.phases import PhaseMemory, phases, placed
+from cachesmith.calibrate.memory.placement import USUAL_BATCH, Placement
 from cachesmith.calibrate.memory.sizes import Sizes, sizes_of
 from cachesmith.calibrate.shapes import RunShape, usual_schedule
 from cachesmith.policies import Follower
 from cachesmith.sampling.render import Renderer
-from cachesmith.sampling.requests import Request
+from cachesmith.sampling.requests import Request, differing_arguments
 
 
 def usual_masks(config: CalibrationConfig, halves: bool = False) -> list[str]:
@@ -23,24 +26,59 @@ def usual_masks(config: CalibrationConfig, halves: bool = False) -> list[str]:
     return [usual_schedule(budget, run).mask for budget in sorted(budgets)]
 
 
-def memory_table(sizes: Sizes, plan: BudgetPlan, masks: list[str], where: Placement) -> list[str]:
-    """One line a phase."""
-    lines = [f"{'memory at most':<16}{'device GiB':>12}{'host GiB':>12}   with {where}"]
-    for phase in phases(sizes, plan, masks, where):
-        lines.append(f"{phase.name:<16}{phase.device / 2**30:>12.2f}{phase.host / 2**30:>12.2f}")
-    return lines
+def largest_sizes(renderer: Renderer, requests: Sequence[Request]) -> Sizes:
+    """Of the request that takes most, where they differ in their size: see `sizes_of`."""
+    kinds = dict(zip(differing_arguments(requests), requests, strict=True))
+    found = (sizes_of(renderer, request) for request in kinds.values())
+    return max(found, key=lambda sizes: sizes.rows * sizes.tokens)
 
 
-def memory_lines(folder: Path, config: CalibrationConfig, request: Request, dtype: str) -> list[str]:
-    """Peak memory by phase, where a local model's files tell how a step of `request` is computed; else nothing."""
-    plan = plan_of(config)
+def planned_phases(config: CalibrationConfig, sizes: Sizes, where: Placement) -> tuple[PhaseMemory, ...]:
+    """Peak bytes by phase, of the worker that has most samples."""
+    return phases(sizes, _share(config), usual_masks(config, sizes.rows > 1), where)
+
+
+def placement_of(
+    config: CalibrationConfig, sizes: Sizes | None, free: int | None, offload: bool = False
+) -> Placement:
+    """What fits `free` bytes, with what `config` asks for; without sizes or a limit, all is on the device."""
+    plan, batch = _share(config), config.batch or USUAL_BATCH
+    asked = config.gradient_checkpointing
+    wanted = Placement(batch, max(1, min(batch, plan.size)), recomputed=bool(asked), offload=offload)
+    if sizes is None or free is None:
+        return wanted
+    masks = usual_masks(config, sizes.rows > 1)
+    return placed(sizes, plan, masks, free, wanted, config.batch or 1, asked is None)
+
+
+def memory_lines(
+    folder: Path,
+    config: CalibrationConfig,
+    requests: Sequence[Request],
+    dtype: str,
+    free: int | None = None,
+    offload: bool = False,
+) -> list[str]:
+    """Peak memory by phase, where a local model's files tell how a step is computed; else nothing.
+
+    free: bytes of the device that may be filled, None without a limit.
+    """
     if config.space == "rfc" or not folder.is_dir():
         return []
     try:
         pipe = pipeline_without_weights(folder, getattr(torch, dtype))
         pipe.set_progress_bar_config(disable=True)
-        sizes = sizes_of(Renderer(pipe, 2, 1, **config.common), request)
+        sizes = largest_sizes(Renderer(pipe, 2, 1, **config.common), requests)
     except Exception:  # whatever a foreign folder makes its classes raise
         return []
-    where = Placement(config.batch, min(config.batch, plan.size), recomputed=config.gradient_checkpointing)
-    return memory_table(sizes, plan, usual_masks(config, sizes.rows > 1), where)
+    where = placement_of(config, sizes, free, offload)
+    lines = [f"{'memory at most':<16}{'device GiB':>12}{'host GiB':>12}   with {where}; {where.resting}"]
+    for phase in planned_phases(config, sizes, where):
+        lines.append(f"{phase.name:<16}{phase.device / 2**30:>12.2f}{phase.host / 2**30:>12.2f}")
+    return lines
+
+
+def _share(config: CalibrationConfig) -> BudgetPlan:
+    """The plan of the worker that has most samples."""
+    plan = plan_of(config)
+    return replace(plan, samples=-(-plan.samples // config.workers), size=-(-plan.size // config.workers))

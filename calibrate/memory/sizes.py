@@ -37,7 +37,8 @@ class Sizes:
 
     Bytes of one sample: latents; result: what the transformer returns in a step; prompt: what it is given; feature: the
     image stream between blocks, in all calls of a step; computed, recomputed: a step with gradients, the latter with
-    blocks computed twice; tail: what a step keeps beyond its blocks; decode: at most in the decoder; image: in float32.
+    blocks computed twice; inputs: what goes into all blocks of a step; tail: what a step keeps beyond its blocks;
+    decode: at most in the decoder; image: in float32.
     """
 
     weights: dict[str, int]
@@ -47,6 +48,7 @@ class Sizes:
     feature: int
     computed: Kept
     recomputed: Kept
+    inputs: int
     tail: int
     decode: int
     image: int
@@ -90,7 +92,7 @@ def sizes_of(renderer: Renderer, request: Request) -> Sizes:
     stream = _stream(transformer, calls.arguments)
     forward = max(each.peak for each in stream)
     computed, kept = (_kept(transformer, calls.arguments, forward, again) for again in (False, True))
-    blocks = len(block_lists(transformer))
+    inputs = len(block_lists(transformer)) * sum(each.streams for each in stream)
     parts = {n: c for n, c in pipe.components.items() if isinstance(c, torch.nn.Module)}
     decode, image = (
         (0, bytes_of(calls.latents)) if calls.decoded is None else _decode(pipe.vae, calls.decoded)
@@ -103,7 +105,8 @@ def sizes_of(renderer: Renderer, request: Request) -> Sizes:
         feature=sum(each.feature for each in stream),
         computed=computed,
         recomputed=kept,
-        tail=max(0, kept.graph - blocks * sum(each.streams for each in stream)),
+        inputs=min(inputs, kept.graph),
+        tail=max(0, kept.graph - inputs),
         decode=decode,
         image=image,
         tokens=stream[0].tokens,

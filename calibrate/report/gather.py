@@ -50,7 +50,7 @@ def gather(
     entrants = profile_ways(heldout.renderer, policy, names)
     if config.baselines:
         entrants += baseline_ways(heldout.renderer, policy, names)
-    batch = min(config.batch, SAMPLES, len(heldout.requests))
+    batch = min(heldout.renderer.batch, SAMPLES, len(heldout.requests))
     with stage("front", len(entrants) * (1 + REPEATS) + REPEATS) as advance:
         measurements, uncached, notes = measure_ways(entrants, heldout, batch, advance)
     seconds = {m.name: m.seconds for m in measurements if m.family == "profile"}

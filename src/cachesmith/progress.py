@@ -60,6 +60,12 @@ def bars() -> Progress:
     )
 
 
+def tell(text: str) -> None:
+    """Write a line about what is about to happen, unless the user wants none."""
+    if not is_quiet():
+        Console(stderr=True).print(text, markup=False, highlight=False, soft_wrap=True)
+
+
 @contextmanager
 def stage(title: str, total: float | None) -> Iterator[Advance]:
     """Show one bar while the context is open; the yielded function moves it on: `advance(n=1, note="")`.

@@ -98,6 +98,10 @@ def test_calibrate_that_stops(
         ),
         (["--out", "x.policy.safetensors", "--time", "soon"], "is no length of time"),
         (["--out", "x.policy.safetensors", "--time", "1h", "--dry-run"], "give --budget with --dry-run"),
+        (
+            ["--out", "x.policy.safetensors", "--offload", "model"],
+            "that a GPU computes, and here the CPU does",
+        ),
         (["--out", "x.policy.safetensors", "--prompts", "none.txt"], "cannot read prompts"),
     ],
 )

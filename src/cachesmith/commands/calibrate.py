@@ -1,7 +1,7 @@
 """`cachesmith calibrate`: measure a model and write its policy file."""
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from enum import StrEnum
 from functools import partial
 from pathlib import Path
@@ -24,6 +24,13 @@ from cachesmith.policies import SUFFIX, CachesmithError, load
 if TYPE_CHECKING:
     from cachesmith.calibrate import CalibrationConfig, CalibrationResult
     from cachesmith.sampling.requests import Request
+
+
+class OffloadOption(StrEnum):
+    """What of a model waits in the host's memory."""
+
+    none = "none"
+    model = "model"
 
 
 class SpaceOption(StrEnum):
@@ -123,12 +130,13 @@ def calibrate(
         ),
     ] = None,
     gradient_checkpointing: Annotated[
-        bool,
+        bool | None,
         typer.Option(
-            "--gradient-checkpointing",
+            "--gradient-checkpointing/--no-gradient-checkpointing",
             help="Compute blocks twice for their gradients rather than keep their activations: for large models.",
+            show_default="as free memory has it",
         ),
-    ] = False,
+    ] = None,
     workers: Annotated[
         int,
         typer.Option(
@@ -139,6 +147,14 @@ def calibrate(
             rich_help_panel=options.FLEET,
         ),
     ] = 1,
+    offload: Annotated[
+        OffloadOption,
+        typer.Option(
+            "--offload",
+            help="model: each component is on the GPU only while it computes.",
+            rich_help_panel=options.MODEL,
+        ),
+    ] = OffloadOption.none,
     work: Annotated[
         Path | None,
         typer.Option(
@@ -167,7 +183,16 @@ def calibrate(
         ),
     ] = True,
     lpips: options.LpipsOption = None,
-    batch: options.BatchSize = 8,
+    batch: Annotated[
+        int | None,
+        typer.Option(
+            "--batch",
+            min=1,
+            help="Largest number of pictures sampled at once.",
+            show_default="as free memory has it, at most 8",
+            rich_help_panel=options.SAMPLING,
+        ),
+    ] = None,
     unused: Annotated[
         int | None, typer.Option("--validation", "--moves", "--iterations", hidden=True)
     ] = None,
@@ -227,14 +252,15 @@ def calibrate(
         workers=workers,
     )
     if dry_run:
-        say(_planned(model, loading, config, requests(read, 1, 0)[0]))
+        say(_planned(model, loading, config, requests(read, len(read), 0), offload))
         return
     wanted = requests(read, len(read), 0)
-    pipe = open_pipeline(
-        model, loading, given={*config.common}.union(*(request.arguments for request in wanted))
-    )
+    given = {*config.common}.union(*(request.arguments for request in wanted))
+    offloaded = offload is OffloadOption.model
+    pipe = open_pipeline(model, loading, given=given, offload=offloaded)
     require_requests(pipe, wanted, config.common, steps)
-    result = _resumable(pipe, read, config, partial(open_pipeline_on, model, loading))
+    load_on = partial(open_pipeline_on, model, loading, offload=offloaded)
+    result = _resumable(pipe, read, config, load_on)
     if report is not None:
         write_text(report / "config.yaml", used_config())
 
@@ -259,19 +285,26 @@ def _seconds(text: str) -> float:
     return float(found[1]) * {"s": 1, "m": 60, "h": 3600}[found[2]]
 
 
-def _planned(model: str, loading: options.Loading, config: "CalibrationConfig", request: "Request") -> str:
+def _planned(
+    model: str,
+    loading: options.Loading,
+    config: "CalibrationConfig",
+    requests: "Sequence[Request]",
+    offload: OffloadOption,
+) -> str:
     from cachesmith.calibrate.cost.dry_run import describe_plan
+    from cachesmith.calibrate.memory.choice import free_memory
     from cachesmith.calibrate.memory.plan import memory_lines
 
     if config.seconds is not None:
         raise CachesmithError("--time is known only once a batch is timed; give --budget with --dry-run")
     check_model_name(model, loading)
-    usual = (
-        options.PipelineDType.float32
-        if device(loading.device).type == "cpu"
-        else options.PipelineDType.bfloat16
-    )
-    memory = memory_lines(Path(model), config, request, (loading.dtype or usual).value)
+    place = device(loading.device)
+    usual = options.PipelineDType.float32 if place.type == "cpu" else options.PipelineDType.bfloat16
+    memory = memory_lines(
+        Path(model), config, requests, (loading.dtype or usual).value, free_memory(place),
+        offload is OffloadOption.model,
+    )  # fmt: skip
     return describe_plan(hollow_transformer(model, loading), config, memory)
 
 

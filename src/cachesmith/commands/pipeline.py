@@ -30,14 +30,20 @@ def open_pipeline(
     policy: Policy | None = None,
     given: Iterable[str] = (),
     check: Callable[[Iterable[str]], None] | None = None,
+    offload: bool = False,
 ) -> Any:
     """Load a diffusers pipeline onto a device. Raises `CachesmithError`.
 
     Before the weights are loaded, the model's configuration is compared with the policy, and its class with the names
-    of the arguments that its calls will be `given`; `check` is called with the names of all that they take.
+    of the arguments that its calls will be `given`; `check` is called with the names of all that they take. offload: a
+    component comes onto the device only while it computes.
     """
     check_model_name(model, loading)
     place = device(loading.device)
+    if offload and place.type == "cpu":
+        raise CachesmithError(
+            "--offload is for a model that a GPU computes, and here the CPU does; leave it out"
+        )
     _hush()
     if policy is not None:
         check_policy(model, loading, policy)
@@ -49,12 +55,15 @@ def open_pipeline(
     usual = options.PipelineDType.float32 if place.type == "cpu" else options.PipelineDType.bfloat16
     pipe = _load(model, loading, (loading.dtype or usual).value)
     pipe.set_progress_bar_config(disable=True)
+    if offload:
+        pipe.enable_model_cpu_offload(device=place)
+        return pipe
     return pipe.to(place)
 
 
-def open_pipeline_on(model: str, loading: options.Loading, place: str) -> Any:
+def open_pipeline_on(model: str, loading: options.Loading, place: str, offload: bool = False) -> Any:
     """As `open_pipeline`, onto the device `place`: for workers, whose other options are the user's."""
-    return open_pipeline(model, replace(loading, device=place))
+    return open_pipeline(model, replace(loading, device=place), offload=offload)
 
 
 def check_engines(chosen: options.EngineOptions, drop_torch_weights: bool = False) -> None:

@@ -60,5 +60,5 @@ def half(samples: int, failed: list[str]) -> int:
         return (samples + 1) // 2
     raise CachesmithError(
         f"one sample alone does not fit into memory ({failed[0]}); keep less on the device: --gradient-checkpointing, "
-        "smaller sizes, or in Python `pipe.enable_model_cpu_offload()`"
+        "--offload model, or smaller sizes"
     )

@@ -28,6 +28,7 @@ from cachesmith.calibrate.fleet.remote import GoneError, Remote
 from cachesmith.calibrate.fleet.shards import Shards
 from cachesmith.calibrate.fleet.traffic import Shapes, equation_bytes, fit_bytes, gradient_bytes, walk_bytes
 from cachesmith.calibrate.fleet.wire import Call, answered, from_bytes, to_bytes
+from cachesmith.calibrate.memory.placement import Placement
 from cachesmith.policies import CachesmithError, PolicyError
 from cachesmith.sampling.requests import requests
 
@@ -69,7 +70,7 @@ def fleet(
     groups = request_groups(requests([{"class_labels": label} for label in range(4)], 4, 7), 2)
     stamp = stamp or print_of(load("cpu"))
     recipes = [
-        Recipe(load, "cpu", STEPS, 8, {"guidance_scale": 1.5}, own, folder, stamp)
+        Recipe(load, "cpu", STEPS, Placement(), {"guidance_scale": 1.5}, own, folder, stamp)
         for own in shared_out(groups, workers)
     ]
     lines = [
@@ -106,7 +107,7 @@ def test_a_call_that_kills_every_worker_is_given_up(tmp_path: Path) -> None:
     def connect() -> Any:
         return Breaking({"reference": 1}, Counter(), recipe)
 
-    recipe = Recipe(load, "cpu", STEPS, 8, {}, {}, tmp_path, "")
+    recipe = Recipe(load, "cpu", STEPS, Placement(), {}, {}, tmp_path, "")
     remote = Remote("worker 1", connect)
     with (
         pytest.warns(RuntimeWarning, match="replaced"),

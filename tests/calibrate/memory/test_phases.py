@@ -14,12 +14,16 @@ from cachesmith.calibrate.closed_loop.lanes import Schedule, line_weights
 from cachesmith.calibrate.closed_loop.polish import Polisher
 from cachesmith.calibrate.cost.plan import BudgetPlan
 from cachesmith.calibrate.memory.live_bytes import LiveBytes
-from cachesmith.calibrate.memory.phases import Placement, phases, placed
+from cachesmith.calibrate.memory.phases import phases, placed
+from cachesmith.calibrate.memory.placement import Placement
 from cachesmith.calibrate.memory.sizes import Kept, Sizes, sizes_of
 from cachesmith.sampling.render import Renderer
 from cachesmith.sampling.requests import requests
 
 SAMPLES = 4
+
+WAYS = (("", False, False), (" again", True, False), (" again from the host", True, True))
+"""Of gradients: name, recomputed, inputs_on_host."""
 
 
 def renderer() -> Renderer:
@@ -47,6 +51,8 @@ def test_bytes_announced_are_bytes_held(mask: str) -> None:
     measured: dict[str, int] = {}
     with LiveBytes() as mode:
         samples = shards(drawn, 1, SAMPLES)
+        shard: Any = samples.workers[0]
+        shard = shard._shard
         measured["references"] = mode.peak
         gc.collect()
         mode.restart()
@@ -54,13 +60,15 @@ def test_bytes_announced_are_bytes_held(mask: str) -> None:
         rows = line_weights(schedule, 32, torch.device("cpu"))
         fit = SegmentFitter(samples, schedule, 32, start=rows, hold=True)()
         measured["least squares"] = mode.peak
-        for name, recomputed in (("gradients", False), ("gradients again", True)):
+        for name, recomputed, on_host in WAYS:
             gc.collect()
             mode.restart()
+            shard.where = Placement(inputs_on_host=on_host)
             Polisher(samples, fit, size=SAMPLES, recomputed=recomputed)(1)
-            measured[name] = mode.peak
+            measured["gradients" + name] = mode.peak
     told: dict[str, int] = {}
-    for again, where in (("", Placement(4, 4)), (" again", Placement(4, 4, recomputed=True))):
+    for again, recomputed, on_host in WAYS:
+        where = Placement(4, 4, recomputed=recomputed, inputs_on_host=on_host)
         for phase in phases(sizes, plan(), [mask], where):
             told[phase.name + again] = phase.device + phase.host - sum(sizes.weights.values())
     for name, found in measured.items():
@@ -69,21 +77,22 @@ def test_bytes_announced_are_bytes_held(mask: str) -> None:
 
 KEPT = Kept(10, 1000, 200)
 SIZES = Sizes(
-    {"transformer": 5000, "vae": 100}, 10, 10, 10, 64, KEPT, Kept(10, 100, 300), 20, 50, 10, 16, 2, 1
+    {"transformer": 5000, "vae": 100}, 10, 10, 10, 64, KEPT, Kept(10, 100, 300), 80, 20, 50, 10, 16, 2, 1
 )
 
 
 def test_what_is_placed_fits_and_gives_up_the_cheapest_first() -> None:
     masks, wanted = ["CFCFCFFFFF"], Placement(8, 8)
 
-    def peak(where: Placement) -> int:
-        return max(phase.device for phase in phases(SIZES, plan(40), masks, where))
-
     before = wanted
     for free in range(60_000, 8_000, -1000):
         found = placed(SIZES, plan(40), masks, free, wanted)
-        assert peak(found) <= free or found == Placement(1, 1, history=False, recomputed=True)
-        assert found.recomputed >= before.recomputed and found.batch <= before.batch
+        over = {each.name for each in phases(SIZES, plan(40), masks, found) if each.device > free}
+        assert not over or (found.batch, found.history) == (1, False)
+        last = Placement(1, 1, history=False, recomputed=True, inputs_on_host=True)
+        assert "gradients" not in over or found == last
+        assert found.recomputed >= before.recomputed and found.inputs_on_host >= before.inputs_on_host
+        assert found.batch <= before.batch
         before = found
     assert placed(SIZES, plan(40), masks, 10**9, wanted) == wanted
 
