@@ -1,7 +1,7 @@
 """What a calibration will do, told without loading weights."""
 
-from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
+from typing import Any
 
 from torch import nn
 
@@ -10,14 +10,15 @@ from cachesmith.calibrate.closed_loop.fit import FOLDS
 from cachesmith.calibrate.config import CalibrationConfig
 from cachesmith.calibrate.cost.ledger import seconds_per_run
 from cachesmith.calibrate.cost.plan import BudgetPlan, longest_share, plan_of
+from cachesmith.calibrate.memory.plan import MemoryPlan
 
 
 def describe_plan(
-    transformer: nn.Module | None, config: CalibrationConfig, memory: Sequence[str] = ()
+    transformer: nn.Module | None, config: CalibrationConfig, memory: MemoryPlan | None = None
 ) -> str:
     """The plan as text: phases, run equivalents, memory as far as the transformer, which needs no weights, tells it.
 
-    memory: lines that tell more of it, see `memory.plan.memory_lines`.
+    memory: what tells more of it.
     """
     plan = plan_of(config)
     lines = [f"{'phase':<16}{'samples':>8}{'forwards':>10}{'backwards':>10}{'run equivalents':>17}"]
@@ -27,11 +28,31 @@ def describe_plan(
             f"{phase.name:<16}{phase.samples:>8}{phase.forwards:>10.0f}{phase.backwards:>10.0f}{runs:>17.1f}"
         )
     lines.append(f"{'all':<44}{plan.runs:>17.1f}")
-    measured = config.heldout * (1 + sum({*config.budgets.values()}) / plan.steps)
-    lines.append(f"then {measured:.0f} run equivalents to measure {config.heldout} held-out samples")
-    shared, whole = _shared(config, plan), _memory(transformer, config)[: 1 if memory else None]
-    lines += [*shared, *whole, *memory, _more(config, plan)]
+    lines.append(
+        f"then {_measuring(config, plan):.0f} run equivalents to measure {config.heldout} held-out samples"
+    )
+    told = [] if memory is None else memory.lines()
+    shared, whole = _shared(config, plan), _memory(transformer, config)[: 1 if told else None]
+    lines += [*shared, *whole, *told, _more(config, plan)]
     return "\n".join(lines)
+
+
+def plan_as_json(config: CalibrationConfig, memory: MemoryPlan | None = None) -> dict[str, Any]:
+    """The plan as numbers: forwards and backwards of one sample and step, bytes of memory by phase."""
+    plan = plan_of(config)
+    return {
+        "samples": plan.samples,
+        "phases": [asdict(phase) for phase in plan.phases],
+        "run_equivalents": plan.runs,
+        "heldout_samples": config.heldout,
+        "heldout_run_equivalents": _measuring(config, plan),
+        "memory": None if memory is None else [asdict(phase) for phase in memory.phases],
+    }
+
+
+def _measuring(config: CalibrationConfig, plan: BudgetPlan) -> float:
+    """Run equivalents of the held-out samples, uncached and by every profile."""
+    return config.heldout * (1 + sum({*config.budgets.values()}) / plan.steps)
 
 
 def _shared(config: CalibrationConfig, plan: BudgetPlan) -> list[str]:

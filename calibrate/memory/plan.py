@@ -1,7 +1,7 @@
 """The plan of a calibration's memory: what it chooses by, and what `--dry-run` prints."""
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -51,31 +51,44 @@ def placement_of(
     return placed(sizes, plan, masks, free, wanted, config.batch or 1, asked is None)
 
 
-def memory_lines(
+@dataclass(frozen=True)
+class MemoryPlan:
+    """Peak memory by phase, with what is on the device."""
+
+    where: Placement
+    phases: tuple[PhaseMemory, ...]
+
+    def lines(self) -> list[str]:
+        """One line a phase."""
+        where = f"{self.where}; {self.where.resting}"
+        lines = [f"{'memory at most':<16}{'device GiB':>12}{'host GiB':>12}   with {where}"]
+        for phase in self.phases:
+            lines.append(f"{phase.name:<16}{phase.device / 2**30:>12.2f}{phase.host / 2**30:>12.2f}")
+        return lines
+
+
+def memory_plan(
     folder: Path,
     config: CalibrationConfig,
     requests: Sequence[Request],
     dtype: str,
     free: int | None = None,
     offload: bool = False,
-) -> list[str]:
-    """Peak memory by phase, where a local model's files tell how a step is computed; else nothing.
+) -> MemoryPlan | None:
+    """Peak memory by phase, where a local model's files tell how a step is computed; else None.
 
     free: bytes of the device that may be filled, None without a limit.
     """
     if config.space == "rfc" or not folder.is_dir():
-        return []
+        return None
     try:
         pipe = pipeline_without_weights(folder, getattr(torch, dtype))
         pipe.set_progress_bar_config(disable=True)
         sizes = largest_sizes(Renderer(pipe, 2, 1, **config.common), requests)
     except Exception:  # whatever a foreign folder makes its classes raise
-        return []
+        return None
     where = placement_of(config, sizes, free, offload)
-    lines = [f"{'memory at most':<16}{'device GiB':>12}{'host GiB':>12}   with {where}; {where.resting}"]
-    for phase in planned_phases(config, sizes, where):
-        lines.append(f"{phase.name:<16}{phase.device / 2**30:>12.2f}{phase.host / 2**30:>12.2f}")
-    return lines
+    return MemoryPlan(where, planned_phases(config, sizes, where))
 
 
 def _share(config: CalibrationConfig) -> BudgetPlan:

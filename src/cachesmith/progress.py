@@ -22,6 +22,9 @@ Advance = Callable[..., None]
 _EVERY = 30.0
 """Seconds between two lines where there is no terminal."""
 
+_ROUNDING = 1e-6
+"""Of many parts that make up a whole."""
+
 _quiet: ContextVar[bool] = ContextVar("_quiet", default=False)
 
 
@@ -122,7 +125,7 @@ class Lines(Progress):
 def line(task: Task) -> str:
     """Say how far a task is, and the time it has taken: `sampling: 12 of 64, 0:01:30, 0:06:30 left`."""
     of = "" if task.total is None else f" of {task.total:.0f}"
-    done = f" {task.completed:.0f}{of}," if task.completed or of else ""
+    done = f" {int(task.completed + _ROUNDING)}{of}," if task.completed or of else ""
     left = None if task.finished else task.time_remaining
     rest = "" if left is None else f", {_clock(left)} left"
     note = f", {task.fields['note']}" if task.fields.get("note") else ""

@@ -1,3 +1,4 @@
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -7,7 +8,6 @@ from tests.commands.shop import PROMPTS, Cli, Shop, fails, succeeds
 
 import cachesmith.calibrate
 from cachesmith.calibrate import CalibrationConfig
-from cachesmith.commands.options import Loading
 from cachesmith.policies import Policy, load, save
 
 
@@ -116,16 +116,25 @@ def test_a_dry_run_loads_nothing_and_writes_nothing(cli: Cli, shop: Shop, tmp_pa
     assert not list(tmp_path.iterdir())
 
 
+def test_a_dry_run_as_json(cli: Cli, shop: Shop, tmp_path: Path) -> None:
+    rest = ("--prompts", shop.prompts, "--out", tmp_path / "x.policy.safetensors", "--dry-run", "--json")
+    plan = json.loads(succeeds(cli("calibrate", shop.model, *rest, "--heldout", 10, "--speedup", 5)))
+    spent = sum(phase["forwards"] + phase["backwards"] for phase in plan["phases"])
+    assert plan["run_equivalents"] == pytest.approx(spent / 50)
+    assert plan["heldout_run_equivalents"] == pytest.approx(10 * 1.2)
+    assert {phase["name"] for phase in plan["memory"]} >= {"references", "least squares", "measuring"}
+
+
 def test_a_dry_run_reads_the_configuration_that_would_be_loaded(
     cli: Cli, shop: Shop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[tuple[str, str | None, str | None]] = []
 
-    def config(kind: Any, model: str, loading: Loading, **where: str) -> dict[str, Any]:
-        asked.append((model, loading.revision, loading.token))
+    def config(model: str, revision: str | None, token: str | None, **where: str) -> dict[str, Any]:
+        asked.append((model, revision, token))
         return {}
 
-    monkeypatch.setattr("cachesmith.commands.shared.model_folder._config", config)
+    monkeypatch.setattr("diffusers.AutoModel.load_config", config)
     rest = ("--prompts", shop.prompts, "--out", tmp_path / "x.policy.safetensors", "--dry-run")
     said = succeeds(cli("calibrate", "org/name", "--revision", "v2", "--token", "secret", *rest))
     assert asked == [("org/name", "v2", "secret")] and "not known before it is loaded" in said

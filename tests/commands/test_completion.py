@@ -37,6 +37,7 @@ def test_the_methods_are_those_of_fit() -> None:
         ("cachesmith run m --dtype bf", ["bfloat16"]),
         ("cachesmith run m --device cp", ["cpu"]),
         ("cachesmith run m --neg", ["--negative-prompt"]),
+        ("cachesmith calibrate m --objective ps", ["psnr"]),
         ("cachesmith convert x --from ", [*SOURCES]),
         ("cachesmith convert x --to ", [*TARGETS]),
         ("cachesmith bench m --against ", [*PRESETS]),
@@ -51,6 +52,9 @@ def test_profiles_of_the_policy_on_the_line(shop: Shop) -> None:
     assert complete(f"cachesmith run m --policy {shop.policy} --profile f") == ["fast"]
     assert complete("cachesmith run m --policy none --profile f") == []
     assert complete("cachesmith run m --profile f") == []
+    assert complete(f"cachesmith export m --policy {shop.policy} --profile b") == ["balanced"]
+    for command in ("inspect", "convert"):
+        assert complete(f"cachesmith {command} {shop.policy} --profile f") == ["fast"]
 
 
 def test_policy_files_and_folders(shop: Shop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -91,15 +91,10 @@ class Hub(BaseHTTPRequestHandler):
     FILES = b'{"id": "org/empty", "sha": "%s", "siblings": [], "private": false}' % (b"a" * 40)
 
     def do_GET(self) -> None:
-        body = b""
-        if "/resolve/" in self.path:
-            code, reason = 404, "EntryNotFound"
-        elif "empty" in self.path:
+        body, usual = b"", (404, "EntryNotFound" if "/resolve/" in self.path else "")
+        code, reason = next(((c, r) for name, c, r in self.ANSWERS if name in self.path.encode()), usual)
+        if "empty" in self.path and "/resolve/" not in self.path:
             code, reason, body = 200, "", self.FILES
-        else:
-            code, reason = next(
-                ((c, r) for name, c, r in self.ANSWERS if name in self.path.encode()), (404, "")
-            )
         self.send_response(code)
         self.send_header("X-Error-Code", reason)
         self.send_header("Content-Type", "application/json")
@@ -155,7 +150,24 @@ def test_what_the_hub_refuses(cli: Cli, tmp_path: Path, model: str, said: str) -
 
 def test_a_hub_that_cannot_be_reached(cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     point_to("http://127.0.0.1:9", monkeypatch, tmp_path / "hub")
-    fails(cli("run", "org/name", *RUN, "--out", tmp_path / "x.png"), "the hub cannot be reached; check")
+    result = cli("run", "org/name", *RUN, "--out", tmp_path / "x.png")
+    fails(result, "the hub cannot be reached; check")
+    assert "loading" not in result.stderr  # asked once, and not again by the loader
+
+
+@pytest.mark.usefixtures("unloaded")
+@pytest.mark.parametrize("command", ["run", "bench", "validate"])
+def test_weights_of_another_number_of_steps_are_told_before_loading(
+    cli: Cli, tmp_path: Path, command: str
+) -> None:
+    example = Path(__file__).parents[2] / "examples" / "fashion_dit"
+    prompts = ("--prompts", example / "prompts.jsonl") if command != "run" else ("--class-label", 1)
+    out = ("--out", tmp_path / "x.png") if command == "run" else ()
+    policy = ("--policy", example / "fashion.policy.safetensors", "--num-inference-steps", 30)
+    fails(
+        cli(command, example / "model", *policy, *prompts, *out),
+        "fitted for 50 steps and fit no other number; leave --num-inference-steps out",
+    )
 
 
 @pytest.fixture

@@ -1,11 +1,13 @@
 """Options that commands share: defined once, checked alike."""
 
 import inspect
+import re
 from dataclasses import dataclass
 from typing import Annotated, Any, get_args
 
 import pytest
 import typer
+from rich.text import Text
 from tests.commands.shop import Cli, Shop, fails, succeeds
 from typer.main import get_command
 
@@ -60,11 +62,19 @@ def test_what_every_command_has(name: str) -> None:
         assert "--force" in options, "a bundle is renewed, any other file is kept"
 
 
-@pytest.mark.parametrize("name", ["run", "bench", "validate", "export", "fit"])
+@pytest.mark.parametrize("name", ["run", "bench", "validate", "export", "fit", "calibrate"])
 def test_what_the_pipeline_is_given(name: str) -> None:
-    assert {"--height", "--width", "--num-frames", "--negative-prompt", "--guidance-scale"} <= names(
-        COMMANDS[name]
-    )
+    usual = {"--height", "--width", "--num-frames", "--negative-prompt", "--guidance-scale"}
+    assert usual | {"--num-inference-steps"} <= names(COMMANDS[name])
+
+
+@pytest.mark.parametrize("name", [*COMMANDS])
+def test_help_shows_what_stands_in_brackets(name: str) -> None:
+    """Rich takes them for markup, and leaves them out."""
+    command = COMMANDS[name]
+    texts = [p.help or "" for p in command.params] + [re.sub(r"\[/?bold\]", "", command.help)]
+    for text in texts:
+        assert Text.from_markup(text).plain == text
 
 
 def test_old_names_work_and_say_so(cli: Cli) -> None:

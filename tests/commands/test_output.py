@@ -107,6 +107,15 @@ def test_a_line_every_so_often_with_the_time_left(
     assert lines[-1].startswith("work: 30 of 40, 0:00:")
 
 
+def test_parts_of_a_sample_are_no_sample(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with progress.stage("work", 2) as advance:
+        for _ in range(99):
+            advance(0.02)
+    assert capsys.readouterr().err.startswith("work: 1 of 2, ")
+
+
 def test_quiet_stages_are_silent(capsys: pytest.CaptureFixture[str]) -> None:
     with progress.quietly(), progress.stage("work", 1) as advance:
         advance()

@@ -31,7 +31,7 @@ def test_a_name_the_hub_does_not_know(cli: Cli, monkeypatch: pytest.MonkeyPatch)
     def offline(*_: object, **__: object) -> None:
         raise OSError("no such repository\nand much advice")
 
-    monkeypatch.setattr("diffusers.DiffusionPipeline.from_pretrained", offline)
+    monkeypatch.setattr("diffusers.DiffusionPipeline.load_config", offline)
     result = cli("run", "org/none", "--class-label", 3, "--out", "x.png")
     fails(result, "there is no folder org/none, and the hub gave none: no such repository;")
     assert "much advice" not in result.stderr

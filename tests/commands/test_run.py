@@ -5,6 +5,10 @@ import pytest
 import torch
 from tests.commands.shop import STEPS, Cli, Shop, fails, picture_size, pixels, succeeds
 
+from cachesmith.commands.shared.steps_told import steps_told
+from cachesmith.sampling.render import Renderer
+from cachesmith.sampling.requests import requests
+
 
 def test_run_with_a_policy(cli: Cli, shop: Shop, tmp_path: Path) -> None:
     out = tmp_path / "made" / "one.png"
@@ -98,6 +102,17 @@ def test_run_says_once_when_the_policy_is_off(cli: Cli, shop: Shop, tmp_path: Pa
     )  # fmt: skip
     assert "computed 4.00 of 4 steps" in succeeds(result)
     assert result.stderr.count("warning: ") == 1 and "caching is off" in result.stderr
+
+
+@pytest.mark.parametrize("batch", [2, 3])
+def test_progress_goes_by_steps(shop: Shop, batch: int) -> None:
+    """A call of the pipeline may take minutes."""
+    told: list[float] = []
+    renderer, asked = Renderer(shop.pipe, 10, batch), requests([{"class_labels": 1}], 3, 0)
+    with steps_told(renderer, asked, told.append):
+        renderer(asked)
+    assert len(told) == 10 * -(-3 // batch) + 1
+    assert sum(told) == pytest.approx(3) and max(told) == pytest.approx(0.3 if batch == 3 else 0.15)
 
 
 def test_run_says_what_it_took(cli: Cli, shop: Shop, tmp_path: Path) -> None:

@@ -7,7 +7,8 @@ from tests.commands.shop import GOLDEN, STEPS, Cli, Shop, fails, succeeds, tiny_
 
 from cachesmith.policies import Calibration, Mismatch, Policy, Quality, load, save
 from cachesmith.sampling.heldout import heldout
-from cachesmith.sampling.requests import Request, requests_digest, split
+from cachesmith.sampling.requests import Request, completed, requests_digest, split
+from cachesmith.sampling.requests.request import FileRow
 
 
 def test_validate_holds(cli: Cli, shop: Shop) -> None:
@@ -105,6 +106,32 @@ def test_heldout_samples_are_those_of_the_calibration(shop: Shop, tmp_path: Path
         Request({"class_labels": 99}, r.seed) for r in parts.heldout[:2]
     )
     assert [r.seed for r in heldout(policy, same, 2, 40)] == [40, 41]
+
+
+def test_heldout_samples_of_prompts_with_options_for_all(shop: Shop, tmp_path: Path) -> None:
+    """Whether calibration was given `--height` or not, it is never the fitted prompts that are measured."""
+    texts = [f"a bag, number {i}" for i in range(20)]
+    listed, tall = tmp_path / "prompts.txt", {"height": 48}
+    listed.write_text("\n".join(texts))
+    for given in ({}, tall):
+        parts = split(completed(texts, given), 4, 3, 5, seed=7)
+        record = Calibration(
+            fitting_prompts="0" * 64, heldout_prompts=requests_digest(parts.heldout), fitting_size=7, heldout_size=5,
+            fitting_seeds=(), heldout_seeds=tuple(r.seed for r in parts.heldout), dtype="float32", versions={},
+            study="study",
+        )  # fmt: skip
+        policy = Policy(load(shop.policy).document.model_copy(update={"calibration": record}))
+        found = heldout(policy, listed, None, None, tall)
+        assert [r.arguments for r in found] == [{**r.arguments, **tall} for r in parts.heldout]
+
+
+def test_an_option_for_all_prompts_leaves_what_a_prompt_says() -> None:
+    row = FileRow({"prompt": "a bag", "height": 64})
+    row.where = "prompts.txt, line 1"
+    whole, text = completed([row, "a shoe"], {"height": 32, "width": 32})
+    assert whole == {"prompt": "a bag", "height": 64, "width": 32}
+    assert isinstance(whole, FileRow) and whole.where == row.where
+    assert text == {"prompt": "a shoe", "height": 32, "width": 32}
 
 
 def test_what_was_fitted_by_hand_is_measured_on_other_seeds(shop: Shop, tmp_path: Path) -> None:

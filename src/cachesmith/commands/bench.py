@@ -10,12 +10,13 @@ from cachesmith.commands.output import print_json, results, say, write_picture, 
 from cachesmith.commands.pipeline import (
     arguments,
     check_engines,
+    check_steps,
     engines,
     largest_batch,
+    of_every_prompt,
     open_pipeline,
     require_requests,
     sampling,
-    with_negative,
 )
 from cachesmith.commands.shared import completion
 from cachesmith.commands.shared.config_file import used_config
@@ -103,7 +104,10 @@ def bench(
     perceptual = None if lpips is None else load_lpips(lpips)
     loaded = None if policy is None else load(policy, token=loading.token)
     entered = contestants(loaded, profile, against or [])
-    requests = with_negative(heldout(loaded, prompts, samples, seed), calls)
+    check_steps(
+        loaded, () if loaded is None else [n for n in loaded.document.profiles if n in entered], steps
+    )
+    requests = heldout(loaded, prompts, samples, seed, of_every_prompt(calls))
     pipe = open_pipeline(model, loading, loaded, arguments(calls, requests))
     visited, common = sampling(loaded, steps, calls)
     require_requests(pipe, requests, common, visited)

@@ -12,11 +12,18 @@ import typer
 from cachesmith.commands import options
 from cachesmith.commands.failure import INTERRUPTED, complain, need
 from cachesmith.commands.output import note, print_json, say, write_text
-from cachesmith.commands.pipeline import STEPS, open_pipeline, open_pipeline_on, require_requests
+from cachesmith.commands.pipeline import (
+    STEPS,
+    hush_libraries,
+    of_every_prompt,
+    open_pipeline,
+    open_pipeline_on,
+    require_requests,
+)
 from cachesmith.commands.shared import completion
 from cachesmith.commands.shared.config_file import used_config
 from cachesmith.commands.shared.destination import check_folder, check_policy_file
-from cachesmith.commands.shared.device import device
+from cachesmith.commands.shared.device import device, usual_dtype
 from cachesmith.commands.shared.model_folder import check_model_name, hollow_transformer
 from cachesmith.commands.show.policy import as_json, show
 from cachesmith.policies import SUFFIX, CachesmithError, load
@@ -84,16 +91,6 @@ def calibrate(
         typer.Option("--min-psnr", metavar="Y", help="Add the fastest profile that holds this PSNR in dB."),
     ] = None,
     seed: Annotated[int, typer.Option("--seed", min=0, help="The same seed gives the same policy.")] = 0,
-    guidance_scale: Annotated[
-        float | None,
-        typer.Option(
-            "--guidance-scale",
-            min=0,
-            help="Guidance scale.",
-            show_default="the pipeline's",
-            rich_help_panel=options.SAMPLING,
-        ),
-    ] = None,
     fitting: Annotated[
         int | None,
         typer.Option(
@@ -115,6 +112,7 @@ def calibrate(
             "--objective",
             metavar="METRIC",
             help="What schedules are compared by: psnr, ssim, lpips, latent_error or another metric's name.",
+            autocompletion=completion.metrics,
         ),
     ] = "psnr",
     trials: Annotated[
@@ -197,6 +195,7 @@ def calibrate(
         int | None, typer.Option("--validation", "--moves", "--iterations", hidden=True)
     ] = None,
     *,
+    calls: options.Sampling,
     loading: options.Loading,
     force: options.Force = False,
     json: options.Json = False,
@@ -223,9 +222,9 @@ def calibrate(
         check_folder(report, "--report")
 
     from cachesmith.calibrate import CalibrationConfig
-    from cachesmith.sampling.requests import read_prompts, requests
+    from cachesmith.sampling.requests import completed, read_prompts, requests
 
-    read = read_prompts(prompts)
+    read = completed(read_prompts(prompts), of_every_prompt(calls))
     config = CalibrationConfig(
         steps=steps,
         budget=budget,
@@ -240,7 +239,7 @@ def calibrate(
         trials=trials,
         storage=storage,
         gradient_checkpointing=gradient_checkpointing,
-        guidance_scale=guidance_scale,
+        guidance_scale=calls.guidance_scale,
         name=_name(out),
         work=kept,
         out=out,
@@ -252,7 +251,7 @@ def calibrate(
         workers=workers,
     )
     if dry_run:
-        say(_planned(model, loading, config, requests(read, len(read), 0), offload))
+        _tell_plan(model, loading, config, requests(read, len(read), 0), offload, json)
         return
     wanted = requests(read, len(read), 0)
     given = {*config.common}.union(*(request.arguments for request in wanted))
@@ -285,27 +284,29 @@ def _seconds(text: str) -> float:
     return float(found[1]) * {"s": 1, "m": 60, "h": 3600}[found[2]]
 
 
-def _planned(
+def _tell_plan(
     model: str,
     loading: options.Loading,
     config: "CalibrationConfig",
     requests: "Sequence[Request]",
     offload: OffloadOption,
-) -> str:
-    from cachesmith.calibrate.cost.dry_run import describe_plan
+    json: bool,
+) -> None:
+    from cachesmith.calibrate.cost.dry_run import describe_plan, plan_as_json
     from cachesmith.calibrate.memory.choice import free_memory
-    from cachesmith.calibrate.memory.plan import memory_lines
+    from cachesmith.calibrate.memory.plan import memory_plan
 
     if config.seconds is not None:
         raise CachesmithError("--time is known only once a batch is timed; give --budget with --dry-run")
     check_model_name(model, loading)
+    hush_libraries()
     place = device(loading.device)
-    usual = options.PipelineDType.float32 if place.type == "cpu" else options.PipelineDType.bfloat16
-    memory = memory_lines(
-        Path(model), config, requests, (loading.dtype or usual).value, free_memory(place),
-        offload is OffloadOption.model,
-    )  # fmt: skip
-    return describe_plan(hollow_transformer(model, loading), config, memory)
+    dtype, offloaded = loading.dtype or usual_dtype(place), offload is OffloadOption.model
+    memory = memory_plan(Path(model), config, requests, dtype, free_memory(place), offloaded)
+    if json:
+        print_json(plan_as_json(config, memory))
+        return
+    say(describe_plan(hollow_transformer(model, loading), config, memory))
 
 
 def _name(out: Path) -> str:

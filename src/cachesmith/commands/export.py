@@ -14,6 +14,7 @@ from cachesmith.commands import options
 from cachesmith.commands.failure import need
 from cachesmith.commands.output import print_json, results, say
 from cachesmith.commands.pipeline import arguments, open_pipeline, require_requests, sampling, with_negative
+from cachesmith.commands.shared import completion
 from cachesmith.commands.shared.destination import check_folder
 from cachesmith.policies import MAIN, Policy, load
 from cachesmith.policies.bundle.manifest import Range, bundle_id
@@ -60,7 +61,12 @@ def export(
     ] = None,
     profile: Annotated[
         list[str] | None,
-        typer.Option("--profile", metavar="P", help="Serve only this profile; may be repeated."),
+        typer.Option(
+            "--profile",
+            metavar="P",
+            help="Serve only this profile; may be repeated.",
+            autocompletion=completion.profiles,
+        ),
     ] = None,
     segments: Annotated[
         int | None, typer.Option("--segments", min=1, help="Number of engines.", show_default="the fewest")

@@ -19,7 +19,7 @@ def inspect(
         Path,
         typer.Argument(
             metavar="X",
-            help="Policy file, X.policy.safetensors, USER/NAME[@REVISION] on the Hugging Face Hub, or bundle.",
+            help="Policy file, bundle, or USER/NAME or USER/NAME@REVISION on the Hugging Face Hub.",
             autocompletion=completion.policy_files,
         ),
     ],

@@ -45,7 +45,7 @@ Model = Annotated[
 _POLICY = typer.Option(
     "--policy",
     metavar="X",
-    help="Policy file, X.policy.safetensors, or USER/NAME[@REVISION] on the Hugging Face Hub.",
+    help="Policy file, X.policy.safetensors, or USER/NAME or USER/NAME@REVISION on the Hugging Face Hub.",
     autocompletion=completion.policy_files,
 )
 PolicyFile = Annotated[Path, _POLICY]
@@ -210,7 +210,7 @@ class Sampling:
             "--guidance-scale",
             min=0,
             help="Guidance scale.",
-            show_default="the policy's, else the pipeline's",
+            show_default="the policy's, if there is one, else the pipeline's",
             rich_help_panel=SAMPLING,
         ),
     ] = None

@@ -8,9 +8,14 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 from cachesmith.commands import options
-from cachesmith.commands.shared.device import device
+from cachesmith.commands.shared.device import device, usual_dtype
 from cachesmith.commands.shared.loading_causes import cause
-from cachesmith.commands.shared.model_folder import check_model_name, check_policy, pipeline_class
+from cachesmith.commands.shared.model_folder import (
+    check_model_name,
+    check_policy,
+    pipeline_class,
+    read_index,
+)
 from cachesmith.policies import CachesmithError, Document, Policy
 from cachesmith.policies.bundle.manifest import read_manifest
 from cachesmith.progress import shows_bars, waiting
@@ -44,16 +49,16 @@ def open_pipeline(
         raise CachesmithError(
             "--offload is for a model that a GPU computes, and here the CPU does; leave it out"
         )
-    _hush()
+    hush_libraries()
+    index = read_index(model, loading)
     if policy is not None:
-        check_policy(model, loading, policy)
-    if (kind := pipeline_class(model, loading)) is not None:
+        check_policy(model, loading, policy, index)
+    if (kind := pipeline_class(index)) is not None:
         parameters = inspect.signature(kind.__call__).parameters
         _check_taken(kind.__name__, given, parameters)
         if check is not None:
             check(parameters)
-    usual = options.PipelineDType.float32 if place.type == "cpu" else options.PipelineDType.bfloat16
-    pipe = _load(model, loading, (loading.dtype or usual).value)
+    pipe = _load(model, loading, loading.dtype or usual_dtype(place))
     pipe.set_progress_bar_config(disable=True)
     if offload:
         pipe.enable_model_cpu_offload(device=place)
@@ -129,6 +134,30 @@ def sampling(
     return visited, {name: value for name, value in common.items() if value is not None}
 
 
+def check_steps(policy: Policy | None, profiles: Iterable[str | None], steps: int | None) -> None:
+    """Raise `CachesmithError` before a model is loaded where weights were fitted for another number of steps."""
+    from cachesmith.runtime.match import FEW_STEPS
+    from cachesmith.runtime.plan.plan import has_fitted
+
+    sampler = None if policy is None else policy.document.sampler
+    if policy is None or sampler is None or steps is None or steps == sampler.steps:
+        return
+    actions = policy.document.mismatch
+    off = actions.steps == "disable" or (steps < FEW_STEPS and actions.few_steps == "disable")
+    if not off and any(has_fitted(policy.profile(name)) for name in profiles):
+        raise CachesmithError(
+            f"the policy's weights were fitted for {sampler.steps} steps and fit no other number; leave "
+            f"--num-inference-steps out, or calibrate with --num-inference-steps {steps}"
+        )
+
+
+def of_every_prompt(chosen: options.Sampling) -> dict[str, Any]:
+    """Return the arguments that the user gives for all prompts of a file; guidance is an argument of the call."""
+    return {
+        name: value for name, value in vars(chosen).items() if value is not None and name != "guidance_scale"
+    }
+
+
 def with_negative(requests: "Sequence[Request]", chosen: options.Sampling) -> "tuple[Request, ...]":
     """Give the negative prompt to every request that has none: pipelines want as many as there are prompts."""
     from cachesmith.sampling.requests import Request
@@ -178,7 +207,7 @@ def _load(model: str, loading: options.Loading, dtype: str) -> Any:
         raise CachesmithError(cause(model, loading.variant, loading.revision, error)) from error
 
 
-def _hush() -> None:
+def hush_libraries() -> None:
     """Keep the libraries' advice out of our output, and their bars where there is no terminal to show them."""
     for library in ("diffusers", "transformers"):
         if find_spec(library) is not None:

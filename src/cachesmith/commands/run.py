@@ -12,6 +12,7 @@ from cachesmith.commands.output import print_json, say
 from cachesmith.commands.pipeline import (
     arguments,
     check_engines,
+    check_steps,
     class_label,
     engines,
     largest_batch,
@@ -114,6 +115,7 @@ def run(
     check_files(out, count, separate, force)
     check_engines(engine, drop_torch_weights)
     chosen = _policy(policy, profile, loading.token)
+    check_steps(chosen, [profile], steps)
     given = {*arguments(calls), "prompt" if texts else "class_labels"}
     pipe = open_pipeline(model, loading, chosen, given, partial(check_kind, out))
     requests = with_negative(_requests(pipe, texts, labels, count, seed), calls)
@@ -164,15 +166,19 @@ def _sample(
 ) -> "tuple[Pictures, Stats | None, float]":
     from contextlib import nullcontext
 
+    from cachesmith.commands.shared.steps_told import steps_told
     from cachesmith.runtime import apply
     from cachesmith.sampling.timing import elapsed
 
     pictures: list[Pictures] = []
     applied = nullcontext() if policy is None else apply(renderer.pipe, policy, profile, **settings)
     reset_peak(renderer.pipe.device)
-    with stage("sampling", len(requests)) as advance, applied as session:
-        call = partial(renderer, requests, advance)
-        seconds = elapsed(lambda: pictures.append(call()), renderer.pipe.device)
+    with (
+        stage("sampling", len(requests)) as advance,
+        applied as session,
+        steps_told(renderer, requests, advance),
+    ):
+        seconds = elapsed(lambda: pictures.append(renderer(requests)), renderer.pipe.device)
     return pictures[0], None if session is None else session.stats, seconds
 
 

@@ -9,7 +9,14 @@ from rich.table import Table
 from cachesmith.commands import options
 from cachesmith.commands.failure import BELOW
 from cachesmith.commands.output import print_json, results
-from cachesmith.commands.pipeline import arguments, open_pipeline, require_requests, sampling, with_negative
+from cachesmith.commands.pipeline import (
+    arguments,
+    check_steps,
+    of_every_prompt,
+    open_pipeline,
+    require_requests,
+    sampling,
+)
 from cachesmith.policies import Policy, Quality, load
 from cachesmith.progress import stage
 from cachesmith.sampling.heldout import heldout
@@ -53,6 +60,7 @@ def validate(
         typer.Option("--samples", min=1, help="Pictures.", show_default="as many as the policy's, else 16"),
     ] = None,
     seed: options.HeldoutSeed = None,
+    steps: options.StepsOption = None,
     *,
     calls: options.Sampling,
     batch: options.BatchSize = 32,
@@ -76,17 +84,17 @@ def validate(
     loaded = load(policy, token=loading.token)
     names = list(loaded.document.profiles) if profile is None else [profile]
     loaded.profile(names[0])
+    check_steps(loaded, names, steps)
     perceptual = None if lpips is None else load_lpips(lpips)
-    made = heldout(loaded, prompts, samples, seed)
-    made = with_negative(made, calls)
+    made = heldout(loaded, prompts, samples, seed, of_every_prompt(calls))
     pipe = open_pipeline(model, loading, loaded, arguments(calls, made))
-    steps, common = sampling(loaded, None, calls)
-    require_requests(pipe, made, common, steps)
+    visited, common = sampling(loaded, steps, calls)
+    require_requests(pipe, made, common, visited)
 
     from cachesmith.sampling.render import Renderer
 
-    verdicts = _judge(Renderer(pipe, steps, batch, **common), loaded, names, made, min_psnr, perceptual)
-    print_json(_as_json(loaded, steps, made, verdicts)) if json else results().print(_table(verdicts))
+    verdicts = _judge(Renderer(pipe, visited, batch, **common), loaded, names, made, min_psnr, perceptual)
+    print_json(_as_json(loaded, visited, made, verdicts)) if json else results().print(_table(verdicts))
     if any(verdict.problem for verdict in verdicts):
         raise typer.Exit(BELOW)
 

@@ -8,6 +8,7 @@ import typer
 from cachesmith.policies import PRESETS, SUFFIX, load
 from cachesmith.policies.bundle.manifest import MANIFEST
 from cachesmith.policies.convert import SOURCES, TARGETS
+from cachesmith.sampling.metrics import METRICS
 
 METHOD_NAMES = (
     "budcache",
@@ -38,7 +39,9 @@ def folders(incomplete: str) -> list[str]:
 
 def profiles(context: typer.Context, incomplete: str) -> list[str]:
     """Profiles of the policy that the line names."""
-    policy = context.params.get("policy") or context.params.get("file")
+    # of `inspect X --profile`, X is still unread
+    unread = (text for text in context.args if text.endswith(SUFFIX))
+    policy = context.params.get("policy") or context.params.get("file") or next(unread, None)
     try:
         names = list(load(Path(policy)).document.profiles) if policy else []
     except Exception:  # a shell cannot show what is wrong with a file: the command itself will
@@ -55,6 +58,11 @@ def presets(incomplete: str) -> list[str]:
 def methods(incomplete: str) -> list[str]:
     """Methods that `cachesmith fit` fits."""
     return _starting(METHOD_NAMES, incomplete)
+
+
+def metrics(incomplete: str) -> list[str]:
+    """What schedules may be compared by."""
+    return _starting(METRICS, incomplete)
 
 
 def source_formats(incomplete: str) -> list[str]:

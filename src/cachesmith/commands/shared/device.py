@@ -27,6 +27,11 @@ def device(name: str | None) -> "torch.device":
     return wanted
 
 
+def usual_dtype(place: "torch.device") -> str:
+    """Return the precision of a pipeline there, where the user names none."""
+    return "float32" if place.type == "cpu" else "bfloat16"
+
+
 def usable() -> list[str]:
     """Return the kinds of device that torch can compute on, the CPU last."""
     import torch

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from cachesmith.commands.options import Loading
+from cachesmith.commands.shared.loading_causes import cause
 from cachesmith.policies import MAIN, CachesmithError, Policy, denoiser_policy
 
 
@@ -26,18 +27,28 @@ def check_model_name(model: str, loading: Loading) -> None:
         )
 
 
-def check_policy(model: str, loading: Loading, policy: Policy) -> None:
+def read_index(model: str, loading: Loading) -> dict[str, Any]:
+    """Return a model's model_index.json.
+
+    Raises `CachesmithError` where there is none to be had: whoever asks the hub waits for its answer once.
+    """
+    import diffusers
+
+    try:
+        index = diffusers.DiffusionPipeline.load_config(model, revision=loading.revision, token=loading.token)
+    except Exception as error:  # whatever a foreign folder or the network makes the reader raise
+        raise CachesmithError(cause(model, loading.variant, loading.revision, error)) from error
+    return index if isinstance(index, dict) else {}
+
+
+def check_policy(model: str, loading: Loading, policy: Policy, index: dict[str, Any]) -> None:
     """Raise `PolicyError` if the model's configuration is not that of the policy; what cannot be read is let pass.
 
     The transformer is built without memory for its weights, so that every default of its class counts as it does later.
     """
-    import diffusers
-
     from cachesmith.runtime.match import Match, check_denoisers
 
-    parts = {
-        name for name, value in _config(diffusers.DiffusionPipeline, model, loading).items() if _loaded(value)
-    }
+    parts = {name for name, value in index.items() if _loaded(value)}
     if MAIN in parts:
         check_denoisers(policy, parts)
     for name in (MAIN, *policy.document.models):
@@ -51,11 +62,11 @@ def _loaded(value: Any) -> bool:
     return isinstance(value, list | tuple) and all(value)
 
 
-def pipeline_class(model: str, loading: Loading) -> Any:
-    """Return the class that the model names; None if that cannot be read."""
+def pipeline_class(index: dict[str, Any]) -> Any:
+    """Return the class that a model_index.json names; None where diffusers has none of the name."""
     import diffusers
 
-    name = _config(diffusers.DiffusionPipeline, model, loading).get("_class_name")
+    name = index.get("_class_name")
     return getattr(diffusers, name, None) if isinstance(name, str) else None
 
 
@@ -64,18 +75,11 @@ def hollow_transformer(model: str, loading: Loading, name: str = "transformer") 
     import diffusers
     import torch
 
-    config = _config(diffusers.AutoModel, model, loading, subfolder=name)
     try:
+        config: Any = diffusers.AutoModel.load_config(
+            model, revision=loading.revision, token=loading.token, subfolder=name
+        )
         with torch.device("meta"):
             return getattr(diffusers, config["_class_name"]).from_config(config)
     except Exception:  # foreign files: the loader, which comes next, says what is wrong with them
         return None
-
-
-def _config(kind: Any, model: str, loading: Loading, **where: str) -> dict[str, Any]:
-    """Return a model's configuration file, empty where the loader, which comes next, will refuse it."""
-    try:
-        config = kind.load_config(model, revision=loading.revision, token=loading.token, **where)
-    except (OSError, ValueError):
-        return {}
-    return config if isinstance(config, dict) else {}

@@ -4,7 +4,14 @@ from cachesmith.sampling.requests.batches import PER_SAMPLE, arguments_of, batch
 from cachesmith.sampling.requests.check import as_declared, check_requests
 from cachesmith.sampling.requests.files import File
 from cachesmith.sampling.requests.prompts_file import read_prompts
-from cachesmith.sampling.requests.request import Prompt, Request, derived_seed, requests, requests_digest
+from cachesmith.sampling.requests.request import (
+    Prompt,
+    Request,
+    completed,
+    derived_seed,
+    requests,
+    requests_digest,
+)
 from cachesmith.sampling.requests.reserved import RESERVED
 from cachesmith.sampling.requests.split import Split, heldout_part, shares_prompts, split
 
@@ -19,6 +26,7 @@ __all__ = [
     "as_declared",
     "batches",
     "check_requests",
+    "completed",
     "derived_seed",
     "differing_arguments",
     "heldout_part",

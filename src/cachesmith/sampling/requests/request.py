@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -69,6 +69,17 @@ def requests(prompts: Sequence[Prompt], count: int, first_seed: int) -> tuple[Re
     rows = [_row(prompt) for prompt in prompts]
     turns = (rows[i % len(rows)] for i in range(count))
     return tuple(Request(dict(row), first_seed + i, row.where) for i, row in enumerate(turns))
+
+
+def completed(prompts: Sequence[Prompt], common: Mapping[str, Any]) -> list[Prompt]:
+    """Give every prompt those of the `common` arguments that it does not have itself."""
+    return [_completed(_row(prompt), common) if common else prompt for prompt in prompts]
+
+
+def _completed(row: FileRow, common: Mapping[str, Any]) -> FileRow:
+    whole = FileRow({**common, **row})
+    whole.where = row.where
+    return whole
 
 
 def _row(prompt: Prompt) -> FileRow:
