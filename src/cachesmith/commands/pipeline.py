@@ -18,6 +18,7 @@ from cachesmith.commands.shared.model_folder import (
 )
 from cachesmith.policies import CachesmithError, Document, Policy
 from cachesmith.policies.bundle.manifest import read_manifest
+from cachesmith.policies.profile import has_fitted
 from cachesmith.progress import shows_bars, waiting
 from cachesmith.sampling.requests.reserved import RESERVED
 
@@ -137,7 +138,6 @@ def sampling(
 def check_steps(policy: Policy | None, profiles: Iterable[str | None], steps: int | None) -> None:
     """Raise `CachesmithError` before a model is loaded where weights were fitted for another number of steps."""
     from cachesmith.runtime.match import FEW_STEPS
-    from cachesmith.runtime.plan.plan import has_fitted
 
     sampler = None if policy is None else policy.document.sampler
     if policy is None or sampler is None or steps is None or steps == sampler.steps:
