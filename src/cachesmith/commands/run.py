@@ -21,7 +21,7 @@ from cachesmith.commands.pipeline import (
     sampling,
     with_negative,
 )
-from cachesmith.commands.shared.memory import peak, reset_peak
+from cachesmith.commands.shared.memory import peak_memory, reset_peak
 from cachesmith.commands.shared.saving import FPS, check_files, check_kind, file_names, save_samples
 from cachesmith.policies import CachesmithError, Policy, load, preset
 from cachesmith.progress import stage
@@ -211,7 +211,7 @@ def _facts(
         "batch": renderer.batch,
         "arguments": renderer.common,
         "device": str(renderer.pipe.device),
-        "peak_memory_bytes": peak(renderer.pipe.device),
+        "peak_memory_bytes": peak_memory(renderer.pipe.device),
         "cache_bytes": 0 if stats is None else stats.cache_bytes,
         "fallbacks": {} if stats is None else dict(stats.fallbacks),
         "files": [str(path) for path in files],

@@ -12,7 +12,7 @@ def reset_peak(device: Any) -> None:
         torch.cuda.reset_peak_memory_stats(device)
 
 
-def peak(device: Any) -> int | None:
+def peak_memory(device: Any) -> int | None:
     """Return the most bytes that torch held on a GPU, else the process's largest resident size; None if not told."""
     import torch
 
