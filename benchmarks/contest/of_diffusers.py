@@ -33,7 +33,10 @@ from contest.yardstick import tensor_bytes
 FAMILY = "diffusers"
 INTERVALS, ORDERS, WARMUP = range(3, 10), (1, 2), 2
 BLOCK = r"(single_)?transformer_blocks\.\d+"
-MODULES = [r"transformer_blocks\.\d+\.(attn1?|ff|ff_context)", r"single_transformer_blocks\.\d+\.proj_out"]
+MODULES = [
+    r"transformer_blocks\.\d+\.(attn1?|ff|ff_context|img_mlp|txt_mlp)",
+    r"single_transformer_blocks\.\d+\.proj_out",
+]
 """What the TaylorSeer paper caches: attention and MLP; a single-stream block's output is its last projection's."""
 UNUSED = [r"single_transformer_blocks\.\d+\.(attn|proj_mlp)"]
 """What need not be computed once the last projection of a single-stream block is forecast."""

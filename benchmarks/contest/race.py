@@ -58,7 +58,10 @@ class Race:
     def __init__(self, course: Course, journal: Journal, lpips: Perceptual | None = None):
         self.course, self.journal, self.lpips = course, journal, lpips
         self.reference, meter = play(course.renderer, UNCACHED, course.requests)
-        self.step = meter.work / len(course.requests) / course.steps
+        self.step = {len(course.requests): meter.work / len(course.requests) / course.steps}
+        if len(course.screen) not in self.step:  # its prompts may be padded to another length
+            _, meter = play(course.renderer, UNCACHED, course.screen)
+            self.step[len(course.screen)] = meter.work / len(course.screen) / course.steps
         self.entered: dict[str, Contestant] = {UNCACHED.name: UNCACHED}
 
     def run(self, entries: Iterable[Entry], note: Note) -> list[Result]:
@@ -99,7 +102,7 @@ class Race:
         return self.journal.add(f"quality of {count}", contestant.name, samples=count, **values)
 
     def _spent(self, meter: Meter, samples: int) -> dict[str, float]:
-        work = meter.work / samples / self.step
+        work = meter.work / samples / self.step[samples]
         return {"work": work, "nfc": work if meter.nfc is None else meter.nfc}
 
     def _scores(self, pictures: Pictures) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """What needs no cache at all: fewer steps, with the pipeline's own sampler or one of higher order."""
 
 import inspect
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -60,23 +61,39 @@ def _same_noise(sampler: Any, spacing: str | None, scheduler: Any) -> Any:
     flow = {"use_flow_sigmas": True, "prediction_type": "flow_prediction"}
     dynamic = bool(scheduler.config.get("use_dynamic_shifting"))
     shift = {} if dynamic else {"flow_shift": scheduler.config.get("shift", 1.0)}
-    made = sampler.from_config(scheduler.config, **flow, **shift)
-    return made if dynamic else _lenient(made)
+    return _lenient(sampler.from_config(scheduler.config, **flow, **shift), dynamic)
 
 
 def _heun(scheduler: Any) -> Any:
     made = diffusers.FlowMatchHeunDiscreteScheduler.from_config(scheduler.config)
     made.register_to_config(use_flow_sigmas=True)  # FluxPipeline then leaves the noise levels to the sampler
-    return _lenient(made)
+    return _lenient(made, bool(scheduler.config.get("use_dynamic_shifting")))
 
 
-def _lenient(scheduler: Any) -> Any:
-    """Ignore what pipelines pass to every flow sampler, such as `mu`, where this one has no use for it."""
+def _lenient(scheduler: Any, dynamic: bool) -> Any:
+    """Take what pipelines pass to every flow sampler, also where this one has no use for it.
+
+    Of noise levels that the sampler sets itself the number counts. `mu`, the shift that follows from the number of
+    tokens, is left out unless the pipeline's own sampler is `dynamic`.
+    """
     plain = scheduler.set_timesteps
-    known = set(inspect.signature(plain).parameters) - {"mu"}
+    known = set(inspect.signature(plain).parameters)
 
-    def set_timesteps(*args: Any, **options: Any) -> None:
-        plain(*args, **{name: value for name, value in options.items() if name in known})
+    def set_timesteps(
+        num_inference_steps: int | None = None,
+        device: Any = None,
+        sigmas: Any = None,
+        mu: float | None = None,
+    ) -> None:
+        given = {"sigmas": sigmas} if "sigmas" in known else {}
+        if sigmas is not None and not given:
+            num_inference_steps = len(sigmas)
+        if dynamic and mu is not None:
+            if "mu" in known:
+                given["mu"] = mu
+            else:
+                scheduler.register_to_config(shift=math.exp(mu))
+        plain(num_inference_steps, device, **given)
 
     scheduler.set_timesteps = set_timesteps
     return scheduler

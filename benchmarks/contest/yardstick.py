@@ -30,32 +30,31 @@ class Meter:
     nfc: float | None = None
 
 
-def token_layers(transformer: nn.Module) -> list[nn.Linear]:
-    """Return the linear layers inside the blocks that see tokens.
-
-    Those of adaptive norms see one vector a sample: they cost next to nothing, and no method skips them alike.
-    """
+def block_layers(transformer: nn.Module) -> list[nn.Linear]:
+    """Return the linear layers inside the blocks."""
     lists = [child for child in transformer.children() if isinstance(child, nn.ModuleList)]
-    norms = [m for blocks in lists for m in blocks.modules() if type(m).__name__.startswith("Ada")]
-    skipped = {id(layer) for norm in norms for layer in norm.modules()}
-    found = [m for blocks in lists for m in blocks.modules() if isinstance(m, nn.Linear)]
-    return [layer for layer in found if id(layer) not in skipped]
+    return [m for blocks in lists for m in blocks.modules() if isinstance(m, nn.Linear)]
 
 
 @contextmanager
 def counted(transformer: nn.Module) -> Iterator[Meter]:
-    """Count the work that is done. To be entered before a tool: a layer it has skipped is called and does nothing."""
+    """Count the work that is done. To be entered before a tool: a layer it has skipped is called and does nothing.
+
+    Layers of modulations see one vector a sample and no tokens: they cost next to nothing, and no method skips them
+    alike.
+    """
     meter = Meter()
 
     def counting(layer: nn.Linear, forward: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
         def count(x: torch.Tensor) -> torch.Tensor:
-            meter.work += x.numel() * float(layer.out_features)
+            if x.ndim > 2:
+                meter.work += x.numel() * float(layer.out_features)
             return forward(x)
 
         return count
 
     with ExitStack() as stack:
-        for layer in token_layers(transformer):
+        for layer in block_layers(transformer):
             stack.enter_context(patched(layer, "forward", counting(layer, layer.forward)))
         yield meter
 

@@ -10,6 +10,8 @@ from typing import Any
 
 import pytest
 import torch
+from tests.pipelines.image import qwen, qwen_asked
+from tests.pipelines.parts import TinyPipeline, transformer
 from tests.tiny import tiny_dit, tiny_flux
 from tests.tiny_folder import open_tiny, save_tiny
 
@@ -64,7 +66,17 @@ def flux_course() -> Course:
     return Course(One(tiny_flux(), STEPS, batch=1), requests, requests, (6,))
 
 
-COURSES: dict[str, Callable[[], Course]] = {"dit": dit_course, "flux": flux_course}
+def qwen_course() -> Course:
+    """Guided by a second call a step."""
+    tiny = TinyPipeline(qwen("QwenImagePipeline"), qwen_asked())
+    pipe, requests = tiny.pipe(), tuple(Request(tiny.request(i), i) for i in range(2))
+    pipe.transformer = transformer(
+        "QwenImageTransformer2DModel", in_channels=16, out_channels=4, num_layers=4
+    ).eval()
+    return Course(Renderer(pipe, STEPS), requests, requests, (6,))
+
+
+COURSES: dict[str, Callable[[], Course]] = {"dit": dit_course, "flux": flux_course, "qwen": qwen_course}
 
 
 @pytest.fixture(params=COURSES)
@@ -212,6 +224,15 @@ def test_fitting_on_entry_is_no_work_of_the_method() -> None:
     _, plain = play(course.renderer, Contestant("plain", "a", "a", nothing), course.requests)
     _, meter = play(course.renderer, Contestant("fitted", "a", "a", fitted), course.requests)
     assert meter.work == plain.work > 0
+
+
+def test_work_is_told_in_steps_of_the_same_requests(tmp_path: Path) -> None:
+    """Prompts of another length, which are all that is screened, cost another step."""
+    course, short = flux_course(), embedded(0)
+    longer = {"prompt_embeds": short.arguments["prompt_embeds"].repeat(1, 9, 1)}
+    both = replace(course, requests=(short, Request({**short.arguments, **longer}, 1)), screened=1)
+    (uncached,) = race(both, tmp_path).run([], lambda _: None)
+    assert uncached.samples == 1 and uncached.nfc == pytest.approx(STEPS)
 
 
 def test_a_lead_counts_at_no_more_time() -> None:
