@@ -1,11 +1,13 @@
 """Who takes part: a way to change a pipeline for the length of a context, with a name and a family."""
 
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
-from typing import NamedTuple
+from functools import cached_property
+from typing import Any, NamedTuple
 
 from cachesmith.policies import Policy
+from cachesmith.runtime.models.denoisers import denoisers
 from cachesmith.sampling.render import Renderer
 from cachesmith.sampling.requests import Request
 
@@ -44,6 +46,23 @@ class Course:
     def steps(self) -> int:
         """Sampler steps of the reference."""
         return self.renderer.steps
+
+    @cached_property
+    def steps_by_denoiser(self) -> dict[str, int]:
+        """Steps in which each denoiser is asked, as seen on one request; guidance asks all alike."""
+        networks = denoisers(self.renderer.pipe)
+        if len(networks) == 1:
+            return dict.fromkeys(networks, self.steps)
+        calls = dict.fromkeys(networks, 0)
+        with ExitStack() as stack:
+            for name, network in networks.items():
+
+                def count(*_: Any, name: str = name) -> None:
+                    calls[name] += 1
+
+                stack.callback(network.register_forward_hook(count).remove)
+            self.renderer(self.requests[:1])
+        return {name: round(count / sum(calls.values()) * self.steps) for name, count in calls.items()}
 
 
 @dataclass(frozen=True)

@@ -37,10 +37,20 @@ def _ends(course: Course) -> list[tuple[int, int, int]]:
     """First and last computed step of every fixed profile, and its whole computations; without a policy, both ends."""
     if course.policy is None:
         return [(0, course.steps - 1, budget) for budget in course.budgets]
-    gates = [profile.gate for profile in course.policy.document.profiles.values()]
-    masks = [mask(gate, course.steps) for gate in gates if isinstance(gate, Fixed)]
-    found = {(0, len(letters.rstrip("F")) - 1, int(computations(letters))) for letters in masks}
+    masks = [_mask(profile, course.steps) for profile in course.policy.document.profiles.values()]
+    found = {(0, len(m.rstrip("F")) - 1, int(computations(m))) for m in masks if m is not None}
     return sorted(found, key=lambda ends: ends[2])
+
+
+def _mask(profile: Profile, steps: int) -> str | None:
+    """The schedule of a profile over all denoisers; None where one decides while it samples."""
+    gates = [profile.gate, *(part.gate for part in profile.denoisers.values())]
+    masks = [mask(gate, steps) for gate in gates if isinstance(gate, Fixed)]
+    if len(masks) < len(gates):
+        return None
+    return "".join(
+        next((letter for letter in letters if letter != "-"), "-") for letters in zip(*masks, strict=True)
+    )
 
 
 def _same(policy: Policy) -> Policy:

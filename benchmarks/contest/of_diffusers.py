@@ -7,7 +7,7 @@ The public `apply_*` functions work on any module; what the mixin and the pipeli
 import ast
 import io
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, redirect_stdout
+from contextlib import ExitStack, contextmanager, redirect_stdout
 from functools import partial
 from itertools import product
 from typing import Any
@@ -26,15 +26,16 @@ from diffusers.hooks.hooks import CacheContext, StateManager, _set_cache_context
 from torch import nn
 
 from cachesmith.runtime.hooks.patch import patched
+from cachesmith.runtime.models.denoisers import denoisers
 from cachesmith.sampling.render import Renderer
 from contest.contestant import Contestant, Course, Dial, Enter, Entry, Gauge
 from contest.yardstick import tensor_bytes
 
 FAMILY = "diffusers"
 INTERVALS, ORDERS, WARMUP = range(3, 10), (1, 2), 2
-BLOCK = r"(single_)?transformer_blocks\.\d+"
+BLOCK = r"((single_)?transformer_)?blocks\.\d+"
 MODULES = [
-    r"transformer_blocks\.\d+\.(attn1?|ff|ff_context|img_mlp|txt_mlp)",
+    r"(transformer_)?blocks\.\d+\.(attn[12]?|ff|ffn|ff_context|img_mlp|txt_mlp)",
     r"single_transformer_blocks\.\d+\.proj_out",
 ]
 """What the TaylorSeer paper caches: attention and MLP; a single-stream block's output is its last projection's."""
@@ -63,67 +64,86 @@ def _taylorseer() -> Iterator[Contestant]:
         "TaylorSeer, default modules": {},
     }
     for (variant, options), interval, order in product(variants.items(), INTERVALS, ORDERS):
-        config = partial(
-            TaylorSeerCacheConfig, cache_interval=interval, max_order=order,
+        config = TaylorSeerCacheConfig(
+            cache_interval=interval, max_order=order,
             disable_cache_before_step=WARMUP, taylor_factors_dtype=torch.float32, **options,
         )  # fmt: skip
         name = f"diffusers {variant} interval={interval} order={order}"
-        yield Contestant(name, FAMILY, f"diffusers {variant}", hooked(apply_taylorseer_cache, config))
+        yield Contestant(name, FAMILY, f"diffusers {variant}", hooked(apply_taylorseer_cache, _same(config)))
+
+
+def _same(config: Any) -> Callable[[str], Any]:
+    """Every denoiser gets this configuration."""
+    return lambda _: config
 
 
 def _first_block(threshold: float) -> Enter:
-    return hooked(apply_first_block_cache, partial(FirstBlockCacheConfig, threshold=threshold))
+    return hooked(apply_first_block_cache, _same(FirstBlockCacheConfig(threshold=threshold)))
 
 
 def _mag_cache(
     course: Course, ratios: dict[str, list[float]], skips: int, retention: float, threshold: float
 ) -> Enter:
-    def config() -> MagCacheConfig:
-        if "found" not in ratios:
-            ratios["found"] = magnitude_ratios(course)
+    def config(name: str) -> MagCacheConfig:
+        if not ratios:
+            ratios.update(magnitude_ratios(course))
         return MagCacheConfig(
             threshold=threshold, max_skip_steps=skips, retention_ratio=retention,
-            num_inference_steps=course.steps, mag_ratios=ratios["found"],
+            num_inference_steps=len(ratios[name]), mag_ratios=ratios[name],
         )  # fmt: skip
 
     return hooked(apply_mag_cache, config)
 
 
-def magnitude_ratios(course: Course) -> list[float]:
-    """Run MagCache's calibration on the tuning requests, one batch, and read the list it prints."""
-    config = partial(MagCacheConfig, calibrate=True, num_inference_steps=course.steps)
-    renderer, printed = course.renderer, io.StringIO()
-    with redirect_stdout(printed), hooked(apply_mag_cache, config)(renderer):
-        renderer(course.tuning[: renderer.batch])
-    lines = [line for line in printed.getvalue().splitlines() if line.startswith("[") and line.endswith("]")]
-    return [float(value) for value in ast.literal_eval(lines[0])]
+def magnitude_ratios(course: Course) -> dict[str, list[float]]:
+    """Run MagCache's calibration on the tuning requests, one batch, and read the list that each denoiser prints."""
+    renderer, found = course.renderer, {}
+    for name, steps in course.steps_by_denoiser.items():
+        printed = io.StringIO()
+        config = MagCacheConfig(calibrate=True, num_inference_steps=steps)
+        with redirect_stdout(printed), hooked(apply_mag_cache, {name: config}.get)(renderer):
+            renderer(course.tuning[: renderer.batch])
+        lines = [
+            line for line in printed.getvalue().splitlines() if line.startswith("[") and line.endswith("]")
+        ]
+        found[name] = [float(value) for value in ast.literal_eval(lines[0])]
+    return found
 
 
-def hooked(attach: Callable[[nn.Module, Any], None], configure: Callable[[], Any]) -> Enter:
-    """Apply one cache; on exit every hook it registered is removed."""
+def hooked(attach: Callable[[nn.Module, Any], None], configure: Callable[[str], Any]) -> Enter:
+    """Apply one cache to every denoiser that `configure(name)` has a configuration for; all hooks go on exit."""
 
     @contextmanager
     def enter(renderer: Renderer) -> Iterator[Gauge]:
         pipe = renderer.pipe
-        config = configure()
-        attach(pipe.transformer, config)
-        registry = HookRegistry.check_if_exists_or_initialize(pipe.transformer)
-        registry.invalidate_child_registries_cache()
+        wanted = [(network, configure(name)) for name, network in denoisers(pipe).items()]
+        networks = [network for network, config in wanted if config is not None]
+        for network, config in wanted:
+            if config is not None:
+                attach(network, config)
+                _registry(network).invalidate_child_registries_cache()
         try:
-            with _contexts(pipe):
-                yield Gauge(partial(_held, pipe.transformer))
+            with ExitStack() as stack:
+                for network in networks:
+                    stack.enter_context(_contexts(pipe, network))
+                yield Gauge(lambda: sum(map(_held, networks)))
         finally:
-            for name in _hook_names(pipe.transformer):
-                registry.remove_hook(name, recurse=True)
-            registry.invalidate_child_registries_cache()
+            for network in networks:
+                for hook in _hook_names(network):
+                    _registry(network).remove_hook(hook, recurse=True)
+                _registry(network).invalidate_child_registries_cache()
 
     return enter
 
 
+def _registry(network: nn.Module) -> HookRegistry:
+    return HookRegistry.check_if_exists_or_initialize(network)
+
+
 @contextmanager
-def _contexts(pipe: Any) -> Iterator[None]:
+def _contexts(pipe: Any, transformer: nn.Module) -> Iterator[None]:
     """Open a context around every call and reset after every run, where the model is no `CacheMixin`."""
-    transformer, free = pipe.transformer, pipe.maybe_free_model_hooks
+    free = pipe.maybe_free_model_hooks
     if hasattr(transformer, "cache_context"):
         yield
         return
@@ -134,7 +154,7 @@ def _contexts(pipe: Any) -> Iterator[None]:
         return forward(*args, **kwargs)
 
     def finish() -> None:
-        HookRegistry.check_if_exists_or_initialize(transformer).reset_stateful_hooks()
+        _registry(transformer).reset_stateful_hooks()
         free()
 
     with patched(transformer, "forward", call), patched(pipe, "maybe_free_model_hooks", finish):

@@ -26,10 +26,11 @@ def entries(course: Course) -> Iterator[Contestant]:
     """Yield the pipeline's own sampler, DPM-Solver++ (2M), UniPC and, for flow matching, Heun at fewer steps."""
     scheduler = course.renderer.pipe.scheduler
     makers = {
-        type(scheduler).__name__: type(scheduler),
         "DPM-Solver++ 2M": diffusers.DPMSolverMultistepScheduler,
         "UniPC": diffusers.UniPCMultistepScheduler,
     }
+    if type(scheduler) not in makers.values():
+        makers = {type(scheduler).__name__: type(scheduler), **makers}
     for (name, sampler), spacing, steps in product(makers.items(), _spacings(scheduler), STEPS):
         label = f"{name}, {steps} steps" + (f", {spacing}" if spacing else "")
         yield Contestant(label, FAMILY, name, _enter(steps, partial(_same_noise, sampler, spacing)))
@@ -38,8 +39,8 @@ def entries(course: Course) -> Iterator[Contestant]:
 
 
 def _spacings(scheduler: Any) -> tuple[str | None, ...]:
-    """How steps are spread: as the pipeline does (None), or otherwise where the sampler can."""
-    own = scheduler.config.get("timestep_spacing")
+    """How steps are spread: as the pipeline does (None), or otherwise where the sampler can: not in flow matching."""
+    own = None if is_flow(scheduler) else scheduler.config.get("timestep_spacing")
     return (None,) if own is None else (None, *(s for s in SPACINGS if s != own))
 
 
@@ -60,12 +61,17 @@ def _same_noise(sampler: Any, spacing: str | None, scheduler: Any) -> Any:
         return sampler.from_config(scheduler.config, **spread)
     flow = {"use_flow_sigmas": True, "prediction_type": "flow_prediction"}
     dynamic = bool(scheduler.config.get("use_dynamic_shifting"))
-    shift = {} if dynamic else {"flow_shift": scheduler.config.get("shift", 1.0)}
+    shift = {} if dynamic else {"flow_shift": _shift(scheduler)}
     return _lenient(sampler.from_config(scheduler.config, **flow, **shift), dynamic)
 
 
+def _shift(scheduler: Any) -> float:
+    """The static shift of a flow sampler: those that know other noise, too, call it `flow_shift`."""
+    return float(scheduler.config.get("flow_shift", scheduler.config.get("shift", 1.0)))
+
+
 def _heun(scheduler: Any) -> Any:
-    made = diffusers.FlowMatchHeunDiscreteScheduler.from_config(scheduler.config)
+    made = diffusers.FlowMatchHeunDiscreteScheduler.from_config(scheduler.config, shift=_shift(scheduler))
     made.register_to_config(use_flow_sigmas=True)  # FluxPipeline then leaves the noise levels to the sampler
     return _lenient(made, bool(scheduler.config.get("use_dynamic_shifting")))
 

@@ -1,14 +1,16 @@
 """The same yardstick for every tool: work done, bytes held, and a pipeline put back as it was."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import torch
 from torch import nn
 
 from cachesmith.runtime.hooks.patch import patched
+from cachesmith.runtime.models.denoisers import denoisers
 from cachesmith.sampling.pictures import Pictures
 from cachesmith.sampling.render import Renderer
 from cachesmith.sampling.requests import Request
@@ -37,11 +39,11 @@ def block_layers(transformer: nn.Module) -> list[nn.Linear]:
 
 
 @contextmanager
-def counted(transformer: nn.Module) -> Iterator[Meter]:
-    """Count the work that is done. To be entered before a tool: a layer it has skipped is called and does nothing.
+def counted(networks: Collection[nn.Module]) -> Iterator[Meter]:
+    """Count the work of all denoisers.
 
-    Layers of modulations see one vector a sample and no tokens: they cost next to nothing, and no method skips them
-    alike.
+    To be entered before a tool: a layer it has skipped is called and does nothing. Layers of modulations see one vector
+    a sample and no tokens: they cost next to nothing, and no method skips them alike.
     """
     meter = Meter()
 
@@ -54,34 +56,35 @@ def counted(transformer: nn.Module) -> Iterator[Meter]:
         return count
 
     with ExitStack() as stack:
-        for layer in block_layers(transformer):
+        for layer in chain.from_iterable(map(block_layers, networks)):
             stack.enter_context(patched(layer, "forward", counting(layer, layer.forward)))
         yield meter
 
 
 @contextmanager
-def watched(transformer: nn.Module, gauge: Gauge, meter: Meter) -> Iterator[None]:
+def watched(networks: Collection[nn.Module], gauge: Gauge, meter: Meter) -> Iterator[None]:
     """Look at a tool's cache after every call, and ask for its own count in the end. To be entered after the tool."""
 
     def look(*_: Any) -> None:
         meter.peak = max(meter.peak, gauge.held())
 
-    handle = transformer.register_forward_hook(look)
+    handles = [network.register_forward_hook(look) for network in networks]
     try:
         yield
         meter.nfc = None if gauge.nfc is None else gauge.nfc()
     finally:
-        handle.remove()
+        for handle in handles:
+            handle.remove()
 
 
 def play(renderer: Renderer, contestant: Contestant, requests: tuple[Request, ...]) -> tuple[Pictures, Meter]:
     """Sample `requests` with a contestant's change in place, and leave the pipeline as it was before."""
-    pipe = renderer.pipe
+    networks = denoisers(renderer.pipe).values()
     with (
-        undone(pipe),
-        counted(pipe.transformer) as meter,
+        undone(renderer.pipe),
+        counted(networks) as meter,
         contestant.enter(renderer) as gauge,
-        watched(pipe.transformer, gauge, meter),
+        watched(networks, gauge, meter),
     ):
         # a method that is fitted on entry has sampled by now
         meter.work = 0.0
@@ -91,13 +94,14 @@ def play(renderer: Renderer, contestant: Contestant, requests: tuple[Request, ..
 
 @contextmanager
 def undone(pipe: Any) -> Iterator[None]:
-    """Put back every attribute that a tool sets on the pipeline, its class, the transformer or a part of it."""
-    modules = list(pipe.transformer.modules())
+    """Put back every attribute that a tool sets on the pipeline, its class, a denoiser or a part of it."""
+    networks = denoisers(pipe).values()
+    modules = [module for network in networks for module in network.modules()]
     processors = [m.processor for m in modules if hasattr(getattr(m, "processor", None), "__dict__")]
     kept = [vars(thing) for thing in (pipe, *modules, *processors)]
     kept += [vars(module)[name] for module in modules for name in INSIDE]
     before = [dict(attributes) for attributes in kept]
-    classes = {cls: dict(vars(cls)) for cls in (type(pipe), type(pipe.transformer))}
+    classes = {cls: dict(vars(cls)) for cls in (type(pipe), *map(type, networks))}
     try:
         yield
     finally:

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from tests.experts import tiny_wan
 from tests.pipelines.image import qwen, qwen_asked
 from tests.pipelines.parts import TinyPipeline, transformer
 from tests.tiny import tiny_dit, tiny_flux
@@ -19,6 +20,7 @@ from cachesmith.calibrate.methods import METHODS
 from cachesmith.policies import Fixed, Forecaster, Modules, Policy, Profile, Stack, Taylor, preset, unbound
 from cachesmith.policies.document import Document
 from cachesmith.policies.schedule import even
+from cachesmith.runtime.models.denoisers import denoisers
 from cachesmith.sampling.metrics import relative_error
 from cachesmith.sampling.render import Renderer
 from cachesmith.sampling.requests import Request
@@ -76,7 +78,19 @@ def qwen_course() -> Course:
     return Course(Renderer(pipe, STEPS), requests, requests, (6,))
 
 
-COURSES: dict[str, Callable[[], Course]] = {"dit": dit_course, "flux": flux_course, "qwen": qwen_course}
+def wan_course() -> Course:
+    text = torch.randn(1, 8, 32, generator=torch.Generator().manual_seed(5))
+    embeds = {"prompt_embeds": text, "negative_prompt_embeds": -text, "guidance_scale": 4.0}
+    requests = (Request({**embeds, "height": 16, "width": 16, "num_frames": 5}, 0),)
+    return Course(One(tiny_wan(), STEPS, batch=1), requests, requests, (6,))
+
+
+COURSES: dict[str, Callable[[], Course]] = {
+    "dit": dit_course,
+    "flux": flux_course,
+    "qwen": qwen_course,
+    "wan": wan_course,
+}
 
 
 @pytest.fixture(params=COURSES)
@@ -97,16 +111,21 @@ def entered(course: Course) -> Iterator[Contestant]:
 UNCACHED = Contestant("uncached", "uncached", "uncached", nothing)
 
 
+def _modules(course: Course) -> Iterator[tuple[str, torch.nn.Module]]:
+    for part, network in denoisers(course.renderer.pipe).items():
+        yield from network.named_modules(prefix=part)
+
+
 def test_every_other_tool_leaves_the_pipeline_as_it_was(course: Course) -> None:
     before, meter = play(course.renderer, UNCACHED, course.requests)
-    attributes = {name: set(vars(m)) for name, m in course.renderer.pipe.transformer.named_modules()}
+    attributes = {name: set(vars(m)) for name, m in _modules(course)}
     names = []
     for contestant in entered(course):
         play(course.renderer, contestant, course.requests)
         after, again = play(course.renderer, UNCACHED, course.requests)
         assert torch.equal(before.latents, after.latents), contestant.name
         assert again.work == meter.work
-        assert {n: set(vars(m)) for n, m in course.renderer.pipe.transformer.named_modules()} == attributes
+        assert {n: set(vars(m)) for n, m in _modules(course)} == attributes
         names.append(contestant.method)
     assert len(names) >= 10
 
@@ -144,15 +163,36 @@ def test_a_layer_that_a_tool_has_skipped_is_no_work(course: Course) -> None:
     theirs = next(
         e for e in of_diffusers.entries(course) if e.name == "diffusers TaylorSeer interval=3 order=1"
     )
-    assert isinstance(theirs, Contestant) and nfc(course, theirs.enter) == pytest.approx(
-        "CCFCFFCFFCFF".count("C")
+    assert isinstance(theirs, Contestant) and nfc(course, theirs.enter) == sum(
+        "CCFCFFCFFCFF"[:steps].count("C") for steps in course.steps_by_denoiser.values()
     )
 
 
 def test_the_share_of_a_cached_step_is_measured(course: Course) -> None:
-    assert of_cache_dit.cached_share(course) == pytest.approx(
-        1 / 4
-    )  # the first of four blocks, in one list or two
+    """The first of four blocks, in one list or two, or of two in each expert."""
+    blocks = 2 if "transformer_2" in course.steps_by_denoiser else 4
+    assert of_cache_dit.cached_share(course) == pytest.approx(1 / blocks)
+
+
+def test_masks_are_shared_out_to_the_denoisers() -> None:
+    steps = {"transformer": 6, "transformer_2": 6}
+    assert wan_course().steps_by_denoiser == steps
+    assert of_cache_dit.even_masks(5, steps) == {
+        "transformer": [1, 0, 0, 1, 0, 0], "transformer_2": [1, 0, 1, 0, 1, 0],
+    }  # fmt: skip
+    assert of_cache_dit.even_masks(2, steps, first=2) == {name: [1, 0, 0, 0, 0, 0] for name in steps}
+
+
+def test_fewer_steps_have_the_noise_levels_of_the_pipeline() -> None:
+    """A shift of 3 is called `flow_shift` by the sampler of Wan, and `shift` by Heun's."""
+    course, middles = wan_course(), {}
+    for entry in samplers.entries(course):
+        with entry.enter(course.renderer):
+            scheduler = course.renderer.pipe.scheduler
+            scheduler.set_timesteps(8)
+            middles[entry.method] = float(scheduler.sigmas[len(scheduler.sigmas) // 2])
+    assert middles.keys() == {"UniPC", "DPM-Solver++ 2M", "flow Heun"}
+    assert all(0.65 < middle < 0.8 for middle in middles.values()), middles
 
 
 def test_diffusers_taylorseer_is_ours_on_the_same_schedule() -> None:
@@ -173,7 +213,11 @@ def test_diffusers_taylorseer_is_ours_on_the_same_schedule() -> None:
 
 def test_mag_cache_is_calibrated_on_the_tuning_requests() -> None:
     ratios = of_diffusers.magnitude_ratios(dit_course())
-    assert len(ratios) == STEPS and ratios[0] == 1.0 and all(0.1 < ratio < 10 for ratio in ratios)
+    assert len(ratios["transformer"]) == STEPS and ratios["transformer"][0] == 1.0
+    assert all(0.1 < ratio < 10 for ratio in ratios["transformer"])
+    assert {name: len(found) for name, found in of_diffusers.magnitude_ratios(wan_course()).items()} == {
+        "transformer": 6, "transformer_2": 6,
+    }  # fmt: skip
 
 
 def race(course: Course, folder: Path) -> Race:
