@@ -44,15 +44,15 @@ def loss(ends: Tensor) -> Tensor:
 
 
 def gradients(
-    renderer: Renderer, samples: Sequence[Uncached], point: Point, inputs_on_host: bool = False
+    renderer: Renderer, samples: Sequence[Uncached], point: Point, graph_on_host: bool = False
 ) -> tuple[list[Tensor], Tensor, list[Uncached]]:
     """Each sample's gradient of its loss in each theta, [N, unknowns] a segment, and its log errors [segments, N].
 
-    The last are the samples as they were called: half as many at a time where memory ran out. inputs_on_host: of blocks
+    The last are the samples as they were called: half as many at a time where memory ran out. graph_on_host: of blocks
     that are computed again.
     """
     blocks = denoisers(renderer.pipe).values()
-    with recomputed(*blocks, on_host=inputs_on_host) if point.recomputed else nullcontext():
+    with recomputed(*blocks, on_host=graph_on_host) if point.recomputed else nullcontext():
         called, each = in_memory(samples, lambda batch: _of_batch(renderer, batch, point))
     grads = [torch.cat(parts) for parts in zip(*(grads for grads, _ in each), strict=True)]
     return grads, torch.cat([ends for _, ends in each], 1), called

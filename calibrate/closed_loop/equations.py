@@ -1,7 +1,8 @@
 """Normal equations of one segment, summed over samples, tokens and combinations of the latents."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor
 from cachesmith.calibrate.closed_loop.axes import AXES, axes
 from cachesmith.calibrate.closed_loop.lanes import Schedule
 from cachesmith.calibrate.closed_loop.loop import Note
+from cachesmith.sampling.out_of_memory import out_of_memory
 
 OWN = 0.5
 """Part of the ridge on a channel that is weighted by its own energy; the rest is the same for all channels."""
@@ -173,16 +175,22 @@ class Equations:
             total += each.to(self.device)
         return total
 
-    def without(self, theta: Tensor, factor: float) -> Tensor:
-        """Every fold's solution by the equations of all others: [folds, lanes, AXES, channels]."""
-        folds, total, target = len(self.gram), self.total(), self.target(theta)
+    def together(self, target: Tensor, factor: float) -> Tensor:
+        """The solution by all equations: [lanes, AXES, channels]. target: see there."""
+        return solve(lambda: self.damped(self.total(), factor), target.sum(0)).view(self.shape)
+
+    def without(self, target: Tensor, factor: float) -> Tensor:
+        """Every fold's solution by the equations of all others: [folds, lanes, AXES, channels]. target: see there."""
+        folds, right = len(self.gram), target.sum(0) - target
         if folds == 1:
-            return solve(self.damped(total, factor), target[0]).view_as(theta)
-        found = []
-        for fold in range(folds):
-            others = self.damped(total - self.gram[fold].to(self.device), factor * (1 - 1 / folds))
-            found.append(solve(others, target.sum(0) - target[fold]))
-        return torch.stack(found).view_as(theta)
+            return self.together(target, factor)[None]
+        total, part = self.total(), factor * (1 - 1 / folds)
+        found = [solve(partial(self._others, total, fold, part), right[fold]) for fold in range(folds)]
+        return torch.stack(found).view(folds, *self.shape)
+
+    def _others(self, total: Tensor, fold: int, factor: float) -> Tensor:
+        gram = self.gram[fold].to(self.device, copy=True)
+        return self.damped(torch.sub(total, gram, out=gram), factor)
 
     def damped(self, matrix: Tensor, factor: float) -> Tensor:
         """Add the ridge to `matrix`, in place.
@@ -277,15 +285,25 @@ def _changes(note: Note, mask: str, index: tuple[Tensor, Tensor]) -> tuple[Tenso
     return torch.stack(sizes), torch.stack(changes)
 
 
-def solve(matrix: Tensor, right: Tensor) -> Tensor:
-    """Solve a positive definite system; in float64 where float32 does not see that it is one."""
-    solution: Tensor
-    factor, failed = torch.linalg.cholesky_ex(matrix)
-    if int(failed):
-        solution = torch.linalg.solve(matrix.double(), right.double())
-        return solution.float()
-    solution = torch.cholesky_solve(right[:, None], factor)[:, 0]
-    return solution
+def solve(matrix: Callable[[], Tensor], right: Tensor) -> Tensor:
+    """Solve a positive definite system that `matrix` makes; in float64 where float32 does not see that it is one.
+
+    Its factor takes the matrix's place: both together may not fit.
+    """
+    lower, failed = matrix().mT, torch.empty((), dtype=torch.int32, device=right.device)
+    torch.linalg.cholesky_ex(lower, out=(lower, failed))
+    if not int(failed):
+        solution: Tensor = torch.cholesky_solve(right[:, None], lower)[:, 0]
+        return solution
+    del lower
+    with out_of_memory():
+        return _exactly(matrix(), right)
+    return _exactly(matrix().cpu(), right.cpu()).to(right.device)
+
+
+def _exactly(matrix: Tensor, right: Tensor) -> Tensor:
+    solution: Tensor = torch.linalg.solve(matrix.double(), right.double())
+    return solution.float()
 
 
 def factored(matrix: Tensor) -> Tensor:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from cachesmith.calibrate.closed_loop.axes import AXES, Segment, segments
-from cachesmith.calibrate.closed_loop.equations import Equations, factored, solve
+from cachesmith.calibrate.closed_loop.equations import Equations, factored
 from cachesmith.calibrate.closed_loop.lanes import Rows, Schedule, corrected, line_weights
 from cachesmith.calibrate.closed_loop.walk import Start
 from cachesmith.calibrate.fleet.shards import Shards
@@ -167,11 +167,11 @@ class SegmentFitter:
             if self.hold:
                 break
             grid = self.ridges if turn else CAUTIOUS
-            factor, found, walked = self._turn(segment, equations, theta, grid, best.error)
+            target = equations.target(theta)
+            factor, found, walked = self._turn(segment, equations, target, grid, best.error)
             if walked.error >= best.error:
                 break
-            matrix, right = equations.damped(equations.total(), factor), equations.target(theta).sum(0)
-            together = solve(matrix, right).view_as(theta[0])
+            together = equations.together(target, factor)
             before_turn, best, theta, ridge = best.error, walked, found, factor
             if turn and best.error > WORTH * before_turn:
                 break
@@ -184,7 +184,7 @@ class SegmentFitter:
         self._fit.curvatures.append(Curvature(segment, lower, ridge, before.error, best.error, best.squares))
 
     def _turn(
-        self, segment: Segment, equations: Equations, theta: Tensor, grid: Sequence[float], least: float
+        self, segment: Segment, equations: Equations, target: Tensor, grid: Sequence[float], least: float
     ) -> tuple[float, Tensor, Walked]:
         """The ridge of the grid whose out-of-fold weights end closest, these weights, and where they end.
 
@@ -195,7 +195,7 @@ class SegmentFitter:
 
         def error(place: int) -> float:
             if place not in turns:
-                found = equations.without(theta, grid[place])
+                found = equations.without(target, grid[place])
                 closest = min([least, *(walked.error for _, _, walked in turns.values())])
                 turns[place] = grid[place], found, self._walked(segment, found, closest)
             return turns[place][2].error

@@ -1,9 +1,8 @@
 """Gradients through a sampling run that does not keep the insides of its blocks."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import wraps
-from itertools import chain
 from typing import Any
 
 import torch
@@ -11,6 +10,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten, tree_unflatten
 from torch.utils.checkpoint import checkpoint
 
+from cachesmith.calibrate.closed_loop.host import Host
 from cachesmith.runtime.hooks.module_calls import Forward
 from cachesmith.runtime.hooks.patch import patched
 from cachesmith.runtime.models.units import block_lists
@@ -20,18 +20,33 @@ from cachesmith.runtime.models.units import block_lists
 def recomputed(*transformers: nn.Module, on_host: bool = False) -> Iterator[None]:
     """Keep the inputs of every block alone, and compute it again for its gradients (arXiv 1604.06174).
 
-    on_host: those inputs that have gradients wait in the host's memory.
-    Gradients stay what they are. To be entered before a runner is attached: diffusers' own switch stands around the
-    runner, which would be told of every computation twice.
+    on_host: these inputs, and what else a backward pass needs, wait in the host's memory. Gradients stay what they are.
+    To be entered before a runner is attached: diffusers' own switch stands around the runner, which would be told of
+    every computation twice.
     """
+    host = Host() if on_host else None
     with ExitStack() as stack:
-        for _, block in chain.from_iterable(block_lists(transformer) for transformer in transformers):
-            name = "forward" if block._compiled_call_impl is None else "_compiled_call_impl"
-            stack.enter_context(patched(block, name, _checkpointed(getattr(block, name), on_host)))
+        for transformer in transformers:
+            for _, block in block_lists(transformer):
+                name = "forward" if block._compiled_call_impl is None else "_compiled_call_impl"
+                stack.enter_context(patched(block, name, _checkpointed(getattr(block, name), host)))
+            if host is not None:
+                stack.enter_context(patched(transformer, "forward", _waiting(transformer, host)))
         yield
 
 
-def _checkpointed(original: Forward, on_host: bool) -> Forward:
+def _waiting(transformer: Any, host: Host) -> Forward:
+    original = transformer.forward
+
+    @wraps(original)
+    def forward(*args: Any, **kwargs: Any) -> Any:
+        with host.saving(transformer):
+            return original(*args, **kwargs)
+
+    return forward
+
+
+def _checkpointed(original: Forward, host: Host | None) -> Forward:
     @wraps(original)
     def forward(*args: Any, **kwargs: Any) -> Any:
         if not torch.is_grad_enabled():
@@ -40,7 +55,7 @@ def _checkpointed(original: Forward, on_host: bool) -> Forward:
         # the rest is shared by all blocks, and stays
         moving = [i for i, leaf in enumerate(leaves) if isinstance(leaf, Tensor) and leaf.requires_grad]
         resting = [None if i in moving else leaf for i, leaf in enumerate(leaves)]
-        inputs = _Inputs([leaves[i] for i in moving], on_host)
+        inputs = _Inputs([leaves[i] for i in moving], host)
 
         def compute() -> Any:
             given = [*resting]
@@ -60,15 +75,12 @@ class _Inputs:
     Gradients flow along the graph of the first time; of the second, values alone are used.
     """
 
-    def __init__(self, tensors: list[Tensor], on_host: bool):
+    def __init__(self, tensors: list[Tensor], host: Host | None):
         self._first = tensors
-        # not pinned: that rounds every tensor up to a power of two
-        self._kept = (
-            [(each.device, each.detach().to("cpu", copy=True)) for each in tensors] if on_host else []
-        )
+        self._kept: list[Callable[[], Tensor]] = [] if host is None else [host.keep(each) for each in tensors]
 
     def __call__(self) -> list[Tensor]:
         tensors = self._first
         if self._kept:
             self._first = []
-        return tensors or [each.to(device).requires_grad_() for device, each in self._kept]
+        return tensors or [kept().requires_grad_() for kept in self._kept]

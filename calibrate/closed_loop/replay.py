@@ -8,13 +8,15 @@ After step `stop` the call is left by an exception. Prompts are encoded once.
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
-from functools import partial, wraps
+from functools import wraps
 from types import MethodType
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_leaves
 
+from cachesmith.calibrate.closed_loop.offload import bring, bring_for_gradients
 from cachesmith.runtime.hooks.patch import patched
 from cachesmith.runtime.models.denoisers import denoisers
 from cachesmith.sampling.render import device_of
@@ -55,9 +57,9 @@ def replayed(
     """
     trace = ReplayTrace(samples)
     with ExitStack() as stack:
-        answering = _Answering(known, trace, partial(device_of, pipe))
+        answering = _Answering(known, trace, pipe)
         for transformer in denoisers(pipe).values():
-            stack.enter_context(patched(transformer, "forward", answering(transformer.forward)))
+            stack.enter_context(patched(transformer, "forward", answering(transformer)))
         stack.enter_context(_stepping(pipe.scheduler, trace, stop))
         if prompts is not None and hasattr(pipe, "encode_prompt"):
             stack.enter_context(patched(pipe, "encode_prompt", _once(pipe.encode_prompt, prompts)))
@@ -68,19 +70,24 @@ def replayed(
 class _Answering:
     """Wraps the forwards of all denoisers: calls of a step come in the same order every time."""
 
-    def __init__(self, known: Results, trace: ReplayTrace, device: Callable[[], torch.device]):
-        self.known, self.trace, self.device = known, trace, device
+    def __init__(self, known: Results, trace: ReplayTrace, pipe: Any):
+        self.known, self.trace, self.pipe = known, trace, pipe
         self._step, self._calls = 0, 0
 
-    def __call__(self, forward: Callable[..., Any]) -> Callable[..., Any]:
+    def __call__(self, transformer: Any) -> Callable[..., Any]:
+        forward, every = transformer.forward, [*denoisers(self.pipe).values()]
+
         @wraps(forward)
         def answered(*args: Any, **kwargs: Any) -> Any:
             step, call = self._place()
             known = self.known[step][call] if step < len(self.known) else None
             if known is None:
+                bring(transformer, every)
                 result = forward(*args, **kwargs)
+                bring_for_gradients(tree_leaves(result), transformer, every)
             else:
-                result = _made(known, lambda tensor: tensor.to(self.device(), copy=True))
+                device = device_of(self.pipe)
+                result = _made(known, lambda tensor: tensor.to(device, copy=True))
             if not torch.is_grad_enabled():
                 results = self.trace.results
                 results.extend([] for _ in range(step + 1 - len(results)))

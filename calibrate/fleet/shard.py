@@ -102,7 +102,7 @@ class Shard:
             place: tuple(n for n in group.numbers if n in numbers) for place, group in self.groups.items()
         }
         some = [part for place, own in wanted.items() if own for part in self._part(place, own)]
-        grads, ends, called = descent.gradients(self.renderer, some, point, self.where.inputs_on_host)
+        grads, ends, called = descent.gradients(self.renderer, some, point, self.where.graph_on_host)
         self._at_once = max(map(len, called)) if len(called) > len(some) else self._at_once
         return grads, ends
 

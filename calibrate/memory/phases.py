@@ -88,28 +88,29 @@ class _Held:
         )
 
     def _solved(self) -> int:
-        """All folds' sum, that without one, and its factor."""
-        return 4 * self.gram
+        """All folds' sum, and that without one, in whose place its factor is made."""
+        return 2 * self.gram
 
     def gradients(self) -> int:
-        """A cached run with its graph from the second computed step on, and one step's backward pass."""
-        each, batch = self.sizes, self.where.gradient_batch
+        """A cached run with its graph, what is remembered meanwhile, and one step's backward pass."""
+        each, batch, on_host = self.sizes, self.where.gradient_batch, self.where.graph_on_host
         step = each.recomputed if self.where.recomputed else each.computed
-        most = 0
-        for mask in self.masks:
-            computed = mask.count("C") + mask.count("H") / 2 - 1
-            forecast = len(mask) - mask.count("C") - mask.count("H") / 2
-            kept = step.graph - self._inputs()
-            graph = computed * (kept + 2 * each.feature) + forecast * (each.tail + each.feature)
-            most = max(most, int(graph))
+        graph = self.history if on_host else self._run_graph()
         weights = len(self.masks[0]) * RAW * self.lanes * each.channels * FLOAT_SIZE
         run = each.latents * (self.plan.steps + 1) + each.prompt
         remembered = self.plan.samples * self.history if self.where.history else 0
-        return self.weights() + remembered + batch * (most + step.backward + run + 2 * weights) + self.gram
+        return self.weights() + remembered + batch * (graph + step.backward + run + 2 * weights) + self.gram
 
-    def _inputs(self) -> int:
-        """Of one step's blocks, where these wait on the host."""
-        return self.sizes.inputs if self.where.recomputed and self.where.inputs_on_host else 0
+    def _run_graph(self) -> int:
+        """What one sample's backward pass needs, from the second computed step on."""
+        each, most = self.sizes, 0.0
+        step = each.recomputed if self.where.recomputed else each.computed
+        for mask in self.masks:
+            computed = mask.count("C") + mask.count("H") / 2 - 1
+            forecast = len(mask) - mask.count("C") - mask.count("H") / 2
+            graph = computed * (step.graph + 2 * each.feature) + forecast * (each.tail + each.feature)
+            most = max(most, graph)
+        return int(most)
 
     def policies(self) -> int:
         """A policy's weights, and what its runs remember."""
@@ -129,9 +130,9 @@ class _Held:
         return self._host_after_fit() + FOLDS * self.gram + self.plan.samples * self.sizes.result * longest
 
     def host_of_gradients(self) -> int:
-        """What least squares leave, and inputs of the blocks of all computed steps but the first."""
-        computed = max(mask.count("C") + mask.count("H") / 2 - 1 for mask in self.masks)
-        return self._host_after_fit() + int(self.where.gradient_batch * computed * self._inputs())
+        """What least squares leave, and a run's graph where that waits here."""
+        graph = self.where.gradient_batch * self._run_graph() if self.where.graph_on_host else 0
+        return self._host_after_fit() + graph
 
     def _host_after_fit(self) -> int:
         """References, histories that rest here, what runs returned, and factors of all segments."""
@@ -167,8 +168,8 @@ def placed(
             found = replace(found, gradient_batch=found.gradient_batch // 2)
         elif over and not found.recomputed and twice:
             found = replace(found, recomputed=True)
-        elif over and found.recomputed and not found.inputs_on_host:
-            found = replace(found, inputs_on_host=True)
+        elif over and found.recomputed and not found.graph_on_host:
+            found = replace(found, graph_on_host=True)
         elif found.batch > least:
             found = replace(found, batch=max(least, found.batch // 2))
         else:

@@ -9,15 +9,15 @@ USUAL_BATCH = 8
 @dataclass(frozen=True)
 class Placement:
     """What is on the device: batch, gradient_batch: samples at once; history: what is remembered of all samples rests
-    there; recomputed: blocks are computed twice for their gradients; inputs_on_host: what goes into them waits on the
-    host for the second time; offload: a component rests on the host while another computes.
+    there; recomputed: blocks are computed twice for their gradients; graph_on_host: what a backward pass needs of
+    them waits on the host; offload: a component rests on the host while another computes.
     """
 
     batch: int = USUAL_BATCH
     gradient_batch: int = USUAL_BATCH
     history: bool = True
     recomputed: bool = False
-    inputs_on_host: bool = False
+    graph_on_host: bool = False
     offload: bool = False
 
     def __str__(self) -> str:
@@ -30,7 +30,7 @@ class Placement:
         """In words, what no option says."""
         host = [
             *([] if self.history else ["what is remembered of samples"]),
-            *(["blocks' inputs"] if self.inputs_on_host else []),
+            *(["what gradients need"] if self.graph_on_host else []),
         ]
         rest = f"; on the host: {', '.join(host)}" if host else ""
         return f"{self.gradient_batch} at once for gradients{rest}"

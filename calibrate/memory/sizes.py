@@ -37,7 +37,7 @@ class Sizes:
 
     Bytes of one sample: latents; result: what the transformer returns in a step; prompt: what it is given; feature: the
     image stream between blocks, in all calls of a step; computed, recomputed: a step with gradients, the latter with
-    blocks computed twice; inputs: what goes into all blocks of a step; tail: what a step keeps beyond its blocks;
+    blocks computed twice; tail: what a step keeps beyond its blocks;
     decode: at most in the decoder; image: in float32.
     """
 
@@ -48,7 +48,6 @@ class Sizes:
     feature: int
     computed: Kept
     recomputed: Kept
-    inputs: int
     tail: int
     decode: int
     image: int
@@ -105,7 +104,6 @@ def sizes_of(renderer: Renderer, request: Request) -> Sizes:
         feature=sum(each.feature for each in stream),
         computed=computed,
         recomputed=kept,
-        inputs=min(inputs, kept.graph),
         tail=max(0, kept.graph - inputs),
         decode=decode,
         image=image,

@@ -8,8 +8,9 @@ from torch import Tensor
 from cachesmith.calibrate.closed_loop.axes import AXES, Segment
 from cachesmith.calibrate.closed_loop.batch import Batch
 from cachesmith.calibrate.closed_loop.combinations import combinations, tokens_of
-from cachesmith.calibrate.closed_loop.equations import Equations, factored
+from cachesmith.calibrate.closed_loop.equations import Equations, factored, solve
 from cachesmith.calibrate.closed_loop.lanes import Schedule, corrected, line_weights
+from cachesmith.calibrate.memory.live_bytes import LiveBytes, bytes_of
 from cachesmith.sampling.render import Renderer
 
 CHANNELS = 32
@@ -117,7 +118,7 @@ def test_an_axis_that_is_rounding_gets_no_weights_and_one_that_is_missing_none()
     equations.gram += torch.diag(sizes)
     equations.energy += sizes.view(1, AXES, 4)
     equations.right += 1e-6 * sizes.sign()
-    found = equations.without(torch.zeros(1, *equations.shape), 1e-2)
+    found = equations.without(equations.target(torch.zeros(1, *equations.shape)), 1e-2)
     assert float(found.abs().max()) < 0.1 and not found[..., -1, :].any()
 
 
@@ -126,9 +127,9 @@ def test_a_folds_weights_never_saw_its_targets() -> None:
     theta = torch.zeros(3, *equations.shape)
     equations.gram += torch.eye(equations.gram.shape[1])
     equations.energy += 1.0
-    before = equations.without(theta, 0.1)
+    before = equations.without(equations.target(theta), 0.1)
     equations.right[0] += 1.0
-    after = equations.without(theta, 0.1)
+    after = equations.without(equations.target(theta), 0.1)
     assert torch.equal(before[0], after[0]) and not torch.allclose(before[1:], after[1:])
 
 
@@ -147,3 +148,17 @@ def test_attention_after_the_blocks_mixes_tokens() -> None:
     heads = forecast.view(1, 16, 1, 8).transpose(1, 2)
     end = torch.nn.functional.scaled_dot_product_attention(heads, heads, heads)
     assert tokens_of(end.transpose(1, 2).flatten(2), forecast) is None
+
+
+def test_a_solution_takes_one_matrix_and_is_exact_where_float32_sees_no_positive_one() -> None:
+    rows = torch.randn(300, 200, generator=torch.Generator().manual_seed(0))
+    matrix, right = rows.T @ rows, rows[0, :200].clone()
+    with LiveBytes() as mode:
+        found = solve(matrix.clone, right)
+        assert mode.peak < 1.1 * bytes_of(matrix)
+    exact = torch.linalg.solve(matrix.double(), right.double())
+    assert torch.allclose(found.double(), exact, rtol=1e-3, atol=1e-5)
+    singular = rows[:10].T @ rows[:10] + 1e-5 * torch.diag(torch.linspace(0.1, 1, 200))
+    assert int(torch.linalg.cholesky_ex(singular)[1])
+    wanted = torch.linalg.solve(singular.double(), right.double()).float()
+    assert torch.equal(solve(singular.clone, right), wanted)

@@ -33,7 +33,7 @@ def test_what_is_chosen_is_kept_in_the_work_folder(
         return choice.choose(pipe, some, settings(tmp_path, **ASKED | given), key)
 
     assert chosen(None) == Placement(8, 4) and "memory:" not in capsys.readouterr().err
-    least = Placement(1, 1, history=False, recomputed=True, inputs_on_host=True)
+    least = Placement(1, 1, history=False, recomputed=True, graph_on_host=True)
     assert chosen(1) == least
     said = capsys.readouterr().err
     assert "memory: --batch 1 --gradient-checkpointing; 1 at once for gradients; on the host:" in said
@@ -59,7 +59,7 @@ def test_little_memory_is_kept_to_and_leaves_the_policy_as_it_is(
     least = run(tmp_path / "least", **ASKED)
     said = capsys.readouterr().err
     assert "memory: --batch 1" in said and "what is remembered of samples" in said
-    assert made == [Placement(8, 4), Placement(1, 1, history=False, recomputed=True, inputs_on_host=True)]
+    assert made == [Placement(8, 4), Placement(1, 1, history=False, recomputed=True, graph_on_host=True)]
     assert least.document.profiles["4x"].gate == whole.document.profiles["4x"].gate
     for name, array in whole.arrays.items():
         torch.testing.assert_close(
