@@ -220,6 +220,7 @@ def calibrate(
     if report is not None:
         need("matplotlib")
         check_folder(report, "--report")
+    hush_libraries()
 
     from cachesmith.calibrate import CalibrationConfig
     from cachesmith.sampling.requests import completed, read_prompts, requests
@@ -299,7 +300,6 @@ def _tell_plan(
     if config.seconds is not None:
         raise CachesmithError("--time is known only once a batch is timed; give --budget with --dry-run")
     check_model_name(model, loading)
-    hush_libraries()
     place = device(loading.device)
     dtype, offloaded = loading.dtype or usual_dtype(place), offload is OffloadOption.model
     memory = memory_plan(Path(model), config, requests, dtype, free_memory(place), offloaded)
