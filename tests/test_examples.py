@@ -20,6 +20,7 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     "fashion_dit": ("fashion", {"guidance_scale": 1.5}),
     "fashion_flux": ("fashion-flux", {}),
 }
+FOLDERS = (*MODELS, "moving_wan")
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
@@ -37,7 +38,7 @@ def test_the_fast_profile_is_fast_and_close(name: str) -> None:
     assert float(psnr(renderer(asked).images, cached.images).min()) > 28
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", FOLDERS)
 def test_a_model_folder_is_a_plain_pipeline(name: str) -> None:
     folder = EXAMPLES / name / "model"
     index = json.loads((folder / "model_index.json").read_text())
@@ -47,8 +48,24 @@ def test_a_model_folder_is_a_plain_pipeline(name: str) -> None:
     assert sum(file.stat().st_size for file in folder.rglob("*") if file.is_file()) < 25 * 2**20
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", FOLDERS)
 def test_no_configuration_tells_where_it_was_trained(name: str) -> None:
     """diffusers writes the folder a part was loaded from; delete that line after training."""
     found = list((EXAMPLES / name / "model").rglob("*.json"))
     assert found and not [path for path in found if "_name_or_path" in json.loads(path.read_text())]
+
+
+def test_what_moves_goes_where_the_caption_says() -> None:
+    """By more than half of the way that items go in the data; both experts are asked."""
+    folder = EXAMPLES / "moving_wan"
+    pipe: Any = DiffusionPipeline.from_pretrained(folder / "model", dtype=torch.float32)
+    pipe.set_progress_bar_config(disable=True)
+    every = requests(read_prompts(folder / "prompts.jsonl"), 40, SEED)
+    wanted = tuple(request for request in every if "sneaker" in request.arguments["prompt"])
+    videos = Renderer(pipe, 8, batch=4)(wanted).images
+    brightness = videos.mean(2)[:, [0, -1]]
+    place = torch.arange(32.0)
+    x, y = ((brightness.sum(d) * place).sum(-1) / brightness.sum((2, 3)) for d in (2, 3))
+    asked = [request.arguments["prompt"].split()[-1] for request in wanted]
+    moved = dict(zip(asked, torch.stack([x[:, 1] - x[:, 0], y[:, 1] - y[:, 0]], 1).tolist(), strict=True))
+    assert moved["left"][0] < -5 < 5 < moved["right"][0] and moved["up"][1] < -5 < 5 < moved["down"][1]
