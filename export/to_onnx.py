@@ -108,7 +108,7 @@ def _complete_torchlib() -> None:
     from onnxscript.onnx_opset import opset18
 
     @torch_op("aten::unsqueeze", complex=True, trace_only=True)  # type: ignore[untyped-decorator]
-    def unsqueeze(self: Any, dim: int) -> Any:
+    def unsqueeze(self, dim: int):  # type: ignore[no-untyped-def]
         return opset18.Unsqueeze(self, [dim if dim >= 0 else dim - 1])
 
 

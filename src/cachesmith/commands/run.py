@@ -22,7 +22,7 @@ from cachesmith.commands.pipeline import (
     with_negative,
 )
 from cachesmith.commands.shared.memory import peak_memory, reset_peak
-from cachesmith.commands.shared.saving import FPS, check_files, check_kind, file_names, save_samples
+from cachesmith.commands.shared.saving import FPS, check_files, check_kind, file_names, kind, save_samples
 from cachesmith.policies import CachesmithError, Policy, load, preset
 from cachesmith.progress import stage
 
@@ -135,7 +135,7 @@ def run(
     files = file_names(out, count, separate)
     save_samples(pictures.images, files, fps, _sampling_rate(pipe))
     facts = _facts(renderer, stats, seconds, len(requests), files)
-    print_json(facts) if json else _print(facts)
+    print_json(facts) if json else _print(facts, kind(out))
 
 
 def _policy(path: Path | None, profile: str | None, token: str | None) -> Policy | None:
@@ -218,11 +218,11 @@ def _facts(
     }
 
 
-def _print(facts: dict[str, Any]) -> None:
+def _print(facts: dict[str, Any], sample: str) -> None:
     files = facts["files"] if len(facts["files"]) < 4 else [facts["files"][0], "...", facts["files"][-1]]
     memory = facts["peak_memory_bytes"]
     say(
-        f"{facts['pictures']} picture(s) in {facts['seconds']:.2f} s, {facts['seconds_per_picture']:.2f} s each, "
+        f"{facts['pictures']} {sample}(s) in {facts['seconds']:.2f} s, {facts['seconds_per_picture']:.2f} s each, "
         f"computed {facts['nfc']:.2f} of {facts['steps']} steps, cache {facts['cache_bytes'] / 2**20:.2f} MiB"
         + ("" if memory is None else f", peak memory {memory / 2**30:.2f} GiB")
         + f" -> {', '.join(files)}"
