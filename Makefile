@@ -8,6 +8,7 @@ PROMPTS := --prompts examples/fashion_dit/prompts.jsonl
 FLUX := examples/fashion_flux/model --prompts examples/fashion_flux/prompts.jsonl
 EFFORT ?= --budget 100 --heldout 32 --batch 40
 FULL := --budget 1000 --heldout 64
+USUAL := --budget 100 --heldout 32 --batch 8
 COST_DIT := $(MODEL) $(PROMPTS) --guidance-scale 1.5 --policy examples/fashion_dit/fashion.policy.safetensors
 COST_FLUX := $(FLUX) --policy examples/fashion_flux/fashion-flux.policy.safetensors
 NEVER_SEEN := --seed 555000000 --batch 40
@@ -15,7 +16,7 @@ RACE := --samples 32 --screen 8 --batch 8 --repeats 5
 MEASURE ?= --samples 32 --repeats 1
 JOBS ?= 2
 
-.PHONY: install demo test check slow gpu bench peers cost clean
+.PHONY: install demo test check slow gpu bench reports peers cost clean
 
 install: $(VENV)/installed
 
@@ -58,12 +59,19 @@ bench: install                     ## carry on the committed policies, and front
 	$(BIN)/cachesmith calibrate $(MODEL) $(PROMPTS) --guidance-scale 1.5 $(FULL) \
 	  --speedup 3.5 --speedup 5 --speedup 7 --speedup 8.33 --speedup 6.25 --speedup 5.55 --speedup 3.84 --speedup 3.7 \
 	  --from examples/fashion_dit/fashion.policy.safetensors \
-	  --out examples/fashion_dit/fashion.policy.safetensors --report benchmarks/fashion_dit/report --force
+	  --out examples/fashion_dit/fashion.policy.safetensors --force
 	$(BIN)/cachesmith calibrate $(FLUX) $(FULL) --speedup 3.5 --speedup 5 --speedup 7 --speedup 10 --speedup 8.33 --speedup 6.25 \
 	  --from examples/fashion_flux/fashion-flux.policy.safetensors \
-	  --out examples/fashion_flux/fashion-flux.policy.safetensors --report benchmarks/fashion_flux/report --force
+	  --out examples/fashion_flux/fashion-flux.policy.safetensors --force
 	$(BIN)/python benchmarks/front.py --policy examples/fashion_dit/fashion.policy.safetensors \
 	  --out benchmarks/fashion_dit
+
+reports: install                   ## the committed reports: what a calibration of the usual cost writes (a quarter of an hour)
+	mkdir -p $(OUT)
+	OMP_NUM_THREADS=1 $(BIN)/cachesmith calibrate $(FLUX) $(USUAL) --force \
+	  --out $(OUT)/fashion-flux.policy.safetensors --report benchmarks/fashion_flux/report
+	OMP_NUM_THREADS=1 $(BIN)/cachesmith calibrate $(MODEL) $(PROMPTS) --guidance-scale 1.5 $(USUAL) --force \
+	  --out $(OUT)/fashion.policy.safetensors --report benchmarks/fashion_dit/report
 
 peers: install                     ## all known caches side by side: the README's tables (hours; an interrupted run goes on)
 	$(BIN)/python benchmarks/fetch_lpips.py $(VENV)/lpips-vgg.safetensors

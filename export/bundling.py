@@ -17,7 +17,7 @@ from cachesmith.export.prove import prove
 from cachesmith.export.record import PartCall, check_shared, interface_of
 from cachesmith.export.shapes import axis_ranges, specs
 from cachesmith.export.to_onnx import describe_model, require_onnx, write_onnx
-from cachesmith.policies import Policy
+from cachesmith.policies import Policy, resolve_policy
 from cachesmith.policies.bundle.files import describe_file
 from cachesmith.policies.bundle.manifest import Manifest, SegmentEntry
 from cachesmith.runtime.engines.onnxruntime_backend import onnxruntime_module
@@ -35,13 +35,14 @@ class Exported:
 
 def export_bundle(
     pipe: Any,
-    policy: Policy,
+    policy: Policy | str | os.PathLike[str],
     out: str | os.PathLike[str],
     config: ExportConfig | None = None,
     report: Report = lambda *_: None,
 ) -> Exported:
     """Export what `policy` computes as wholes of `pipe.transformer`, prove it against torch, and build engines.
 
+    policy: a policy, or what names one, as for `apply`.
     Samples `config.requests` once, unless every graph is there already. What is finished is kept: after an export that
     ended early, however it did, the same one goes on. An older bundle in `out` stays valid until the new one is whole.
     Raises `EngineError`, also when `policy` is for several denoisers, another export writes there, or the disk is full.
@@ -49,6 +50,7 @@ def export_bundle(
     require_onnx()
     onnxruntime_module()
     config = config or ExportConfig()
+    policy = resolve_policy(policy)
     parts, job, folder = parts_of(pipe, policy, config), make_job(pipe, policy, config), Path(out)
     with workshop(folder) as work:
         keys = {part.name: part_key(job, part) for part in parts}

@@ -15,7 +15,7 @@ from cachesmith.policies.document import (
     canonical,
 )
 from cachesmith.policies.errors import CachesmithError, EngineError, PolicyError
-from cachesmith.policies.file.io import SUFFIX, decode, encode, load, save
+from cachesmith.policies.file.io import SUFFIX, decode, encode, load, resolve_policy, save
 from cachesmith.policies.file.migrations import MIGRATIONS, upgrade
 from cachesmith.policies.forecaster import (
     Band,
@@ -139,6 +139,7 @@ __all__ = [
     "preset",
     "remap",
     "resample_ratios",
+    "resolve_policy",
     "save",
     "unbound",
     "upgrade",

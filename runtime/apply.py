@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import nn
 
-from cachesmith.policies import Policy, PolicyError
+from cachesmith.policies import Policy, PolicyError, resolve_policy
 from cachesmith.runtime.denoiser import Denoiser, denoisers_of
 from cachesmith.runtime.engines.bundle import BoundEngines, Engines, bind_engines
 from cachesmith.runtime.engines.drop_weights import check_droppable
@@ -22,7 +22,7 @@ from cachesmith.runtime.runs.session import Session
 @contextmanager
 def apply(
     pipe: Any,
-    policy: Policy,
+    policy: Policy | str | os.PathLike[str],
     profile: str | None = None,
     *,
     scheduler: Any = None,
@@ -35,6 +35,7 @@ def apply(
     pipe: a diffusers pipeline, or a transformer (then pass its `scheduler`). Every denoiser that a pipeline has is
     counted in one session: those after the first (`transformer_2`) run under their part of the policy, or under all of
     it if it is bound to no model, and are otherwise computed at every step, which is told.
+    policy: a policy or, as `load` takes it, the path of its file or `user/name` on the Hugging Face Hub.
     profile: a profile of the policy; by default its only one, or `balanced`.
     memory_budget: largest cache in bytes; the first step is refused with the exact figure if it needs more.
     bundle: engines that compute the units, as a folder or, loaded once for many calls, from `open_bundle`.
@@ -45,7 +46,7 @@ def apply(
     """
     named, followed = denoisers(pipe), _scheduler(pipe, scheduler)
     clock = Clock(None if scheduler is not None else pipe)
-    attachment = Attachment(pipe, policy, clock, memory_budget, bundle, drop_torch_weights)
+    attachment = Attachment(pipe, resolve_policy(policy), clock, memory_budget, bundle, drop_torch_weights)
 
     def check_parts(*_: Any, **__: Any) -> None:
         _check_replaced(pipe, named)

@@ -1,5 +1,6 @@
 """A policy for the life of a server: `enable(pipe, policy)` beside the context manager `apply`."""
 
+import os
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -24,7 +25,9 @@ class _Enabled:
         return _Enabled, ()
 
 
-def enable(pipe: Any, policy: Policy, profile: str | None = None, **options: Any) -> Session:
+def enable(
+    pipe: Any, policy: Policy | str | os.PathLike[str], profile: str | None = None, **options: Any
+) -> Session:
     """Sample under `policy` from now on, until `disable(pipe)`. Takes what `apply` takes, and is as exact.
 
     The returned session's `use("fast")` changes the profile between requests; `stats.runs` tells of each request.

@@ -25,7 +25,8 @@ def nfc_front_figure(profiles: Mapping[str, _Point]) -> Figure:
         axes.annotate(names, point, xytext=(6, -10), textcoords="offset points", fontsize=8)
     shown = [nfc for nfc, _ in profiles.values()]
     axes.set(xlabel="full computations per picture (NFC)", ylabel="PSNR to the uncached picture, dB")
-    axes.set(xlim=(0, 2.2 * max(shown)), ylim=(15, max(p for _, p in profiles.values()) + 12))
+    axes.set_xlim(0, 1.2 * max(shown))
+    axes.margins(y=0.2)
     axes.grid(alpha=0.3)
     axes.legend(fontsize=8)
     return figure

@@ -50,6 +50,11 @@ def load(
         return _decode(_read(source))
 
 
+def resolve_policy(policy: Policy | str | os.PathLike[str]) -> Policy:
+    """Return a policy as it is, and load one that is named by what `load` takes."""
+    return policy if isinstance(policy, Policy) else load(policy)
+
+
 def encode(policy: Policy) -> bytes:
     """Return the policy as the bytes of a policy file: equal policies give equal bytes."""
     # arrays can be written to after a policy was built, so they are checked once more

@@ -3,6 +3,7 @@
 import copy
 import gc
 import weakref
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,7 @@ import pytest
 from tests.tiny import Pipeline, sample_dit, sample_flux, tiny_dit
 
 import cachesmith
-from cachesmith.policies import Document, Interval, Modules, Policy, PolicyError, Profile, Stack
+from cachesmith.policies import Document, Interval, Modules, Policy, PolicyError, Profile, Stack, save
 from cachesmith.runtime import apply
 
 
@@ -33,6 +34,18 @@ def test_enabled_is_applied(dit: Pipeline) -> None:
     cachesmith.disable(dit)
     assert np.array_equal(sample_dit(dit), plain)
     cachesmith.disable(dit)
+
+
+def test_a_policy_may_be_named(dit: Pipeline, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file, cached = tmp_path / "two.policy.safetensors", under(dit, "fast")
+    save(two_profiles(), file)
+    for name in (file, str(file), "user/two"):
+        monkeypatch.setattr("cachesmith.policies.file.io.download", lambda *_: file)
+        with apply(dit, name, "fast"):
+            assert np.array_equal(sample_dit(dit), cached)
+        cachesmith.enable(dit, name, profile="fast")
+        assert np.array_equal(sample_dit(dit), cached)
+        cachesmith.disable(dit)
 
 
 def test_twice_is_refused_and_once_more_after_disabling_is_not(dit: Pipeline) -> None:
