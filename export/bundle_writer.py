@@ -27,11 +27,11 @@ from cachesmith.policies.bundle.manifest import (
 )
 
 PART, RECORD = ".part-", ".segment.json"
-_PARTS = r"(blocks-\d{3,}-\d{3,}|block-\d{3,}-[A-Za-z0-9_.]+)-[0-9a-f]{12}"
+_PARTS = r"([A-Za-z0-9_]+\.)?(blocks-\d{3,}-\d{3,}|block-\d{3,}-[A-Za-z0-9_.]+)-[0-9a-f]{12}"
 """Names of `Part`, with digests."""
 _RECORDED = re.compile(rf"\.{_PARTS}{re.escape(RECORD)}")
 LEFTOVER = re.compile(
-    rf"{re.escape(PART)}[0-9a-f]{{8}}|\.(manifest|\.block[\w.-]+)\.[0-9a-f]{{8}}\.part\.json"
+    rf"{re.escape(PART)}[0-9a-f]{{8}}|\.(manifest|\.(\w+\.)?block[\w.-]+)\.[0-9a-f]{{8}}\.part\.json"
 )
 """What only an export that is under way, or was killed, has in its folder."""
 MADE = re.compile(rf"{_PARTS}(-[0-9a-f]{{8}}\.onnx|\.onnx(\.data)?|\.engine)")

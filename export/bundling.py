@@ -40,12 +40,12 @@ def export_bundle(
     config: ExportConfig | None = None,
     report: Report = lambda *_: None,
 ) -> Exported:
-    """Export what `policy` computes as wholes of `pipe.transformer`, prove it against torch, and build engines.
+    """Export what `policy` computes as wholes of the pipeline's denoisers, prove it against torch, and build engines.
 
     policy: a policy, or what names one, as for `apply`.
     Samples `config.requests` once, unless every graph is there already. What is finished is kept: after an export that
     ended early, however it did, the same one goes on. An older bundle in `out` stays valid until the new one is whole.
-    Raises `EngineError`, also when `policy` is for several denoisers, another export writes there, or the disk is full.
+    Raises `EngineError`, also when another export writes there, or the disk is full.
     """
     require_onnx()
     onnxruntime_module()
@@ -75,20 +75,24 @@ def _graph(
     job: Job, part: Part, key: str, samples: list[PartCall], work: Path
 ) -> tuple[SegmentEntry, list[ParityRow]]:
     """Write the part's graph and prove it against its samples."""
-    face = interface_of(job.transformer, part, samples)
+    module = job.module(part)
+    face = interface_of(module, part, samples)
     check_shared(part, face)
     specs(face, samples[0])  # refuses what no engine takes, before anything is written
     path = work / f"{part.name}-{key[:12]}.onnx"
-    face = write_onnx(part_unit(job.transformer, part).members, face, samples, path, job.config.opset)
+    face = write_onnx(part_unit(module, part).members, face, samples, path, job.config.opset)
     inputs, outputs = specs(face, samples[0])
     entry = SegmentEntry(
         name=part.name,
+        denoiser=part.denoiser,
         start=part.start,
         stop=part.stop,
         module=part.module,
         inputs=inputs,
         outputs=outputs,
-        ranges=axis_ranges(face, inputs, samples, job.config, halved(job.policy, job.config)),
+        ranges=axis_ranges(
+            face, inputs, samples, job.config, halved(job.denoisers[part.denoiser].policy, job.config)
+        ),
         key=key,
         onnx=describe_file(path),
         data=take_file(work, f"{path.name}.data"),

@@ -1,7 +1,8 @@
 """One export: what is exported, and the keys by which its results are known again."""
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -19,26 +20,57 @@ from cachesmith.runtime.models.fingerprint import model_key
 
 
 @dataclass(frozen=True, eq=False)
+class Denoiser:
+    """One of the modules that are exported, and the part of the policy that it follows."""
+
+    module: nn.Module
+    policy: Policy
+    model: ModelKey
+
+
+@dataclass(frozen=True, eq=False)
 class Job:
-    """A checked order: the pipeline's transformer is exported for `policy` as `config` says."""
+    """A checked order: the pipeline's denoisers, by name, are exported for `policy` as `config` says."""
 
     pipe: Any
     policy: Policy
     config: ExportConfig
-    model: ModelKey
+    denoisers: dict[str, Denoiser]
     build: Build | None
     dtype: str
 
-    @property
-    def transformer(self) -> nn.Module:
-        """The module that is exported."""
-        found: nn.Module = self.pipe.transformer
-        return found
+    def module(self, part: Part) -> nn.Module:
+        """The denoiser that a part is of."""
+        return self.denoisers[part.denoiser].module
 
 
 def make_job(pipe: Any, policy: Policy, config: ExportConfig) -> Job:
     """Check that the pipeline can be exported; raise `EngineError` when it cannot."""
-    model = model_key(pipe.transformer, pipe)
+    found = {
+        name: Denoiser(module, own, model_key(module, pipe)) for name, module, own in _exported(pipe, policy)
+    }
+    for name, each in found.items():
+        _check_weights(name, each.model)
+    dtypes = {str(next(each.module.parameters()).dtype).removeprefix("torch.") for each in found.values()}
+    if len(dtypes) > 1:
+        raise EngineError(
+            f"{' and '.join(found)} are loaded in {' and '.join(sorted(dtypes))}; load both in one dtype"
+        )
+    build = None if config.target == "onnxruntime" else plan_build(config.target, config.build)
+    return Job(pipe, policy, config, found, build, dtypes.pop())
+
+
+def _exported(pipe: Any, policy: Policy) -> Iterator[tuple[str, nn.Module, Policy]]:
+    """The denoisers that the policy has something for: others are computed by torch."""
+    named = denoisers(pipe)
+    for name, module in named.items():
+        place = name if len(named) > 1 else MAIN
+        own = denoiser_policy(policy, place)
+        if own is not None:
+            yield place, module, own
+
+
+def _check_weights(name: str, model: ModelKey) -> None:
     if model.adapters:
         raise EngineError(
             f"LoRA {', '.join(model.adapters)} is loaded but not fused; pipe.fuse_lora(), then "
@@ -46,45 +78,42 @@ def make_job(pipe: Any, policy: Policy, config: ExportConfig) -> Job:
         )
     if model.weights_hash is None:
         raise EngineError(
-            "the transformer's weights are offloaded and cannot be read; export without offloading"
-        )
-    build = None if config.target == "onnxruntime" else plan_build(config.target, config.build)
-    dtype = str(next(pipe.transformer.parameters()).dtype).removeprefix("torch.")
-    return Job(pipe, policy, config, model, build, dtype)
-
-
-def refuse_several_denoisers(policy: Policy, named: Iterable[str]) -> None:
-    """Raise `EngineError` where `policy` is for several of a pipeline's denoisers: a bundle computes one of them."""
-    cached = [name for name in named if denoiser_policy(policy, name) is not None]
-    if len(cached) > 1:
-        raise EngineError(
-            f"policy {policy.document.name!r} is for {' and '.join(cached)}, and a bundle holds engines of {MAIN} "
-            "only; run it in torch, without a bundle"
+            f"the weights of {name} are offloaded and cannot be read; export without offloading"
         )
 
 
 def parts_of(pipe: Any, policy: Policy, config: ExportConfig) -> tuple[Part, ...]:
     """Return the parts that an export makes, without making them."""
-    refuse_several_denoisers(policy, denoisers(pipe))
-    return plan_parts(
-        policy,
-        pipe.transformer,
-        profiles=config.profiles,
-        segments=config.segments,
-        blockwise=config.blockwise,
-        limit=config.max_engine_gib * 2**30,
+    return tuple(
+        replace(part, denoiser=name)
+        for name, module, own in _exported(pipe, policy)
+        for part in plan_parts(
+            own,
+            module,
+            profiles=config.profiles,
+            segments=config.segments,
+            blockwise=config.blockwise,
+            limit=config.max_engine_gib * 2**30,
+        )
     )
 
 
 def part_key(job: Job, part: Part) -> str:
     """Digest of everything the part's graph and shape ranges depend on; not of the policy's other content."""
-    c = job.config
-    about = [part.name, job.model.transformer, job.model.config_hash, job.dtype, c.opset, versions()]
+    c, denoiser = job.config, job.denoisers[part.denoiser]
+    about = [
+        part.name,
+        denoiser.model.transformer,
+        denoiser.model.config_hash,
+        job.dtype,
+        c.opset,
+        versions(),
+    ]
     tokens = None if c.tokens is None else c.tokens.model_dump()
     shapes = [c.requests, steps_of(job.policy, c), c.pictures.model_dump(), tokens, c.prove]
-    if halved(job.policy, c):
+    if halved(denoiser.policy, c):
         shapes.append("halved")
-    return digest([about, shapes, weights_digest(part_unit(job.transformer, part).members)])
+    return digest([about, shapes, weights_digest(part_unit(denoiser.module, part).members)])
 
 
 def steps_of(policy: Policy, config: ExportConfig) -> int:
@@ -114,19 +143,42 @@ def record_parts(job: Job, parts: tuple[Part, ...], report: Report) -> dict[str,
             noise = torch.Generator().manual_seed(place)
             job.pipe(**{"output_type": "pt", "num_inference_steps": steps, "generator": noise, **request})
 
-    recorded = record(job.transformer, job.pipe.scheduler, parts, sample)
-    check_alike(recorded, parts)
+    recorded: dict[str, list[PartCall]] = {}
+    watched: Callable[[], None] = sample
+    for name, denoiser in job.denoisers.items():
+        own = tuple(part for part in parts if part.denoiser == name)
+        watched = partial(_record, recorded, denoiser.module, job.pipe.scheduler, own, watched)
+    watched()
     return recorded
+
+
+def _record(
+    recorded: dict[str, list[PartCall]],
+    module: nn.Module,
+    scheduler: Any,
+    parts: tuple[Part, ...],
+    sample: Callable[[], None],
+) -> None:
+    """Sample with one more denoiser watched."""
+    own = record(module, scheduler, parts, sample)
+    if idle := next((name for name, calls in own.items() if not calls), None):
+        raise EngineError(
+            f"{idle} is never called by the requests; export requests that every denoiser takes part in"
+        )
+    check_alike(own, parts)
+    recorded.update(own)
 
 
 def manifest_of(job: Job, segments: tuple[SegmentEntry, ...]) -> Manifest:
     """Return the manifest of the exported segments."""
+    models = {name: denoiser.model for name, denoiser in job.denoisers.items()}
     return Manifest.model_validate(
         {
             "target": job.config.target,
             "policy_id": job.policy.id,
             "policy_name": job.policy.document.name,
-            "model": job.model,
+            "model": models.pop(MAIN),
+            "models": models,
             "dtype": job.dtype,
             "opset": job.config.opset,
             "versions": versions(),

@@ -6,7 +6,7 @@ from itertools import pairwise
 
 from torch import nn
 
-from cachesmith.policies import EngineError, Modules, Policy, Segments
+from cachesmith.policies import MAIN, EngineError, Modules, Policy, Segments
 from cachesmith.runtime import resolve_units
 from cachesmith.runtime.models.adapters import adapter_for
 from cachesmith.runtime.models.units import NetworkUnit, block_lists, network_units, run_unit
@@ -17,19 +17,21 @@ LAUNCH_MICROSECONDS = 30
 
 @dataclass(frozen=True)
 class Part:
-    """Blocks `start` to `stop`, or with `module` one submodule of block `start`. `weights` are its bytes."""
+    """Blocks `start` to `stop` of a denoiser, or with `module` one submodule of the first. `weights` are its bytes."""
 
     start: int
     stop: int
     weights: int
     module: str | None = None
+    denoiser: str = MAIN
 
     @property
     def name(self) -> str:
         """Name in the manifest and in file names."""
+        of = "" if self.denoiser == MAIN else f"{self.denoiser}."
         if self.module is not None:
-            return f"block-{self.start:03d}-{self.module}"
-        return f"blocks-{self.start:03d}-{self.stop:03d}"
+            return f"{of}block-{self.start:03d}-{self.module}"
+        return f"{of}blocks-{self.start:03d}-{self.stop:03d}"
 
 
 def plan_parts(

@@ -7,8 +7,8 @@ from typing import Any
 
 from torch import nn
 
-from cachesmith.policies import Policy, PolicyError, resolve_policy
-from cachesmith.runtime.denoiser import Denoiser, denoisers_of
+from cachesmith.policies import MAIN, Policy, PolicyError, resolve_policy
+from cachesmith.runtime.denoiser import Counted, Denoiser, denoisers_of
 from cachesmith.runtime.engines.bundle import BoundEngines, Engines, bind_engines
 from cachesmith.runtime.engines.drop_weights import check_droppable
 from cachesmith.runtime.hooks.caller import is_sampling
@@ -81,17 +81,18 @@ class Attachment:
         self._sessions: list[Session] = []
         self._attached = ExitStack()
         self._parts: list[Denoiser] = []
-        self._engines: BoundEngines | None = None
+        self._engines: list[BoundEngines | None] = []
 
     def prepare(self, profile: str | None) -> Session:
         """Resolve and check a profile; what is attached stays as it is until `__enter__`."""
         parts = denoisers_of(denoisers(self.pipe), self.policy, profile, self.clock)
         if self._drop:
-            check_droppable(parts[0].profile, parts[0].units, self._bundle)
+            for part in parts:
+                check_droppable(part.profile, part.units, self._bundle)
         if not self._sessions:
             first = Session(self._budget, self.use)
             self._sessions = [first, *(Session(self._budget, self.use, first.stats) for _ in parts[1:])]
-        self._engines = self._bound(parts[0])
+        self._engines = [self._bound(part, part.name if len(parts) > 1 else MAIN) for part in parts]
         self._parts = parts
         return self._sessions[0]
 
@@ -111,20 +112,19 @@ class Attachment:
 
     def __enter__(self) -> None:
         with ExitStack() as stack:  # all denoisers or none
-            for part, session in zip(self._parts, self._sessions, strict=True):
-                engines = self._engines if part is self._parts[0] else None
+            for part, session, engines in zip(self._parts, self._sessions, self._engines, strict=True):
                 stack.enter_context(part.attached(session, engines))
             self._attached = stack.pop_all()
 
     def __exit__(self, *error: object) -> None:
         self._attached.__exit__(None, None, None)
 
-    def _bound(self, part: Denoiser) -> BoundEngines | None:
-        if self._bundle is None:
+    def _bound(self, part: Denoiser, name: str) -> BoundEngines | None:
+        if self._bundle is None or isinstance(part, Counted):
             return None
         stats = self._sessions[0].stats
         units = network_units(part.units)
-        engines = bind_engines(self._bundle, part.transformer, self.pipe, units, self._drop, stats)
+        engines = bind_engines(self._bundle, part.transformer, self.pipe, units, self._drop, stats, name)
         self._bundle = engines.engines
         return engines
 

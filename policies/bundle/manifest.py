@@ -12,7 +12,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, StringConstraints, ValidationError, model_validator
 
 from cachesmith.files import open_plain
-from cachesmith.policies.base import NAME_PATTERN, Frozen, Name, Sha256
+from cachesmith.policies.base import MAIN, NAME_PATTERN, Frozen, Grown, Name, Sha256
 from cachesmith.policies.document import ModelKey
 from cachesmith.policies.errors import EngineError, PolicyError, explain
 from cachesmith.policies.file.strict_json import parse_object
@@ -23,7 +23,7 @@ BUNDLE_FORMAT = 1
 MOST_SEGMENTS = 1000
 LARGEST, MOST_VALUES = 1 << 22, 100_000
 """Bytes of a manifest, and values in it; one of 1000 segments has half of both."""
-MOST_AXES = 8
+MOST_AXES, MOST_DENOISERS = 8, 8
 
 Target = Literal["onnxruntime", "tensorrt", "tensorrt-rtx"]
 DType = Literal["float32", "float16", "bfloat16", "float64", "int64", "int32", "bool"]
@@ -78,14 +78,17 @@ class Parity(Frozen):
     tolerance: Annotated[float, Field(gt=0)]
 
 
-class SegmentEntry(Frozen):
-    """Blocks `start` to `stop` as one graph; with `module`, that submodule of block `start` only.
+class SegmentEntry(Grown):
+    """Blocks `start` to `stop` of a denoiser as one graph; with `module`, that submodule of block `start` only.
 
     `constants` are arguments that are no tensors, by name: the graph was made for these. `key` is a digest of
     everything the ONNX graph depends on, `engine_key` of everything the engine depends on.
     """
 
+    LATER = ("constants", "denoiser")
+
     name: Name
+    denoiser: Name = MAIN
     start: Annotated[int, Field(ge=0)]
     stop: Annotated[int, Field(ge=1)]
     module: Label | None = None
@@ -134,14 +137,20 @@ class Build(Frozen):
     workspace_gib: Annotated[float, Field(gt=0)] | None = None
 
 
-class Manifest(Frozen):
-    """A bundle: segments, in execution order, of one model at one dtype."""
+class Manifest(Grown):
+    """A bundle: segments, in execution order, of one pipeline at one dtype.
+
+    `model` is its first denoiser, `models` are those after it that have segments, by the pipeline's names of them.
+    """
+
+    LATER = ("models",)
 
     format: Literal[1] = 1
     target: Target
     policy_id: Annotated[str, Field(pattern=r"^[0-9a-f]{16}$")]
     policy_name: Name
     model: ModelKey
+    models: dict[Name, ModelKey] = Field(default_factory=dict, max_length=MOST_DENOISERS)
     dtype: DType
     opset: Annotated[int, Field(ge=17, le=99)]
     versions: dict[Label, Label]
@@ -154,11 +163,19 @@ class Manifest(Frozen):
             raise ValueError("one file belongs to two segments")
         if twice := _repeated(s.name for s in self.segments):
             raise ValueError(f"two segments are called {twice}")
-        _check_blocks(self.segments, self.model.blocks)
+        denoisers = {**self.models, MAIN: self.model}
+        if unknown := sorted({s.denoiser for s in self.segments} - {*denoisers}):
+            raise ValueError(f"a segment is of {unknown[0]}, which no model is given for")
+        for name, model in denoisers.items():
+            _check_blocks(self.of(name), model.blocks)
         built = [s.engine is not None for s in self.segments]
         if self.target != "onnxruntime" and (self.build is None or not all(built)):
             raise ValueError(f"target {self.target} needs build facts and an engine for every segment")
         return self
+
+    def of(self, denoiser: str) -> tuple[SegmentEntry, ...]:
+        """The segments of one denoiser."""
+        return tuple(segment for segment in self.segments if segment.denoiser == denoiser)
 
 
 def _variable(specs: Iterable[TensorSpec]) -> set[str]:

@@ -10,7 +10,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from cachesmith.policies import EngineError, ModelKey
+from cachesmith.policies import MAIN, EngineError, ModelKey
 from cachesmith.policies.bundle.manifest import Manifest, SegmentEntry, read_manifest
 from cachesmith.runtime.engines.backends import opener
 from cachesmith.runtime.engines.drop_weights import drop_weights, present_key
@@ -38,23 +38,42 @@ class Engines:
     outside: Outside = "error"
 
     def bind(
-        self, transformer: nn.Module, present: ModelKey, units: tuple[NetworkUnit, ...], stats: Stats
+        self,
+        transformer: nn.Module,
+        present: ModelKey,
+        units: tuple[NetworkUnit, ...],
+        stats: Stats,
+        denoiser: str = MAIN,
     ) -> "BoundEngines":
-        """Check that the engines compute this transformer's units; raise `EngineError` when they do not."""
+        """Check that the engines compute this transformer's units; raise `EngineError` when they do not.
+
+        denoiser: which of the bundle's it is.
+        """
+        made, segments = self._model(denoiser), self.manifest.of(denoiser)
         _check_dtype(self.manifest, transformer)
-        check_bundle(self.manifest, present)
-        chains = {u.name: c for u in units if (c := _chain(self.manifest, transformer, u)) is not None}
+        check_model(made, present)
+        chains = {u.name: c for u in units if (c := _chain(segments, transformer, u)) is not None}
         runs = [unit for unit in units if isinstance(unit, BlockRun)]
         if not chains or any(unit.name not in chains for unit in runs):
-            held = ", ".join(entry.name for entry in self.manifest.segments[:4])
+            held = ", ".join(entry.name for entry in segments[:4])
             raise EngineError(
-                f"the bundle {self.folder} has segments {held}{'…' * (len(self.manifest.segments) > 4)}, whose borders "
+                f"the bundle {self.folder} has segments {held}{'…' * (len(segments) > 4)}, whose borders "
                 f"do not make up the units {', '.join(u.name for u in units[:4])} of this profile; export this policy"
             )
         for unit in units:
             for entry in chains.get(unit.name, ()):
                 _check_names(unit, entry)
-        return BoundEngines(self, transformer, chains, stats, present)
+        return BoundEngines(self, made, transformer, chains, stats, present)
+
+    def _model(self, denoiser: str) -> ModelKey:
+        if denoiser == MAIN:
+            return self.manifest.model
+        if denoiser not in self.manifest.models:
+            raise EngineError(
+                f"the bundle {self.folder} has no engines of {denoiser}, which follows the policy, too; export this "
+                "policy"
+            )
+        return self.manifest.models[denoiser]
 
 
 class BoundEngines:
@@ -63,13 +82,14 @@ class BoundEngines:
     def __init__(
         self,
         engines: Engines,
+        made: ModelKey,
         transformer: nn.Module,
         chains: Mapping[str, tuple[SegmentEntry, ...]],
         stats: Stats,
         present: ModelKey,
     ):
         self.engines, self.transformer, self.chains, self.stats = engines, transformer, chains, stats
-        self._present, self._marks = present, look(transformer).marks
+        self._made, self._present, self._marks = made, present, look(transformer).marks
 
     def begin(self, network: Network) -> None:
         """A run begins: raise `EngineError` where the weights are no longer those that the engines compute with."""
@@ -78,7 +98,7 @@ class BoundEngines:
                 "weights_hash": present_weights(self.transformer),
                 "adapters": lora_names(self.transformer),
             }
-            check_bundle(self.engines.manifest, self._present.model_copy(update=changed))
+            check_model(self._made, self._present.model_copy(update=changed))
             self._marks = network.marks
 
     def compute(self, unit: Unit, arguments: Mapping[str, Any]) -> Feature | None:
@@ -86,7 +106,7 @@ class BoundEngines:
         chain = self.chains.get(unit.name)
         if chain is None or isinstance(unit, GuidanceDifference):
             return None
-        _check_adapters(self.engines.manifest, lora_names(self.transformer))
+        _check_adapters(self._made, lora_names(self.transformer))
         reason, values = self._inputs(unit, chain, arguments)
         if reason is not None:
             self._outside(reason)
@@ -165,12 +185,13 @@ def bind_engines(
     units: tuple[NetworkUnit, ...],
     drop: bool,
     stats: Stats,
+    denoiser: str = MAIN,
 ) -> BoundEngines:
     """Load the bundle unless it is loaded, check that it fits, and free the modules' weights if asked to."""
     place = next(transformer.parameters()).device
     engines = bundle if isinstance(bundle, Engines) else open_bundle(bundle, place)
     present = present_key(transformer, pipe)
-    bound = engines.bind(transformer, present, units, stats)
+    bound = engines.bind(transformer, present, units, stats, denoiser)
     if drop:
         if engines.outside == "torch":
             raise EngineError(
@@ -180,9 +201,8 @@ def bind_engines(
     return bound
 
 
-def check_bundle(manifest: Manifest, present: ModelKey) -> None:
+def check_model(made: ModelKey, present: ModelKey) -> None:
     """Raise `EngineError` when the engines were made from another model than the one that is loaded."""
-    made = manifest.model
     if (made.transformer, made.config_hash) != (present.transformer, present.config_hash):
         raise EngineError(
             f"the engines compute a {made.transformer} ({made.config_hash[:12]}…), this is a {present.transformer} "
@@ -192,7 +212,7 @@ def check_bundle(manifest: Manifest, present: ModelKey) -> None:
         raise EngineError(
             f"the engines compute a model of {made.blocks} blocks, this one has {present.blocks}; export this model"
         )
-    _check_adapters(manifest, present.adapters)
+    _check_adapters(made, present.adapters)
     if made.weights_hash != present.weights_hash:
         raise EngineError(
             f"the weights differ from those in the engines ({str(present.weights_hash)[:12]}… is not "
@@ -230,23 +250,25 @@ def output_stream(name: str) -> str:
     return name.removesuffix("_out")
 
 
-def _check_adapters(manifest: Manifest, adapters: tuple[str, ...]) -> None:
-    if adapters != manifest.model.adapters:
+def _check_adapters(made: ModelKey, adapters: tuple[str, ...]) -> None:
+    if adapters != made.adapters:
         raise EngineError(
             f"LoRA {', '.join(adapters) or 'none'} is loaded, but the engines were compiled with "
-            f"{', '.join(manifest.model.adapters) or 'none'} and would ignore it; fuse it (pipe.fuse_lora(); "
+            f"{', '.join(made.adapters) or 'none'} and would ignore it; fuse it (pipe.fuse_lora(); "
             "pipe.unload_lora_weights()) and export again, or run without the bundle"
         )
 
 
-def _chain(manifest: Manifest, transformer: nn.Module, unit: NetworkUnit) -> tuple[SegmentEntry, ...] | None:
+def _chain(
+    segments: tuple[SegmentEntry, ...], transformer: nn.Module, unit: NetworkUnit
+) -> tuple[SegmentEntry, ...] | None:
     """The segments that make up a unit, in order."""
     blocks = [block for _, block in block_lists(transformer)]
     if not isinstance(unit, BlockRun):
-        return _module_entry(manifest, blocks, unit)
+        return _module_entry(segments, blocks, unit)
     start = next(i for i, block in enumerate(blocks) if block is unit.members[0])
     place, stop, chain = start, start + len(unit.members), []
-    by_start = {entry.start: entry for entry in manifest.segments if entry.module is None}
+    by_start = {entry.start: entry for entry in segments if entry.module is None}
     while place < stop and place in by_start:
         chain.append(by_start[place])
         place = by_start[place].stop
@@ -279,9 +301,9 @@ def _difference(
 
 
 def _module_entry(
-    manifest: Manifest, blocks: list[nn.Module], unit: NetworkUnit
+    segments: tuple[SegmentEntry, ...], blocks: list[nn.Module], unit: NetworkUnit
 ) -> tuple[SegmentEntry, ...] | None:
-    for entry in manifest.segments:
+    for entry in segments:
         if entry.module is not None and _submodule(blocks[entry.start], entry.module) is unit.members[0]:
             return (entry,) if len(unit.members) == 1 else None
     return None

@@ -95,14 +95,19 @@ def test_a_folder_without_the_second_expert_is_refused_before_weights_are_loaded
     fails(result, "has no transformer_2")
 
 
-def test_export_of_both_experts_is_refused_by_name(cli: Cli, folder: Path, tmp_path: Path) -> None:
-    """Before the model is loaded: there is none."""
-    shutil.copytree(folder / "model", tmp_path / "one", ignore=shutil.ignore_patterns("*.safetensors"))
-    result = cli(
-        "export", tmp_path / "one", "--policy", folder / "x.policy.safetensors", "--out", tmp_path / "bundle",
-        "--target", "onnxruntime",
+def test_both_experts_are_exported_and_run(cli: Cli, folder: Path, tmp_path: Path) -> None:
+    bundle, policy = tmp_path / "bundle", folder / "x.policy.safetensors"
+    export = cli(
+        "export", folder / "model", "--policy", policy, "--out", bundle, "--target", "onnxruntime",
+        "--prompts", folder / "prompts.txt", "--json",
     )  # fmt: skip
-    fails(
-        result, "policy 'two' is for transformer and transformer_2, and a bundle holds engines of transformer"
-    )
-    assert not (tmp_path / "bundle").exists()
+    segments = json.loads(succeeds(export))["manifest"]["segments"]
+    assert [each["name"] for each in segments] == ["blocks-000-002", "transformer_2.blocks-000-002"]
+    bench = cli(
+        "bench", folder / "model", "--policy", policy, "--bundle", bundle, "--prompts", folder / "prompts.txt",
+        "--samples", 1, "--repeats", 1, "--json",
+    )  # fmt: skip
+    rows = {row["name"]: row for row in json.loads(succeeds(bench))["rows"]}
+    assert round(rows["default"]["nfc"], 6) == 5.0 and rows["default"]["psnr"] > 0
+    shown = succeeds(cli("inspect", bundle))
+    assert "WanTransformer3DModel, 2 blocks, WanTransformer3DModel, 2 blocks" in shown

@@ -5,13 +5,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from tests.experts import tiny_wan
 from tests.shipped import DIT_CONFIG, Shipped, dit_policy
 from tests.tiny import policy, tiny_dit
 
 from cachesmith.export import export_bundle
 from cachesmith.export.bundle_writer import workshop
-from cachesmith.policies import EngineError, Interval, preset
+from cachesmith.policies import EngineError, Interval
 from cachesmith.policies.bundle.files import verify
 from cachesmith.policies.bundle.manifest import read_manifest
 from cachesmith.runtime import open_bundle
@@ -137,13 +136,6 @@ def test_a_folder_of_something_else_is_left_alone(dit_bundle: Shipped, tmp_path:
     with pytest.raises(EngineError, match="holds other files; give a new or empty folder"):
         export_bundle(tiny_dit(), dit_bundle.policy, tmp_path, DIT_CONFIG)
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
-
-
-def test_a_policy_for_two_experts_is_not_exported_by_half(tmp_path: Path) -> None:
-    said = "'fora' is for transformer and transformer_2, and a bundle holds engines of transformer only"
-    with pytest.raises(EngineError, match=said):
-        export_bundle(tiny_wan(), preset("fora"), tmp_path / "bundle", DIT_CONFIG)
-    assert not (tmp_path / "bundle").exists()
 
 
 def test_what_cannot_be_exported(tmp_path: Path) -> None:

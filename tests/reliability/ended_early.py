@@ -28,7 +28,9 @@ def begin(job: Callable[..., None], *order: Any, full_after: float | None = None
     process = os.fork()
     if process == 0:
         os.close(reading)
-        signal.signal(signal.SIGINT, signal.default_int_handler)  # what runs in a shell's background ignores it
+        signal.signal(
+            signal.SIGINT, signal.default_int_handler
+        )  # what runs in a shell's background ignores it
         if full_after is not None:
             _fill_disk(full_after)
         job(lambda *words: os.write(told, json.dumps(words).encode() + b"\n"), *order)

@@ -16,7 +16,7 @@ from cachesmith.commands.output import print_json, results, say
 from cachesmith.commands.pipeline import arguments, open_pipeline, require_requests, sampling, with_negative
 from cachesmith.commands.shared import completion
 from cachesmith.commands.shared.destination import check_folder
-from cachesmith.policies import MAIN, Policy, load
+from cachesmith.policies import Policy, load
 from cachesmith.policies.bundle.manifest import Range, bundle_id
 from cachesmith.progress import bars
 
@@ -142,13 +142,11 @@ def export(
 
     from cachesmith.export import BuildConfig, ExportConfig
     from cachesmith.export.config import OPSET, PICTURE_RANGE
-    from cachesmith.export.job import refuse_several_denoisers
     from cachesmith.sampling.requests import arguments_of
 
     loaded = load(policy, token=loading.token)
     for name in profile or ():
         loaded.profile(name)
-    refuse_several_denoisers(loaded, (MAIN, *loaded.document.models))
     chosen = (target or _usual_target()).value
     need(*RUNTIMES[chosen])
     pipe = open_pipeline(model, loading, loaded, arguments(calls))

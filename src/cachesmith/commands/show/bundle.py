@@ -28,10 +28,11 @@ def inspect_bundle(folder: Path, json: bool) -> None:
 def _facts(manifest: Manifest) -> dict[str, Any]:
     build = manifest.build
     count = sum(len(s.files) for s in manifest.segments)
+    models = [f"{m.transformer}, {m.blocks} blocks" for m in (manifest.model, *manifest.models.values())]
     facts = {
         "bundle": f"{bundle_id(manifest)}, {count} files, all as exported",
         "policy": f"{manifest.policy_name} ({manifest.policy_id})",
-        "model": f"{manifest.model.transformer}, {manifest.model.blocks} blocks, {manifest.dtype}",
+        "model": ", ".join((*models, manifest.dtype)),
         "made with": ", ".join(f"{k} {v}" for k, v in manifest.versions.items())
         + f", opset {manifest.opset}",
         "target": manifest.target,
