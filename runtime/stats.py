@@ -10,6 +10,7 @@ UNGUIDED = "the batch is not the same samples twice, as guidance makes it"
 CHANGED_SHAPE = "the batch, shape, dtype or device changed during a run"
 UNEXPECTED = "a module returned another number of tensors than its adapter says"
 REPEATED = "a module is called several times in one transformer call, as with chunked feed-forward layers"
+NOT_WHOLE = "a call left the first or last block out, as skip-layer guidance does"
 OTHER_HISTORY = "what is remembered is not what was planned"
 NON_FINITE = "a forecast was not finite"
 NON_FINITE_OUTPUT = "a computed output was not finite, so nothing can be forecast from it"
@@ -80,6 +81,10 @@ class Stats:
         """A unit that makes up `share` of all blocks was computed."""
         self.computed[unit] += 1
         self._executed[run, branch] += share
+
+    def count_whole(self, run: int, branch: str) -> None:
+        """A call was computed in which no unit was called from its first to its last member: one full computation."""
+        self._executed[run, branch] += 1.0
 
     def count_refreshed(self, unit: str, fraction: float, share: float, run: int, branch: str) -> None:
         """This fraction of a forecast unit's tokens was computed."""

@@ -31,7 +31,7 @@ def repository(path: str | os.PathLike[str], suffix: str) -> Repository | None:
     None where there is a file of that name here.
     """
     text = os.fspath(path)
-    local = text.endswith(suffix) or Path(text).exists()
+    local = text.endswith(suffix) or os.path.exists(text)  # noqa: PTH110  # a path may be too long to ask
     found = None if local else REPOSITORY.fullmatch(text)
     return found and Repository(found[1], found[2])
 

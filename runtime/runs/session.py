@@ -10,12 +10,12 @@ from cachesmith.policies import PolicyError
 from cachesmith.runtime.features import Feature, total
 from cachesmith.runtime.forecast.device_constants import DeviceConstants
 from cachesmith.runtime.hooks.clock import Tick
-from cachesmith.runtime.hooks.runner import COMPUTE_ALL, Answer, UnitCall, UnitResult
+from cachesmith.runtime.hooks.runner import COMPUTE_ALL, Answer, ComputeAll, UnitCall, UnitResult
 from cachesmith.runtime.match import check_guidance
 from cachesmith.runtime.models.units import GuidanceDifference, Unit
 from cachesmith.runtime.plan.plan import Plan
 from cachesmith.runtime.runs.sampling_run import SamplingRun
-from cachesmith.runtime.stats import UNKNOWN_STEP, Stats
+from cachesmith.runtime.stats import NOT_WHOLE, UNKNOWN_STEP, Stats
 
 Planner = Callable[[int], Plan | None]
 """Gives the plan for a run that begins at a step, or None when the policy is not to be used for this run."""
@@ -40,6 +40,7 @@ class Session:
         self._tick: Tick | None = None
         self._start = 0
         self._seen: set[str] | None = None
+        self._known = False  # whether a unit was computed or forecast in the call in hand
         # outputs on an accelerator, added up: they are looked at once the run is over
         self._totals: dict[torch.device, Tensor] = {}
 
@@ -75,7 +76,7 @@ class Session:
         if self._tick is None or tick.run != self._tick.run:
             self._start_run(tick)
         self._check_guidance(tick)
-        self._tick = replace(tick, latents=None)
+        self._tick, self._known = replace(tick, latents=None), False
         if self._run is None:
             return
         if tick.step is None:
@@ -86,7 +87,9 @@ class Session:
     def answer(self, call: UnitCall) -> Answer:
         """Forecast the unit, or have it computed."""
         run = self._current
-        return COMPUTE_ALL if run is None else run.answer(call)
+        answer = COMPUTE_ALL if run is None else run.answer(call)
+        self._known |= not isinstance(answer, ComputeAll)
+        return answer
 
     def computes(self, unit: Unit, inputs: Feature) -> bool:
         """Whether `unit` is to be computed now, for inputs of this shape."""
@@ -107,6 +110,7 @@ class Session:
         """Remember a computed unit."""
         if self._tick is None:
             return
+        self._known = True
         unit, branch = result.unit, self._tick.branch
         # branches of guidance in one batch count as they do where they are calls of their own
         if isinstance(unit, GuidanceDifference):
@@ -118,8 +122,11 @@ class Session:
     def end(self, output: Tensor) -> bool:
         """The transformer returned; True to have the call made again without forecasts, since it was not finite."""
         run = self._current
-        if run is None:
+        if run is None or self._tick is None:
             return False
+        if not self._known:
+            self.stats.count_whole(self._tick.run, self._tick.branch)
+            self.stats.fall_back(NOT_WHOLE)
         if _on_host(output):
             return run.end(bool(torch.isfinite(total(output))))
         if output.device in self._totals:

@@ -10,7 +10,7 @@ from cachesmith.policies import Interval, Policy, Stack, preset
 from cachesmith.runtime import apply
 from cachesmith.runtime.models.denoisers import denoisers
 from cachesmith.runtime.models.units import block_lists
-from cachesmith.runtime.stats import Stats
+from cachesmith.runtime.stats import NOT_WHOLE, OTHER_HISTORY, Stats
 from cachesmith.sampling.render import Renderer
 from cachesmith.sampling.requests import requests
 from tests.pipelines import PIPELINES
@@ -55,7 +55,6 @@ def check(pipe: Pipeline, steps: int, request: dict[str, Any]) -> tuple[Sampled,
     plain = sample(pipe, steps, request, None)
     whole = sample(pipe, steps, request, preset("uncached"))
     assert torch.equal(whole.latents, plain.latents) and whole.calls == plain.calls > 0
-    assert not whole.stats.fallbacks
     cached = sample(pipe, steps, request, policy(Stack(), Interval(interval=3)))
     assert cached.latents.isfinite().all() and not torch.equal(cached.latents, plain.latents)
     return plain, whole, cached
@@ -77,7 +76,7 @@ def test_exact_and_counted(name: str) -> None:
     pipe, steps, request = asked(name)
     plain, whole, cached = check(pipe, steps, request)
     assert whole.stats.nfc == steps and cached.stats.nfc == 3 and not cached.stats.fallbacks
-    assert counted(plain, whole, cached)
+    assert counted(plain, whole, cached) and not whole.stats.fallbacks
 
 
 def test_an_ip_adapter() -> None:
@@ -125,11 +124,15 @@ def test_the_second_expert_is_guided_by_a_scale_of_its_own() -> None:
 @pytest.mark.filterwarnings("ignore:cachesmith computed")
 @pytest.mark.parametrize("left_out", [0, 1, 2])
 def test_a_further_branch_that_leaves_a_block_out(left_out: int) -> None:
-    """Skip-layer guidance of SD3 at four of eight steps. Without its first or last block the branch is computed;
-    without its first, it is not in the NFC."""
+    """Skip-layer guidance of SD3 at four of eight steps. Without its first or last block the branch is computed, and
+    that is told."""
     pipe, steps, request = asked(
         "StableDiffusion3Pipeline", skip_guidance_layers=[left_out], skip_layer_guidance_stop=0.6
     )
-    plain, _, cached = check(pipe, steps, request)
+    plain, whole, cached = check(pipe, steps, request)
     assert plain.calls == 8 * 3 + 4 * 2
+    told = {0: {NOT_WHOLE: 4}, 1: {}, 2: {NOT_WHOLE: 4, OTHER_HISTORY: 2}}[left_out]
+    assert cached.stats.fallbacks == told and bool(whole.stats.fallbacks) == (left_out != 1)
+    assert whole.stats.nfc == (8 + 4) / 2
+    assert cached.stats.nfc == (3 + (2 if left_out == 1 else 4)) / 2
     assert cached.calls == 3 * 3 + 2 * (2 if left_out == 1 else 4)

@@ -360,3 +360,9 @@ def test_a_large_basis_is_checked_in_no_time() -> None:
         wrong[place] += 0.01
         with pytest.raises(PolicyError, match=r"off orthonormal by 0\.0"):
             Policy(document, {"b": wrong})
+
+
+@pytest.mark.parametrize("path", ["x" * 5000, "x" * 5000 + ".policy.safetensors", "a\0b"])
+def test_a_path_that_no_file_can_have_is_refused(path: str) -> None:
+    with pytest.raises(PolicyError, match="cannot read"):
+        load(path)

@@ -1,5 +1,6 @@
 """Files that a request names: pictures, videos, arrays and tensors. Nothing in them is executed."""
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -69,7 +70,7 @@ def open_file(text: str, folder: Path, argument: str) -> File:
             f"{path.name} is a format that is not read, since it may run code or does not name its arrays; save it "
             "with safetensors.torch.save_file"
         )
-    if not path.is_file():
+    if not os.path.isfile(path):  # noqa: PTH113  # a path may be too long to ask
         raise PolicyError(f"there is no file {path}; paths are relative to the prompts file")
     file = File(path, tensor or argument)
     file.contents  # noqa: B018
