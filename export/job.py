@@ -20,7 +20,7 @@ from cachesmith.runtime.models.fingerprint import model_key
 
 
 @dataclass(frozen=True, eq=False)
-class Denoiser:
+class ExportedDenoiser:
     """One of the modules that are exported, and the part of the policy that it follows."""
 
     module: nn.Module
@@ -35,7 +35,7 @@ class Job:
     pipe: Any
     policy: Policy
     config: ExportConfig
-    denoisers: dict[str, Denoiser]
+    denoisers: dict[str, ExportedDenoiser]
     build: Build | None
     dtype: str
 
@@ -47,7 +47,8 @@ class Job:
 def make_job(pipe: Any, policy: Policy, config: ExportConfig) -> Job:
     """Check that the pipeline can be exported; raise `EngineError` when it cannot."""
     found = {
-        name: Denoiser(module, own, model_key(module, pipe)) for name, module, own in _exported(pipe, policy)
+        name: ExportedDenoiser(module, own, model_key(module, pipe))
+        for name, module, own in _exported(pipe, policy)
     }
     for name, each in found.items():
         _check_weights(name, each.model)
