@@ -43,6 +43,9 @@ def test_what_differs_is_named(cli: Cli, tmp_path: Path, monkeypatch: pytest.Mon
     )
     monkeypatch.setattr(rows_module, "ROWS", rows)
     assert "2 classes are as known" in succeeds(cli("adapters", "--check"))
+    found = json.loads(succeeds(cli("adapters", "--check", "--json")))
+    assert found["as_known"] and set(found["classes"]) == set(written)
+    assert [*found["without"]] == ["Flux3Transformer2DModel"]
 
 
 def test_writing_is_for_checking(cli: Cli) -> None:

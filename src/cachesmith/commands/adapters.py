@@ -45,7 +45,7 @@ def adapters(
     if write is not None:
         check_file(write, "--write", force)
     if check:
-        _check(write)
+        _check(write, json)
         return
     if json:
         from cachesmith.runtime import ADAPTERS
@@ -72,7 +72,7 @@ def _table() -> Table:
     return table
 
 
-def _check(write: Path | None) -> None:
+def _check(write: Path | None, json: bool) -> None:
     import diffusers
 
     from cachesmith.runtime.models import rows
@@ -80,20 +80,25 @@ def _check(write: Path | None) -> None:
     from cachesmith.zoo.survey import survey
 
     found: dict[str, Adapter] = {}
+    without: dict[str, str] = {}
     for finding in survey(ZOO, VARIANTS):
         if finding.adapter is None:
+            without[finding.name] = finding.why
             note(f"{finding.name}: {finding.why}")
         else:
             found[finding.name] = finding.adapter
     text = rows.rows_text(found, diffusers.__version__)
+    facts = {"diffusers": diffusers.__version__, "classes": [*found], "without": without}
     if write is not None:
         write_text(write, text)
-        say(f"saved {write}")
+        print_json(facts | {"file": str(write)}) if json else say(f"saved {write}")
     elif text != rows.ROWS.read_text(encoding="utf-8"):
         raise CachesmithError(
             f"diffusers {diffusers.__version__} is not what is known: {_differences(found)}; to see the difference, "
             "write the rows to a file with --write"
         )
+    elif json:
+        print_json(facts | {"as_known": True})
     else:
         say(f"{len(found)} classes are as known")
 
