@@ -66,7 +66,7 @@ bench: install                     ## carry on the committed policies, and front
 	$(BIN)/python benchmarks/front.py --policy examples/fashion_dit/fashion.policy.safetensors \
 	  --out benchmarks/fashion_dit
 
-reports: install                   ## the committed reports: what a calibration of the usual cost writes (a quarter of an hour)
+reports: install                   ## what a calibration of the usual cost writes, in place of the committed reports
 	mkdir -p $(OUT)
 	OMP_NUM_THREADS=1 $(BIN)/cachesmith calibrate $(FLUX) $(USUAL) --force \
 	  --out $(OUT)/fashion-flux.policy.safetensors --report benchmarks/fashion_flux/report
