@@ -125,7 +125,7 @@ MODELS = (
         {"prompt_embeds": text(1, 256, 4096), "pooled_prompt_embeds": text(1, 768)}
         | {"prompt_attention_mask": text(1, 256), "height": 720, "width": 1280, "num_frames": 61},
         15.2,
-        "--fitting 16 --heldout 8",
+        " --fitting 16 --heldout 8",
     ),
     Model(
         "Wan 2.2 T2V 14B, 480 x 832, 81 frames",
@@ -133,7 +133,7 @@ MODELS = (
         {"prompt_embeds": text(1, 512, 4096), "negative_prompt_embeds": text(1, 512, 4096)}
         | {"height": 480, "width": 832, "num_frames": 81},
         10.6,
-        "--fitting 16 --heldout 8",
+        " --fitting 16 --heldout 8",
     ),
 )  # fmt: skip
 
@@ -162,8 +162,8 @@ def section(model: Model, steps: int, budget: float) -> str:
         f"## {model.name}", "",
         f"{sizes.tokens} tokens of {sizes.channels} channels; weights "
         + ", ".join(f"{name} {size / 1e9:.1f}" for name, size in sizes.weights.items()) + " GB", "",
-        f"    cachesmith calibrate MODEL --prompts FILE --out X.policy.safetensors --budget {budget:g} --speedup 6.25 "
-        + " ".join(("--offload model" * found.offload, model.options)).strip(), "",
+        f"    cachesmith calibrate MODEL --prompts FILE --out X.policy.safetensors --budget {budget:g} --speedup 6.25"
+        + " --offload model" * found.offload + model.options, "",
         f"`calibrate` chooses by itself: {found}; {found.resting}", "",
         "| phase | device GB | host GB |", "| --- | ---: | ---: |",
     ]  # fmt: skip

@@ -68,8 +68,8 @@ def _of_batch(renderer: Renderer, batch: Uncached, point: Point) -> tuple[list[T
     for segment, theta in zip(point.segments, thetas, strict=True):
         rows |= corrected(point.schedule, segment, rows, theta)
     ends = _ends(renderer, batch, point, rows)
-    found = torch.autograd.grad(loss(ends).sum(), thetas)
-    return [grad.flatten(1) for grad in found], ends.detach()
+    loss(ends).sum().backward()  # type: ignore[no-untyped-call]
+    return [theta.grad.flatten(1) for theta in thetas], ends.detach()  # type: ignore[union-attr]
 
 
 def _ends(renderer: Renderer, batch: Uncached, point: Point, rows: Rows) -> Tensor:

@@ -41,12 +41,15 @@ class Host:
         return waiting
 
     def saving(self, module: nn.Module) -> AbstractContextManager[None]:
-        """Let what operations save for a backward pass wait on the host, but for the weights of `module`."""
+        """Let what operations save for a backward pass wait on the host, but for the weights of `module`.
+
+        Of these, the values of the moment are used: hooks that offload put others in their place.
+        """
         weights = _storages(module)
 
         def pack(tensor: Tensor) -> Tensor | Waiting:
             small = tensor.numel() * tensor.element_size() < SMALL
-            return tensor if small or tensor.untyped_storage() in weights else self.keep(tensor)
+            return tensor.detach() if small or tensor.untyped_storage() in weights else self.keep(tensor)
 
         return torch.autograd.graph.saved_tensors_hooks(pack, _unpacked)
 

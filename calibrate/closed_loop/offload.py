@@ -1,6 +1,7 @@
 """Denoisers that rest on the host while others compute (`enable_model_cpu_offload`)."""
 
 from collections.abc import Iterable
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
@@ -34,6 +35,23 @@ def bring_for_gradients(outputs: Iterable[Any], denoiser: nn.Module, others: Ite
     for each in outputs:
         if isinstance(each, torch.Tensor) and each.requires_grad:
             each.register_hook(hook)  # type: ignore[no-untyped-call]
+
+
+def is_streamed(denoiser: nn.Module) -> bool:
+    """Whether hooks have parts of it on the device one by one, each for as long as it computes: those of accelerate's
+    sequential offloading and of diffusers' group offloading. A backward pass finds their weights gone."""
+    for module in denoiser.modules():
+        hooks = getattr(getattr(module, "_diffusers_hook", None), "hooks", {}).values()
+        if any(type(hook).__module__.endswith("group_offloading") for hook in hooks):
+            return True
+        if module is not denoiser and hasattr(module, "_hf_hook"):
+            return True
+    return False
+
+
+def holding() -> AbstractContextManager[Any]:
+    """Have a backward pass use the weights that a call was computed with: those of `is_streamed` go."""
+    return torch.autograd.graph.saved_tensors_hooks(torch.Tensor.detach, lambda saved: saved)
 
 
 def _hook(module: nn.Module) -> Any:

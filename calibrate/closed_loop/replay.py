@@ -7,7 +7,7 @@ After step `stop` the call is left by an exception. Prompts are encoded once.
 """
 
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from functools import wraps
 from types import MethodType
 from typing import Any
@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
-from cachesmith.calibrate.closed_loop.offload import bring, bring_for_gradients
+from cachesmith.calibrate.closed_loop.offload import bring, bring_for_gradients, holding, is_streamed
 from cachesmith.runtime.hooks.patch import patched
 from cachesmith.runtime.models.denoisers import denoisers
 from cachesmith.sampling.render import device_of
@@ -76,6 +76,7 @@ class _Answering:
 
     def __call__(self, transformer: Any) -> Callable[..., Any]:
         forward, every = transformer.forward, [*denoisers(self.pipe).values()]
+        streamed = is_streamed(transformer)
 
         @wraps(forward)
         def answered(*args: Any, **kwargs: Any) -> Any:
@@ -83,7 +84,8 @@ class _Answering:
             known = self.known[step][call] if step < len(self.known) else None
             if known is None:
                 bring(transformer, every)
-                result = forward(*args, **kwargs)
+                with holding() if streamed else nullcontext():
+                    result = forward(*args, **kwargs)
                 bring_for_gradients(tree_leaves(result), transformer, every)
             else:
                 device = device_of(self.pipe)

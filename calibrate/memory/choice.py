@@ -1,17 +1,20 @@
 """Samples at once and what rests where, chosen by the plan from the memory that is free."""
 
 from collections.abc import Sequence
-from dataclasses import astuple
+from dataclasses import astuple, replace
 from typing import Any
 
 import torch
 
+from cachesmith.calibrate.closed_loop.offload import is_streamed
 from cachesmith.calibrate.config import CalibrationConfig
 from cachesmith.calibrate.memory.placement import Placement
 from cachesmith.calibrate.memory.plan import largest_sizes, placement_of, planned_phases
 from cachesmith.calibrate.memory.sizes import Sizes
 from cachesmith.calibrate.work_folder import Memo, digest_of
+from cachesmith.policies import PolicyError
 from cachesmith.progress import tell
+from cachesmith.runtime.models.denoisers import denoisers
 from cachesmith.sampling.render import Renderer, device_of
 from cachesmith.sampling.requests import Request
 
@@ -31,12 +34,15 @@ def choose(pipe: Any, requests: Sequence[Request], config: CalibrationConfig, ke
     """What fits the device with what `config` asks for, and says so.
 
     It is kept in the work folder under `key`, and on the same kind of device chosen but once: sums depend, in their
-    last digits, on how samples are batched.
+    last digits, on how samples are batched. Raises `PolicyError` where blocks have to be computed twice for their
+    gradients, and are not to be.
     """
-    device = device_of(pipe)
+    device, streamed = device_of(pipe), any(map(is_streamed, denoisers(pipe).values()))
+    if streamed:
+        config = _as_streamed(config)
     free = None if config.space == "rfc" else free_memory(device)
     if free is None:
-        return placement_of(config, None, None)
+        return replace(placement_of(config, None, None), graph_on_host=streamed)
     memo, offload = Memo(config.work / "memory.jsonl"), bool(getattr(pipe, "_all_hooks", ()))
     name = digest_of(
         key,
@@ -51,6 +57,7 @@ def choose(pipe: Any, requests: Sequence[Request], config: CalibrationConfig, ke
     if known is None:
         sizes = _sizes(Renderer(pipe, 2, 1, **config.common), requests)
         where = placement_of(config, sizes, free, offload)
+        where = replace(where, graph_on_host=where.graph_on_host or streamed)
         memo.put(name, [float(each) for each in astuple(where)])
         if sizes is not None:
             most = max(phase.device for phase in planned_phases(config, sizes, where))
@@ -60,6 +67,15 @@ def choose(pipe: Any, requests: Sequence[Request], config: CalibrationConfig, ke
         return where
     batch, gradient_batch, *flags = known
     return Placement(int(batch), int(gradient_batch), *map(bool, flags))
+
+
+def _as_streamed(config: CalibrationConfig) -> CalibrationConfig:
+    if config.gradient_checkpointing is False:
+        raise PolicyError(
+            "the denoiser's weights come onto the device part by part, so its blocks have to be computed twice for "
+            "their gradients: leave out --no-gradient-checkpointing, or use `enable_model_cpu_offload`"
+        )
+    return replace(config, gradient_checkpointing=True)
 
 
 def _kind(device: torch.device) -> tuple[str, int]:
