@@ -71,25 +71,24 @@ class _Answering:
     """Wraps the forwards of all denoisers: calls of a step come in the same order every time."""
 
     def __init__(self, known: Results, trace: ReplayTrace, pipe: Any):
-        self.known, self.trace, self.pipe = known, trace, pipe
+        self.known, self.trace = known, trace
+        self.every, self.device = [*denoisers(pipe).values()], device_of(pipe)
         self._step, self._calls = 0, 0
 
     def __call__(self, transformer: Any) -> Callable[..., Any]:
-        forward, every = transformer.forward, [*denoisers(self.pipe).values()]
-        streamed = is_streamed(transformer)
+        forward, streamed = transformer.forward, is_streamed(transformer)
 
         @wraps(forward)
         def answered(*args: Any, **kwargs: Any) -> Any:
             step, call = self._place()
             known = self.known[step][call] if step < len(self.known) else None
             if known is None:
-                bring(transformer, every)
+                bring(transformer, self.every)
                 with holding() if streamed else nullcontext():
                     result = forward(*args, **kwargs)
-                bring_for_gradients(tree_leaves(result), transformer, every)
+                bring_for_gradients(tree_leaves(result), transformer, self.every)
             else:
-                device = device_of(self.pipe)
-                result = _made(known, lambda tensor: tensor.to(device, copy=True))
+                result = _made(known, lambda tensor: tensor.to(self.device, copy=True))
             if not torch.is_grad_enabled():
                 results = self.trace.results
                 results.extend([] for _ in range(step + 1 - len(results)))

@@ -151,7 +151,8 @@ def _seeded(seed: int, device: torch.device) -> Iterator[None]:
 
 def device_of(pipe: Any) -> torch.device:
     """Return where a pipeline computes, wherever its weights are kept between calls."""
-    device: torch.device = getattr(pipe, "_execution_device", pipe.device)
+    found = getattr(pipe, "_execution_device", None)
+    device: torch.device = pipe.device if found is None else found
     return device
 
 

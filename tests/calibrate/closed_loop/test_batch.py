@@ -1,8 +1,12 @@
 """A batch in memory: where it rests, in what dtype, and cut into smaller ones."""
 
+from typing import Any
+
+import pytest
 import torch
 from tests.calibrate.closed_loop.world import Flux, dit, uncached
 
+from cachesmith.calibrate.closed_loop import replay
 from cachesmith.calibrate.closed_loop.batch import Batch, _narrowed, sample
 from cachesmith.calibrate.closed_loop.lanes import Schedule, line_weights
 from cachesmith.sampling.requests import requests
@@ -37,6 +41,23 @@ def test_what_a_run_returned_is_not_what_the_pipeline_may_write_into() -> None:
     assert torch.equal(before, results[0][0][0])
     again = batch.walk(2, line_weights(MASK, 32, torch.device("cpu")))[1]
     assert torch.equal(results[1][0][0], again[1][0][0])
+
+
+def test_where_a_pipeline_computes_is_asked_once_a_replay(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It walks all modules: asked in every answered call, it takes more time than the small models do."""
+    renderer, base = dit(), line_weights(MASK, 32, torch.device("cpu"))
+    batch = Batch(renderer, uncached(renderer, 1, 2)[0], MASK, torch.tensor([0, 1]))
+    batch.compute(0, base)
+    batch.known = batch.walk(6, base)[1]
+    asked: list[Any] = []
+
+    def device_of(pipe: Any) -> torch.device:
+        asked.append(pipe)
+        return torch.device("cpu")
+
+    monkeypatch.setattr(replay, "device_of", device_of)
+    batch.walk(6, base)
+    assert len(batch.known) > 4 and len(asked) == 1
 
 
 def test_a_graph_keeps_no_widened_taps() -> None:
