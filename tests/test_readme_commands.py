@@ -79,6 +79,5 @@ def test_every_command_of_the_readme_runs(folder: Path) -> None:
         timeout=1800, env={**os.environ, "OMP_NUM_THREADS": "1"},
     )  # fmt: skip
     assert found.returncode == 0, found.stderr[-2000:]
-    assert "ERROR" not in found.stderr  # libraries that complain of what works
     assert (folder / "report" / "report.html").is_file() and (folder / "bundle" / "manifest.json").is_file()
     assert all((folder / f"{name}.png").is_file() for name in ("bicycle", "engines", "flux"))
