@@ -8,7 +8,11 @@ from safetensors.torch import load_file
 
 from tests.golden_pictures import GOLDEN, MODELS, TINY, committed, example_pictures, preset_pictures
 
-IDS = {"fashion_dit": "6d855c9bb1469b67", "fashion_flux": "8d59d4651ef7a3ee"}
+IDS = {
+    "fashion_dit": "6d855c9bb1469b67",
+    "fashion_flux": "8d59d4651ef7a3ee",
+    "emoji_qwen": "9ac65d882b0703b4",
+}
 TOLERANCE = 1e-5
 
 
