@@ -19,7 +19,7 @@ from cachesmith.calibrate.cost.ledger import Ledger
 from cachesmith.calibrate.cost.plan import plan_of
 from cachesmith.calibrate.fleet.groups import request_groups
 from cachesmith.calibrate.fleet.hire import hired
-from cachesmith.calibrate.fleet.recipe import Loader, frozen, print_of
+from cachesmith.calibrate.fleet.recipe import Loader, frozen, model_keys, print_of
 from cachesmith.calibrate.fleet.shards import Shards
 from cachesmith.calibrate.memory.choice import choose
 from cachesmith.calibrate.prepared import Prepared
@@ -33,8 +33,7 @@ from cachesmith.files import FolderInUseError, sole_writer
 from cachesmith.policies import MAIN, Calibration, Document, Policy, PolicyError, Profile, save
 from cachesmith.policies.base import Arrays
 from cachesmith.progress import stage
-from cachesmith.runtime.models.denoisers import denoisers
-from cachesmith.runtime.models.fingerprint import model_key, sampler_key
+from cachesmith.runtime.models.fingerprint import sampler_key
 from cachesmith.sampling.encode import encoded_once
 from cachesmith.sampling.evaluate import Evaluator
 from cachesmith.sampling.lpips import load_lpips
@@ -101,9 +100,9 @@ class _Calibration:
         self.fitting = (*self.parts.fitting, *self.parts.validation)
         if config.earlier is not None:
             check_earlier(config.earlier, prompts, self.parts)
-        self.models = {name: model_key(denoiser, pipe) for name, denoiser in denoisers(pipe).items()}
+        self.models = model_keys(pipe)
         self.key = digest_of(
-            print_of(pipe), self.parts, config.common, config.steps, config.seed, __version__
+            print_of(pipe, self.models), self.parts, config.common, config.steps, config.seed, __version__
         )
         self.where = choose(pipe, self.fitting, config, self.key)
         self.config = replace(config, batch=self.where.batch, gradient_checkpointing=self.where.recomputed)

@@ -1,6 +1,6 @@
 """How a worker makes its shard: it loads the pipeline itself, and makes sure that it is the same one."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ from cachesmith.calibrate.fleet.groups import Group
 from cachesmith.calibrate.fleet.shard import Shard
 from cachesmith.calibrate.memory.placement import Placement
 from cachesmith.calibrate.work_folder import digest_of
-from cachesmith.policies import PolicyError
+from cachesmith.policies import ModelKey, PolicyError
 from cachesmith.runtime.models.denoisers import denoisers
 from cachesmith.runtime.models.fingerprint import model_key
 from cachesmith.sampling.render import Renderer
@@ -50,13 +50,18 @@ class Recipe:
         return Shard(renderer, self.groups, self.folder, self.where)
 
 
-def print_of(pipe: Any) -> str:
-    """A short name for everything about a pipeline that samples depend on."""
+def model_keys(pipe: Any) -> dict[str, ModelKey]:
+    """Of every denoiser, by name. Reads their weights."""
+    return {name: model_key(denoiser, pipe) for name, denoiser in denoisers(pipe).items()}
+
+
+def print_of(pipe: Any, models: Mapping[str, ModelKey] | None = None) -> str:
+    """A short name for everything about a pipeline that samples depend on. models: its `model_keys`, if known."""
     scheduler = pipe.scheduler
     # diffusers puts one list in another order in every process
     settings = {name: value for name, value in scheduler.config.items() if name != "_use_default_values"}
-    keys = [model_key(denoiser, pipe) for denoiser in denoisers(pipe).values()]
-    return digest_of(*keys, type(scheduler).__name__, settings, str(pipe.transformer.dtype))
+    keys = model_keys(pipe) if models is None else models
+    return digest_of(*keys.values(), type(scheduler).__name__, settings, str(pipe.transformer.dtype))
 
 
 def frozen(pipe: Any) -> list[torch.nn.Parameter]:

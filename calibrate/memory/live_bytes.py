@@ -53,7 +53,10 @@ def _key(tensor: Tensor) -> int:
 
 
 def bytes_of(tensor: Tensor) -> int:
-    """Bytes of a tensor's elements."""
+    """Bytes of a tensor's elements; of a quantised one, of the tensors that it is made of."""
+    if hasattr(tensor, "__tensor_flatten__"):
+        names, _ = tensor.__tensor_flatten__()
+        return sum(bytes_of(getattr(tensor, name)) for name in names)
     return tensor.numel() * tensor.element_size()
 
 

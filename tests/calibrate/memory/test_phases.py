@@ -9,13 +9,14 @@ import pytest
 import torch
 from tests.calibrate.closed_loop.world import STEPS, shards
 from tests.tiny import tiny_vae
+from torch.testing._internal.two_tensor import TwoTensor
 
 from cachesmith.calibrate.closed_loop import host
 from cachesmith.calibrate.closed_loop.fit import SegmentFitter
 from cachesmith.calibrate.closed_loop.lanes import Schedule, line_weights
 from cachesmith.calibrate.closed_loop.polish import Polisher
 from cachesmith.calibrate.cost.plan import BudgetPlan
-from cachesmith.calibrate.memory.live_bytes import LiveBytes
+from cachesmith.calibrate.memory.live_bytes import LiveBytes, module_bytes
 from cachesmith.calibrate.memory.phases import phases, placed
 from cachesmith.calibrate.memory.placement import Placement
 from cachesmith.calibrate.memory.sizes import Kept, Sizes, sizes_of
@@ -115,6 +116,14 @@ def test_what_is_placed_fits_and_gives_up_the_cheapest_first() -> None:
         assert found.batch <= before.batch
         before = found
     assert placed(SIZES, plan(40), masks, 10**9, wanted) == wanted
+
+
+def test_a_tensor_made_of_others_is_as_large_as_these() -> None:
+    """As quantised weights are."""
+    weight = TwoTensor(torch.zeros(8, dtype=torch.int8), torch.zeros(8, dtype=torch.int8))  # type: ignore[no-untyped-call]
+    module = torch.nn.Module()
+    module.register_buffer("weight", weight)
+    assert module_bytes(module) == 16
 
 
 def test_storages_are_counted_once_and_until_they_are_freed() -> None:
