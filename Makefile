@@ -6,6 +6,7 @@ MODEL := examples/fashion_dit/model
 OUT ?= out
 PROMPTS := --prompts examples/fashion_dit/prompts.jsonl
 FLUX := examples/fashion_flux/model --prompts examples/fashion_flux/prompts.jsonl
+EMOJI := examples/emoji_qwen/model --prompts examples/emoji_qwen/prompts.jsonl
 EFFORT ?= --budget 100 --heldout 32 --batch 40
 FULL := --budget 1000 --heldout 64
 USUAL := --budget 100 --heldout 32 --batch 8
@@ -80,6 +81,8 @@ peers: install                     ## all known caches side by side: the README'
 	  --policy examples/fashion_dit/fashion.policy.safetensors --out benchmarks/fashion_dit
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/peers.py $(FLUX) $(RACE) --lpips $(VENV)/lpips-vgg.safetensors \
 	  --policy examples/fashion_flux/fashion-flux.policy.safetensors --out benchmarks/fashion_flux
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/peers.py $(EMOJI) $(RACE) --lpips $(VENV)/lpips-vgg.safetensors \
+	  --policy examples/emoji_qwen/emoji.policy.safetensors --out $(OUT)/emoji_qwen
 
 cost: install                      ## quality against run equivalents: the rows that benchmarks/cost.md lacks (hours)
 	for speedup in 6.25 5 3.57; do \
