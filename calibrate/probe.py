@@ -5,12 +5,12 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from torch import Tensor
 
 from cachesmith.calibrate.closed_loop.replay import replayed
 from cachesmith.calibrate.turns import turns_of
 from cachesmith.policies import MAIN, Follower, PolicyError, Stack
 from cachesmith.runtime import Answer, Tick, UnitCall, UnitResult, UseOutput, Watcher, watch
+from cachesmith.runtime.features import Feature, alike
 from cachesmith.runtime.pipeline_call import PipelineCall
 from cachesmith.sampling.render import Renderer
 from cachesmith.sampling.requests import Request
@@ -22,16 +22,14 @@ _Guidance = Literal["none", "batched", "sequential"]
 class Shape:
     """guidance: none, in one batch, or by calls of its own; follower: the half that is forecast from the other.
 
-    channels and tokens are those of the image stream between blocks, latents those of one sample. call: as asked for.
+    channels: of each stream that leaves the blocks. call: as asked for.
     denoisers: those that are called, by name, in the order in which each takes over; starts: the step at which it does,
     the first one's where the run begins.
     """
 
     guidance: _Guidance
     follower: Follower | None
-    channels: int
-    tokens: int
-    latents: int
+    channels: tuple[int, ...]
     call: PipelineCall
     denoisers: tuple[str, ...] = (MAIN,)
     starts: tuple[int, ...] = (0,)
@@ -42,7 +40,7 @@ class _Bypass(Watcher):
 
     def __init__(self) -> None:
         super().__init__()
-        self.inputs: list[Tensor] = []
+        self.inputs: list[Feature] = []
         self.call = PipelineCall({})
 
     def begin(self, tick: Tick) -> None:
@@ -52,11 +50,8 @@ class _Bypass(Watcher):
 
     def answer(self, call: UnitCall) -> Answer:
         """Return the inputs."""
-        count = len(call.inputs)
-        if count > 1:
-            raise PolicyError(f"{count} streams leave the blocks; only models with one can be calibrated")
-        self.inputs.append(call.inputs[0].detach().clone().requires_grad_())
-        return UseOutput((self.inputs[-1],))
+        self.inputs.append(tuple(stream.detach().clone().requires_grad_() for stream in call.inputs))
+        return UseOutput(self.inputs[-1])
 
     def observe(self, result: UnitResult) -> None:
         """Nothing is computed."""
@@ -78,26 +73,31 @@ def probe(renderer: Renderer, requests: Sequence[Request]) -> Shape:
             "calibrate a pipeline whose scheduler's `step` is called once a step"
         )
     latents = trace.latents[-1]
-    reach = torch.autograd.grad(latents.square().sum() / 2, bypass.inputs)
+    streams = [stream for feature in bypass.inputs for stream in feature]
+    reach = torch.autograd.grad(latents.square().sum() / 2, streams, materialize_grads=True)
     first = bypass.inputs[0]
-    turns = turns_of(renderer, requests, first.shape[-1], trace.step - 1)
-    guidance: _Guidance = "sequential" if len(reach) > 1 else "batched" if len(first) > samples else "none"
+    channels = tuple(stream.shape[-1] for stream in first)
+    turns = turns_of(renderer, requests, channels, trace.step - 1)
+    calls = [reach[i : i + len(first)] for i in range(0, len(reach), len(first))]
+    guidance: _Guidance = "sequential" if len(calls) > 1 else "batched" if len(first[0]) > samples else "none"
     return Shape(
         guidance,
-        _follower(guidance, reach, samples),
-        first.shape[-1],
-        first.shape[1],
-        latents[0].numel(),
+        _follower(guidance, calls, samples),
+        channels,
         bypass.call,
         tuple(turns),
         tuple(turns.values()),
     )
 
 
-def _follower(guidance: _Guidance, reach: tuple[Tensor, ...], samples: int) -> Follower | None:
+def _follower(guidance: _Guidance, calls: Sequence[Feature], samples: int) -> Follower | None:
     if guidance == "sequential":
-        return "later"
-    if guidance == "none" or len(reach[0]) != 2 * samples:
+        # calls of other rows or tokens have no difference from the first one
+        return "later" if all(alike(call, calls[0]) for call in calls) else None
+    if guidance == "none" or len(calls[0][0]) != 2 * samples:
         return None
-    first, second = reach[0].float().square().flatten(1).sum(1).chunk(2)
-    return "first" if bool(first.sum() < second.sum()) else "second"
+    halves = [stream.float().square().flatten(1).sum(1).chunk(2) for stream in calls[0]]
+    first, second = (
+        sum(float(half.sum()) for half in half_of_all) for half_of_all in zip(*halves, strict=True)
+    )
+    return "first" if first < second else "second"

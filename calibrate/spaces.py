@@ -55,7 +55,9 @@ def none_worse_than_cheaper(found: dict[str, Found]) -> dict[str, Found]:
 
 
 def _found(profile: Weighted, budget: float, prepared: Prepared) -> Found:
-    policy = as_policy(profile.schedule, profile.rows, f"nfc-{budget:g}", prepared.shape.denoisers)
+    policy = as_policy(
+        profile.schedule, profile.rows, f"nfc-{budget:g}", prepared.shape.denoisers, prepared.shape.channels
+    )
     nfc = computations(profile.schedule.mask)
     return Found(policy, profile.source, nfc, profile.psnr, profile.losses)
 
@@ -71,7 +73,7 @@ def _earlier(config: CalibrationConfig, budget: float, prepared: Prepared) -> tu
         schedule, rows = known
         fits = len(schedule.mask) == config.steps and schedule.follower in (None, prepared.shape.follower)
         fits = fits and schedule.starts == prepared.shape.starts
-        wide = next(iter(rows.values())).shape[-1] == prepared.shape.channels
+        wide = next(iter(rows.values())).shape[-1] == sum(prepared.shape.channels)
         if fits and wide and computations(schedule.mask) == budget:
             return schedule, {step: row.to(prepared.shards.device) for step, row in rows.items()}
     warnings.warn(

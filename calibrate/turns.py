@@ -17,24 +17,26 @@ class _Turn(Watcher):
     def __init__(self) -> None:
         super().__init__()
         self.steps: set[int] = set()
-        self.channels: set[int] = set()
+        self.channels: set[tuple[int, ...]] = set()
 
     def answer(self, call: UnitCall) -> Answer:
         """Return the inputs."""
         if self._tick.step is not None:
             self.steps.add(self._tick.step)
-        self.channels |= {tensor.shape[-1] for tensor in call.inputs}
+        self.channels.add(tuple(tensor.shape[-1] for tensor in call.inputs))
         return UseOutput(call.inputs)
 
     def observe(self, result: UnitResult) -> None:
         """Nothing is computed."""
 
 
-def turns_of(renderer: Renderer, requests: Sequence[Request], channels: int, first: int) -> dict[str, int]:
+def turns_of(
+    renderer: Renderer, requests: Sequence[Request], channels: tuple[int, ...], first: int
+) -> dict[str, int]:
     """The denoisers of a run by name, in the order in which they take over, and the step at which each does.
 
-    channels: of the first one's blocks; first: the step at which the run begins. Raises `PolicyError` where denoisers
-    do not take turns, or others have other channels.
+    channels: of each stream of the first one's blocks; first: the step at which the run begins. Raises `PolicyError`
+    where denoisers do not take turns, or others have other channels.
     """
     pipe = renderer.pipe
     turns = {name: _Turn() for name in denoisers(pipe)}

@@ -1,5 +1,6 @@
 """The policy file: its schema, its checks, reading and writing. Needs neither torch nor a model."""
 
+from cachesmith.policies.arrays import lane_ids
 from cachesmith.policies.base import MAIN, Arrays, Frozen
 from cachesmith.policies.document import (
     FORMAT,
@@ -132,6 +133,7 @@ __all__ = [
     "encode",
     "fixed_mask",
     "halves",
+    "lane_ids",
     "load",
     "magcache_mask",
     "mask",

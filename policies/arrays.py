@@ -18,6 +18,9 @@ Array = NDArray[Any]
 Spans = Mapping[str, tuple[int, int]]
 """Lowest and highest value of every array of cluster ids."""
 
+NO_CHANNEL = -1
+"""Stands behind the ids of a lane with fewer channels than others."""
+
 ORTHONORMAL = 1e-3
 """Largest allowed entry of (V^T V - 1) x, for x of ones and minus ones."""
 _PROBES = 8
@@ -51,7 +54,20 @@ def check_array(reference: Reference, array: Array) -> None:
 def id_spans(mentioned: Iterable[Reference], arrays: Arrays) -> Spans:
     """Measure every array of cluster ids once, however many forecasters name it."""
     ids = {reference.name for reference in mentioned if reference.kind == "ids"}
-    return {name: (int(arrays[name].min()), int(arrays[name].max())) for name in ids}
+    return {name: _span(arrays[name]) for name in ids}
+
+
+def lane_ids(ids: Array) -> Array:
+    """One lane's entries: those of a lane with fewer channels than others end in -1."""
+    return ids[: 1 + int(np.flatnonzero(ids != NO_CHANNEL).max(initial=-1))]
+
+
+def _span(ids: Array) -> tuple[int, int]:
+    """Lowest and highest entry; -1 is one where another entry comes after it, or none before."""
+    if (least := int(ids.min())) != NO_CHANNEL:
+        return least, int(ids.max())
+    lanes = [lane_ids(lane) for lane in ids]
+    return min(int(lane.min(initial=0 if len(lane) else NO_CHANNEL)) for lane in lanes), int(ids.max())
 
 
 def check_forecaster(

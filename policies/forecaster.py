@@ -34,7 +34,7 @@ class Fitted(Grown):
 
     With `ids`, an int32 array [lanes, channels], every channel follows the weights of its group, and both arrays
     have a last axis more: [lanes, steps, taps, groups] and [lanes, steps, taps + 1, groups]. A group may be a
-    cluster of channels or a single one.
+    cluster of channels or a single one. Where lanes differ in their channels, the ids of the narrower ones end in -1.
     """
 
     LATER = ("ids",)
@@ -51,7 +51,8 @@ Row = Annotated[ClosedRow | Fitted, Field(discriminator="kind")]
 class Clusters(Frozen):
     """HyCa (arXiv 2510.04188): channels are grouped, each group has a solver of its own.
 
-    `ids` names an int32 array [lanes, channels] with values below the number of `rows`.
+    `ids` names an int32 array [lanes, channels] with values below the number of `rows`; those of a lane with fewer
+    channels than others end in -1.
     """
 
     kind: Literal["clusters"] = "clusters"

@@ -79,8 +79,9 @@ def _ends(renderer: Renderer, batch: Uncached, point: Point, rows: Rows) -> Tens
     with attached(renderer.pipe, point.schedule, loop), replay as trace:
         renderer.differentiable(batch.requests)
     logs = []
+    path = trace.latents
     for segment in point.segments:
-        latents = trace.latents[segment.stop].float()
+        latents = path[segment.stop].float()
         miss = latents - batch.path[:, segment.stop].to(latents.device).float()
         logs.append((miss.square().flatten(1).mean(1) + FLOOR).log())
     return torch.stack(logs)

@@ -1,4 +1,4 @@
-"""Normal equations of one segment, summed over samples, tokens and combinations of the latents."""
+"""Normal equations of one stream in one segment, summed over samples, tokens and combinations of the latents."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -8,9 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from cachesmith.calibrate.closed_loop.axes import AXES, axes
+from cachesmith.calibrate.closed_loop.axes import AXES
 from cachesmith.calibrate.closed_loop.lanes import Schedule
-from cachesmith.calibrate.closed_loop.loop import Note
 from cachesmith.sampling.out_of_memory import out_of_memory
 
 OWN = 0.5
@@ -28,10 +27,6 @@ in the hundreds, and with these the segment is no longer linear in them.
 
 _TINY = 1e-30
 
-TOKENS_A_SAMPLE = 512
-"""Of a sample's tokens, so many are summed over at most: where there are thousands of channels, these are thousands of
-equations a sample."""
-
 BLOCKS = 6
 """Of columns: those of a symmetric matrix that are right of a block are not multiplied out."""
 
@@ -44,7 +39,7 @@ class Halves:
     right: Tensor
     energy: Tensor
     count: int
-    width: int
+    tokens: int
 
     @property
     def folds(self) -> list[int]:
@@ -69,16 +64,14 @@ class Equations:
 
     Unknowns are ordered by lane, axis and channel. D is never stored: a backward pass from a combination of the latents
     through sampler, guidance, tail and embedder gives its derivative in every forecast, and so a row of D for every
-    token. Where latents depend on forecasts of one token, gram is exact; where they do not, it lacks what couples
-    tokens. `right` is exact in any case, and both are in float32. `share`: part of the tokens that are summed over,
-    drawn for each sample by its number, `TOKENS_A_SAMPLE` at most; `count`: how many they are in all. `width`: latents
-    of a token. A gram is large where channels are many: grams rest on the host, but for those of the folds in hand.
+    token, see `Design`. Where latents depend on forecasts of one token, gram is exact; where they do not, it lacks what
+    couples tokens. `right` is exact in any case, and both are in float32. `tokens`: of a sample; `count`: how many were
+    summed over in all. A gram is large where channels are many: grams rest on the host, but for those of the folds in
+    hand.
     """
 
-    def __init__(
-        self, folds: int, schedule: Schedule, channels: int, device: torch.device, share: float = 1.0
-    ):
-        self.schedule, self.channels, self.share = schedule, channels, share
+    def __init__(self, folds: int, schedule: Schedule, channels: int, device: torch.device):
+        self.channels = channels
         self.shape = (len(schedule.lanes), AXES, channels)
         size = len(schedule.lanes) * AXES * channels
         self.device = device
@@ -86,37 +79,22 @@ class Equations:
         self._here: dict[int, Tensor] = {}
         self.right = torch.zeros(folds, size, device=device)
         self.energy = torch.zeros(self.shape, device=device)
-        self.count, self.width = 0, 1
+        self.count, self.tokens = 0, 1
 
-    def add(
-        self,
-        end: Tensor,
-        miss: Tensor,
-        weight: Tensor,
-        folds: Tensor,
-        notes: list[Note],
-        combinations: list[Tensor],
-        numbers: Sequence[int],
-    ) -> None:
-        """Add one batch: latents `end` [N, ...] with a graph to `notes`, what they `miss`, and samples' weights [N].
+    def begin(self, folds: Tensor, summed: int, tokens: int) -> None:
+        """A batch of samples in `folds` [N] is added: `summed` of its tokens; `tokens`: of one sample, in all."""
+        self.count, self.tokens = self.count + summed, tokens
+        self._bring(sorted(set(folds.tolist())))
 
-        numbers: of the samples, which say what tokens are drawn.
-        """
-        count = notes[0].output.shape[1]
-        tokens = _drawn(numbers, count, self.share)
-        self.width = end[0].numel() // count
-        design = _Design(end, notes, self.schedule, self.channels, tokens.to(end.device))
-        weights = weight.view(-1, *(1,) * (end.ndim - 1))
-        self.count += tokens.numel()
-        present = sorted(set(folds.tolist()))
-        self._bring(present)
-        rows = design.rows(miss * weights)
-        for fold in present:
+    def add_right(self, rows: Tensor, folds: Tensor) -> None:
+        """Add what weighed misses make of D: [N, tokens, unknowns]."""
+        for fold in sorted(set(folds.tolist())):
             self.right[fold] += rows[folds == fold].sum((0, 1))
-        for combination in combinations:
-            rows = design.rows(combination * weights.sqrt(), self.energy)
-            for fold in present:
-                _add_square(self._here[fold], rows[folds == fold].flatten(0, 1))
+
+    def add_square(self, rows: Tensor, folds: Tensor) -> None:
+        """Add the squares of rows of D [N, tokens, unknowns]."""
+        for fold in sorted(set(folds.tolist())):
+            _add_square(self._here[fold], rows[folds == fold].flatten(0, 1))
 
     def _bring(self, folds: Sequence[int]) -> None:
         """Have the grams of some folds on the device, and no others."""
@@ -139,7 +117,7 @@ class Equations:
             fold: torch.cat([row[: place + 1] for place, row in enumerate(self.gram[fold])])
             for fold in self.folds
         }
-        return Halves, (lower, self.right, self.energy, self.count, self.width)
+        return Halves, (lower, self.right, self.energy, self.count, self.tokens)
 
     def square(self, fold: int) -> Tensor:
         """A fold's gram, [unknowns, unknowns]."""
@@ -152,7 +130,7 @@ class Equations:
             self.gram[fold] += other.square(fold).to(self.gram)
             self.right[fold] += other.right[fold].to(self.right)
         self.energy += other.energy.to(self.energy)
-        self.count, self.width = self.count + other.count, other.width
+        self.count, self.tokens = self.count + other.count, other.tokens
         return self
 
     @property
@@ -214,39 +192,6 @@ class Equations:
         return matrix
 
 
-class _Design:
-    """One batch's D, row by row, of some of each sample's tokens [N, ...]."""
-
-    def __init__(self, end: Tensor, notes: list[Note], schedule: Schedule, channels: int, tokens: Tensor):
-        self.end, self.notes, self.drawn = end, notes, tokens.shape
-        self.shape = (len(schedule.lanes), AXES, channels)
-        self.outputs = [note.output for note in notes]
-        rows = torch.arange(notes[0].output.shape[0], device=end.device)[:, None]
-        self.index = rows, tokens[rows[:, 0] % len(end)]
-        made = [_changes(note, schedule.own(note.step).lanes[note.lane], self.index) for note in notes]
-        self.sizes, self.changes = [size for size, _ in made], [change for _, change in made]
-
-    def rows(self, combination: Tensor, energy: Tensor | None = None) -> Tensor:
-        """The derivative of `combination` [N, ...] of the latents: [N, tokens, unknowns]; `energy` is added to.
-
-        Rows of a batch that is guided in one are the samples' several times over, and add up.
-        """
-        adjoints = torch.autograd.grad(
-            self.end, self.outputs, combination.expand_as(self.end), retain_graph=True
-        )
-        samples = len(self.end)
-        total = self.end.new_zeros(*self.drawn, *self.shape, dtype=torch.float32)
-        for adjoint, note, change, size in zip(adjoints, self.notes, self.changes, self.sizes, strict=True):
-            if energy is not None:
-                each = adjoint.float().square().mean((1, 2))
-                energy[note.lane] += torch.einsum("r,krc->kc", each, size)
-            some = adjoint[self.index].float()
-            for axis, moved in enumerate(change):
-                for part, move in zip(torch.split(some, samples), torch.split(moved, samples), strict=True):
-                    total[:, :, note.lane, axis].addcmul_(part, move)
-        return total.flatten(2)
-
-
 def _add_square(gram: Tensor, rows: Tensor) -> None:
     """Add rows^T rows to the lower blocks of `gram`; the others are theirs, see `_mirror`."""
     for block in _blocks(gram):
@@ -262,27 +207,6 @@ def _mirror(gram: Tensor) -> None:
 def _blocks(gram: Tensor) -> list[slice]:
     width = -(-len(gram) // BLOCKS)
     return [slice(start, min(start + width, len(gram))) for start in range(0, len(gram), width)]
-
-
-def _drawn(numbers: Sequence[int], count: int, share: float) -> Tensor:
-    """So many of each sample's tokens, drawn by its number: [N, round(share count)], at most `TOKENS_A_SAMPLE`."""
-    wanted = min(TOKENS_A_SAMPLE, max(1, round(share * count)))
-    generators = [torch.Generator().manual_seed(number) for number in numbers]
-    return torch.stack([torch.randperm(count, generator=each)[:wanted] for each in generators])
-
-
-def _changes(note: Note, mask: str, index: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
-    """What one unit of each unknown adds to a forecast: its squares over all tokens [AXES, rows, channels], and itself
-    for the tokens of `index` [AXES, rows, tokens, channels]. One axis is made at a time.
-    """
-    sizes, changes = [], []
-    for column in axes(mask, note.step).T:
-        whole = torch.zeros(note.output.shape, device=note.output.device)
-        for tap in column.nonzero().flatten().tolist():
-            whole.add_(note.raw[tap].detach(), alpha=float(column[tap]))
-        changes.append(whole[index])
-        sizes.append(whole.square_().sum(1))
-    return torch.stack(sizes), torch.stack(changes)
 
 
 def solve(matrix: Callable[[], Tensor], right: Tensor) -> Tensor:

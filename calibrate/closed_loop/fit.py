@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 
 from cachesmith.calibrate.closed_loop.axes import AXES, Segment, segments
-from cachesmith.calibrate.closed_loop.equations import Equations, factored
 from cachesmith.calibrate.closed_loop.lanes import Rows, Schedule, corrected, line_weights
+from cachesmith.calibrate.closed_loop.stack_equations import StackEquations
 from cachesmith.calibrate.closed_loop.walk import Start
 from cachesmith.calibrate.fleet.shards import Shards
 from cachesmith.calibrate.objective import PSNR, Objective
@@ -49,14 +49,14 @@ _FLOOR = 0.01
 
 @dataclass(frozen=True)
 class Curvature:
-    """Of one segment: the Cholesky factor of its equations and ridge, a mean over samples and tokens.
+    """Of one segment: the Cholesky factors of its equations and ridge, one a stream, see `StackEquations.factors`.
 
     squares: squared errors at its end, out of fold [N]; before, after: their geometric mean's root without and with
     weights.
     """
 
     segment: Segment
-    factor: Tensor
+    factors: tuple[Tensor, ...]
     ridge: float
     before: float
     after: float
@@ -84,7 +84,7 @@ class Fit:
     def saved(self) -> dict[str, Any]:
         """As tensors, numbers and strings."""
         curvatures = [
-            (*each.segment, each.factor, each.ridge, each.before, each.after, each.squares)
+            (*each.segment, each.factors, each.ridge, each.before, each.after, each.squares)
             for each in self.curvatures
         ]
         return {
@@ -109,6 +109,7 @@ class Walked(NamedTuple):
 class SegmentFitter:
     """Fits one schedule on uncached samples: on all of them, or on the groups at `places`.
 
+    channels: of each stream that leaves the blocks.
     ridges, turns, share of the tokens: less of them for a quick fit. start: weights to begin with, by default lines;
     they are kept if `hold`, and only their curvature is found.
     advance(samples) is called for every computed step. objective: what samples are scored by.
@@ -118,7 +119,7 @@ class SegmentFitter:
         self,
         shards: Shards,
         schedule: Schedule,
-        channels: int,
+        channels: tuple[int, ...],
         *,
         places: Sequence[int] | None = None,
         ridges: Sequence[float] = RIDGES,
@@ -135,7 +136,7 @@ class SegmentFitter:
         self.count = sum(len(shards.groups[place].numbers) for place in self.places)
         self.folds, self.start = min(FOLDS, self.count), start
         self.objective = objective
-        self.base = start or line_weights(schedule, channels, self.device)
+        self.base = start or line_weights(schedule, sum(channels), self.device)
         self.advance = advance or (lambda _: None)
         self.segments = segments(schedule.mask)
         self._fit = Fit(schedule)
@@ -151,7 +152,7 @@ class SegmentFitter:
         return self._fit
 
     def _segment(self, segment: Segment) -> None:
-        shape = (self.folds, len(self.schedule.lanes), AXES, self.channels)
+        shape = (self.folds, len(self.schedule.lanes), AXES, sum(self.channels))
         theta = torch.zeros(shape, device=self.device)
         part = 1.0 if self.schedule.mask[segment.start] == "C" else 0.5
         self.shards.compute(segment.start, lambda samples: self.advance(part * samples))
@@ -159,7 +160,7 @@ class SegmentFitter:
             return
         before = best = self._walked(segment, theta, torch.inf)
         together, ridge = theta[0], 0.0
-        equations: Equations | None = None
+        equations: StackEquations | None = None
         for turn in range(self.turns):
             share = self.share if turn or self.hold else FEW
             equations = None  # the last turn's sums make room for the next ones
@@ -179,12 +180,16 @@ class SegmentFitter:
         self.shards.settle()
         self._fit.rows |= corrected(self.schedule, segment, self.base, together)
         self._fit.width = equations.width
-        # many segments' factors are large: they rest on the host
-        lower = factored(equations.damped(equations.total(), DAMPING).div_(equations.count)).cpu()
+        lower = equations.factors(DAMPING)
         self._fit.curvatures.append(Curvature(segment, lower, ridge, before.error, best.error, best.squares))
 
     def _turn(
-        self, segment: Segment, equations: Equations, target: Tensor, grid: Sequence[float], least: float
+        self,
+        segment: Segment,
+        equations: StackEquations,
+        target: list[Tensor],
+        grid: Sequence[float],
+        least: float,
     ) -> tuple[float, Tensor, Walked]:
         """The ridge of the grid whose out-of-fold weights end closest, these weights, and where they end.
 
@@ -212,7 +217,7 @@ class SegmentFitter:
             self.shards.keep()
         return Walked(error, squares)
 
-    def _equations(self, segment: Segment, theta: Tensor, squares: Tensor, share: float) -> Equations:
+    def _equations(self, segment: Segment, theta: Tensor, squares: Tensor, share: float) -> StackEquations:
         importance = (squares + _FLOOR * squares.median()) ** -WEIGHT
         return self.shards.equations(segment, theta, importance / importance.mean(), share)
 

@@ -20,12 +20,13 @@ from cachesmith.policies import (
     Stack,
     denoiser_policy,
     halves,
+    lane_ids,
     unbound,
 )
 from cachesmith.policies.base import Arrays
 
 Rows = dict[int, Tensor]
-"""Weights by step: [..., lanes, RAW, channels], float32."""
+"""Weights by step: [..., lanes, RAW, channels], float32; the channels are those of all streams in a row."""
 
 
 class Schedule(NamedTuple):
@@ -86,8 +87,17 @@ def corrected(schedule: Schedule, segment: Segment, base: Rows, theta: Tensor) -
     return found
 
 
-def as_policy(schedule: Schedule, rows: Rows, prefix: str, names: Sequence[str] = (MAIN,)) -> Policy:
-    """As a policy bound to no model, for the denoisers called `names`: every channel is a group of its own."""
+def as_policy(
+    schedule: Schedule,
+    rows: Rows,
+    prefix: str,
+    names: Sequence[str] = (MAIN,),
+    channels: Sequence[int] | None = None,
+) -> Policy:
+    """As a policy bound to no model, for the denoisers called `names`: every channel is a group of its own.
+
+    channels: of each stream; by default there is one.
+    """
     arrays: Arrays = {}
     parts: dict[str, dict[str, Any]] = {}
     for name, span in zip(names, schedule.spans, strict=True):
@@ -96,26 +106,30 @@ def as_policy(schedule: Schedule, rows: Rows, prefix: str, names: Sequence[str] 
         fitted = Fitted(
             weights=f"{folder}/weights", input_weights=f"{folder}/input_weights", ids=f"{folder}/ids"
         )
-        arrays |= _arrays(own, rows, folder)
+        arrays |= _arrays(own, rows, folder, channels or next(iter(rows.values())).shape[-1:])
         gate, forecaster = Fixed(mask=own.mask), Forecaster(rows=fitted)
         parts[name] = {"units": own.stack, "gate": gate, "forecaster": forecaster}
     further = {name: DenoiserProfile(**part) for name, part in parts.items() if name != MAIN}
     return unbound(Profile(**parts[MAIN], denoisers=further), arrays)
 
 
-def _arrays(schedule: Schedule, rows: Rows, prefix: str) -> Arrays:
+def _arrays(schedule: Schedule, rows: Rows, prefix: str, channels: Sequence[int]) -> Arrays:
     """Weights are zero on steps that are computed or another denoiser's; a step by half has weights of the follower's
-    difference alone."""
-    lanes, _, channels = next(iter(rows.values())).shape
-    table = torch.zeros(lanes, len(schedule.mask), RAW, channels)
+    difference alone. A policy's lane is one stream of one of ours; those of fewer channels end in -1."""
+    count, most = len(channels), max(channels)
+    table = torch.zeros(len(schedule.lanes) * count, len(schedule.mask), RAW, most)
+    ids = torch.full((len(table), most), -1, dtype=torch.int32)
+    for place in range(len(table)):
+        ids[place, : channels[place % count]] = torch.arange(channels[place % count])
     for step, row in rows.items():
         for lane, letters in enumerate(schedule.lanes):
             if letters[step] == "F":
-                table[lane, step] = row[lane].float().cpu()
+                for stream, own in enumerate(torch.split(row[lane].float().cpu(), [*channels], -1)):
+                    table[lane * count + stream, step, :, : own.shape[-1]] = own
     return {
         f"{prefix}/weights": table[:, :, :TAPS].contiguous().numpy(),
         f"{prefix}/input_weights": table[:, :, TAPS:].contiguous().numpy(),
-        f"{prefix}/ids": torch.arange(channels, dtype=torch.int32).repeat(lanes, 1).numpy(),
+        f"{prefix}/ids": ids.numpy(),
     }
 
 
@@ -147,12 +161,16 @@ def _of_part(policy: Policy, name: str) -> tuple[Schedule, Rows] | None:
     if not isinstance(rows, Fitted) or rows.ids is None or rows.input_weights is None:
         return None
     schedule = Schedule(profile.gate.mask, profile.units.follower)
-    index = torch.from_numpy(policy.arrays[rows.ids].copy()).long()
+    index = [torch.from_numpy(lane_ids(ids).copy()).long() for ids in policy.arrays[rows.ids]]
+    streams, left = divmod(len(index), len(schedule.lanes))
     both = [
         torch.from_numpy(policy.arrays[each].copy()).float() for each in (rows.weights, rows.input_weights)
     ]
-    if both[0].shape[:2] != (len(schedule.lanes), len(schedule.mask)) or both[0].shape[2] != TAPS:
+    if left or both[0].shape[:2] != (len(index), len(schedule.mask)) or both[0].shape[2] != TAPS:
         return None
     table = torch.cat(both, 2)
-    each = torch.stack([table[lane][..., index[lane]] for lane in range(len(index))], 1)
+    found = [table[lane][..., index[lane]] for lane in range(len(index))]
+    each = torch.stack(
+        [torch.cat(found[lane : lane + streams], -1) for lane in range(0, len(found), streams)], 1
+    )
     return schedule, {step: each[step] for step, letter in enumerate(schedule.mask) if letter != "C"}

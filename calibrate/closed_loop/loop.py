@@ -1,6 +1,6 @@
 """A runner whose weights are tensors: they may differ from sample to sample, and carry gradients."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
@@ -27,14 +27,16 @@ from cachesmith.runtime.hooks.watch import watch_each
 from cachesmith.runtime.runs.guidance import guided
 
 StepWeights = Mapping[int, Tensor]
-"""By step, [lanes, RAW, channels], or [folds, lanes, RAW, channels]."""
+"""By step, [lanes, RAW, channels], or [folds, lanes, RAW, channels]; the channels are those of all streams in a row."""
 
 
 @dataclass(frozen=True)
 class Note:
-    """One forecast: of which lane, at which step, from what [RAW tensors of rows, tokens, channels], and itself."""
+    """One forecast: of which lane and stream, at which step, from what [RAW tensors of rows, tokens, channels], and
+    itself."""
 
     lane: int
+    stream: int
     step: int
     raw: list[Tensor]
     output: Tensor
@@ -44,7 +46,7 @@ class Past:
     """What is remembered of a batch: by branch and unit, (inputs, outputs) of computed steps, newest first."""
 
     def __init__(self) -> None:
-        self.known: dict[tuple[str, str], list[tuple[Tensor, Tensor]]] = {}
+        self.known: dict[tuple[str, str], list[tuple[Feature, Feature]]] = {}
         self.answers: dict[tuple[int, str], Feature] = {}
 
     def on(self, device: torch.device) -> "Past":
@@ -56,9 +58,12 @@ class Past:
         return self._made(lambda tensor: rows_of(tensor, places, samples))
 
     def _made(self, change: Callable[[Tensor], Tensor]) -> "Past":
+        def all_of(feature: Feature) -> Feature:
+            return tuple(change(each) for each in feature)
+
         past = Past()
-        past.known = {name: [(change(a), change(b)) for a, b in pairs] for name, pairs in self.known.items()}
-        past.answers = {name: tuple(change(each) for each in found) for name, found in self.answers.items()}
+        past.known = {name: [(all_of(a), all_of(b)) for a, b in pairs] for name, pairs in self.known.items()}
+        past.answers = {name: all_of(found) for name, found in self.answers.items()}
         return past
 
 
@@ -98,14 +103,26 @@ class Loop:
         if self.computes(unit, call.inputs):
             known = self.past.answers.get((step, self._tick.branch))
             return COMPUTE_ALL if known is None else UseOutput(known)
-        (now,) = call.inputs
-        raw = self._raw(unit, now)
-        rows = self.weights[step][..., unit.lane, :, :]
+        past, lane = self._known(unit), unit.lane // len(call.inputs)
+        rows = self._rows(step, lane, call.inputs[0])
+        each = torch.split(rows, [now.shape[-1] for now in call.inputs], -1)
+        streams = zip(each, call.inputs, strict=True)
+        return UseOutput(
+            tuple(self._forecast(unit, stream, past, *pair) for stream, pair in enumerate(streams))
+        )
+
+    def _rows(self, step: int, lane: int, like: Tensor) -> Tensor:
+        """Weights of all streams [1 or rows of the batch, RAW, channels]."""
+        rows = self.weights[step][..., lane, :, :]
         if self.folds is None or rows.ndim == 2:
-            rows = rows[None]
-        else:
-            samples = torch.arange(len(now), device=now.device) % len(self.folds)
-            rows = rows[self.folds.to(now.device)[samples]]
+            return rows[None]
+        samples = torch.arange(len(like), device=like.device) % len(self.folds)
+        return rows[self.folds.to(like.device)[samples]]
+
+    def _forecast(
+        self, unit: Unit, stream: int, past: Sequence[tuple[Feature, Feature]], rows: Tensor, now: Tensor
+    ) -> Tensor:
+        raw = _raw(past, stream, now)
         total = now.float() if isinstance(unit, BlockRun) else torch.zeros_like(now, dtype=torch.float32)
         for index, tensor in enumerate(raw):
             # not widened: a graph would keep a copy of every tap for every step
@@ -114,26 +131,25 @@ class Loop:
         if self.notes is not None:
             if not output.requires_grad:
                 output.requires_grad_()
-            self.notes.append(Note(unit.lane, step, raw, output))
-        return UseOutput((output,))
+            assert self._tick.step is not None, "it is forecast"
+            self.notes.append(Note(unit.lane // len(unit.streams), stream, self._tick.step, raw, output))
+        return output
 
-    def _raw(self, unit: Unit, now: Tensor) -> list[Tensor]:
+    def _known(self, unit: Unit) -> list[tuple[Feature, Feature]]:
         known = self.past.known.get((self._tick.branch, unit.name))
         if known is None:
             raise PolicyError(
                 f"a run is at step {self._tick.step} before anything is computed: requests that begin at several "
                 "steps, as with several values of `strength`, cannot be calibrated together; give one of them"
             )
-        nothing = torch.zeros((), dtype=now.dtype, device=now.device)
-        missing = [nothing] * (TAPS - len(known))
-        return [*(made for _, made in known), *missing, *(entered for entered, _ in known), *missing, now]
+        return known
 
     def observe(self, result: UnitResult) -> None:
         """Remember a computed step."""
         if self._tick.step is None:
             return
         known = self.past.known.setdefault((self._tick.branch, result.unit.name), [])
-        known.insert(0, (result.inputs[0], result.feature[0]))
+        known.insert(0, (result.inputs, result.feature))
         del known[TAPS:]
         if result.unit.group != GUIDANCE:
             self.past.answers = {k: v for k, v in self.past.answers.items() if k[0] == self._tick.step}
@@ -142,6 +158,15 @@ class Loop:
     def end(self, output: Tensor) -> bool:
         """The call is over."""
         return False
+
+
+def _raw(known: Sequence[tuple[Feature, Feature]], stream: int, now: Tensor) -> list[Tensor]:
+    """What one stream's forecast is linear in: `RAW` tensors."""
+    nothing = torch.zeros((), dtype=now.dtype, device=now.device)
+    missing = [nothing] * (TAPS - len(known))
+    made = [outputs[stream] for _, outputs in known]
+    entered = [inputs[stream] for inputs, _ in known]
+    return [*made, *missing, *entered, *missing, now]
 
 
 def attached(pipe: Any, schedule: Schedule, loop: Loop) -> AbstractContextManager[None]:

@@ -2,8 +2,8 @@
 
 Least squares spend nothing on what comes later. A cached run is differentiable: the gradient of where all segments
 end in all segments' weights costs a backward pass of the computed steps but the first. Coordinates phi of a segment
-are such that theta = L^-T phi, L L^T the mean curvature of its equations and ridge: a unit of any phi moves its end
-equally far.
+are such that theta = L^-T phi, L L^T the mean curvature of its equations and ridge, for each stream: a unit of any phi
+moves its end equally far.
 The log of a squared error e^2, mean over a token's n latents, has the curvature 2 / (n e^2) along any phi, so one rate
 serves all segments: it is the damping of a Newton step.
 """
@@ -17,7 +17,7 @@ from torch import Tensor
 
 from cachesmith.calibrate.closed_loop.axes import AXES
 from cachesmith.calibrate.closed_loop.descent import FLOOR, Point, loss
-from cachesmith.calibrate.closed_loop.fit import Fit
+from cachesmith.calibrate.closed_loop.fit import Curvature, Fit
 from cachesmith.calibrate.closed_loop.lanes import Rows, corrected
 from cachesmith.calibrate.fleet.groups import cut, draws
 from cachesmith.calibrate.fleet.shards import Shards
@@ -64,7 +64,7 @@ class Polisher:
         self.shards, self.fit, self.size, self.seed = shards, fit, size, seed
         self.rate, self.recomputed = rate, recomputed
         self.state: dict[str, list[Tensor]] = {
-            name: [torch.zeros(len(each.factor), device=shards.device) for each in fit.curvatures]
+            name: [torch.zeros(_unknowns(each), device=shards.device) for each in fit.curvatures]
             for name in ("phi", "kept", "momentum", "average")
         }
         self.iteration, self.scale = 0, 1.0
@@ -141,12 +141,15 @@ class Polisher:
     def _thetas(self, phis: Sequence[Tensor]) -> list[Tensor]:
         """theta = L^-T phi of every segment, [lanes, AXES, channels]."""
         shape = (len(self.fit.schedule.lanes), AXES, -1)
-        return [
-            torch.linalg.solve_triangular(
-                curvature.factor.to(phi.device).T, phi[:, None], upper=True
-            ).reshape(shape)
-            for curvature, phi in zip(self.fit.curvatures, phis, strict=True)
-        ]
+        thetas = []
+        for curvature, phi in zip(self.fit.curvatures, phis, strict=True):
+            own = zip(curvature.factors, torch.split(phi, [*map(len, curvature.factors)]), strict=True)
+            found = [
+                torch.linalg.solve_triangular(factor.to(part.device).T, part[:, None], upper=True)
+                for factor, part in own
+            ]
+            thetas.append(torch.cat([each.reshape(shape) for each in found], -1))
+        return thetas
 
     def _gradients(
         self, numbers: Sequence[int], advance: Callable[[float], None] | None
@@ -158,11 +161,21 @@ class Polisher:
         found, ends = self.shards.gradients(numbers, point, advance or (lambda _: None))
         grads = []
         for curvature, each, errors in zip(self.fit.curvatures, found, ends, strict=True):
-            # d / d phi = L^-1 d / d theta
-            factor = curvature.factor.to(each.device)
-            along = torch.linalg.solve_triangular(factor, each.T, upper=False).T
+            along = self._along(curvature, each)
             grads.append(self._clipped(along, errors.to(along)).mean(0))
         return grads, ends.mean(1).exp().tolist(), loss(ends)
+
+    def _along(self, curvature: Curvature, grads: Tensor) -> Tensor:
+        """d / d phi = L^-1 d / d theta, of each sample [N, unknowns]."""
+        lanes = len(self.fit.schedule.lanes)
+        whole = grads.view(len(grads), lanes, AXES, -1)
+        sizes = [len(factor) // (lanes * AXES) for factor in curvature.factors]
+        own = zip(curvature.factors, torch.split(whole, sizes, -1), strict=True)
+        found = [
+            torch.linalg.solve_triangular(factor.to(part.device), part.flatten(1).T, upper=False).T
+            for factor, part in own
+        ]
+        return torch.cat(found, 1)
 
     def _clipped(self, grads: Tensor, logs: Tensor) -> Tensor:
         """Each sample's gradient [samples, unknowns] of a log squared error [samples], no longer than its own error.
@@ -173,6 +186,10 @@ class Polisher:
         length = grads.norm(dim=1).clamp_min(_TINY)
         shares: Tensor = (longest / length).clamp_max(1.0)
         return grads * shares[:, None]
+
+
+def _unknowns(curvature: Curvature) -> int:
+    return sum(map(len, curvature.factors))
 
 
 def _rose(losses: Tensor, lately: Sequence[float]) -> bool:

@@ -3,10 +3,11 @@
 A pipeline cannot be entered in the middle of its loop, and its loop is its own: how it guides, scales and steps is
 told by nothing but itself. So a run that is to go on at step a is called from the top, and every transformer call
 before a is answered by what it returned before: the sampler takes the very steps it took, and only latents are touched.
-After step `stop` the call is left by an exception. Prompts are encoded once.
+After step `stop` the call is left by an exception, the first time once it is known who steps: a pipeline may step
+sound by a copy of its scheduler. Prompts are encoded once.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from functools import wraps
 from types import MethodType
@@ -17,7 +18,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
 from cachesmith.calibrate.closed_loop.offload import bring, bring_for_gradients, holding, is_streamed
-from cachesmith.runtime.hooks.patch import patched
+from cachesmith.runtime.hooks.patch import method_of, patched
 from cachesmith.runtime.models.denoisers import denoisers
 from cachesmith.sampling.render import device_of
 from cachesmith.sampling.waypoints import begun_at
@@ -31,20 +32,56 @@ class Stopped(BaseException):
 
 
 class ReplayTrace:
-    """What happened in one replay: `latents[i]` went into step i, the last ones came out of the last step.
+    """What happened in one replay of `scheduler`'s steps, and of those of its copies, by which sound is stepped.
 
     Where a run begins in the middle of its scheduler's timesteps, the steps before hold what it begins with.
     """
 
-    def __init__(self, samples: int) -> None:
+    def __init__(self, samples: int, scheduler: Any) -> None:
         self.samples = samples
-        self.latents: list[Tensor] = []
         self.results: Results = []
+        self._paths: list[tuple[Any, list[Tensor]]] = [(scheduler, [])]
+        self._all_known = False
+
+    @property
+    def latents(self) -> list[Tensor]:
+        """The i-th went into step i, the last ones came out of the last step; see `joined`."""
+        paths = [path for _, path in self._paths]
+        return [joined(parts) for parts in zip(*paths, strict=False)]
 
     @property
     def step(self) -> int:
-        """Steps taken so far."""
-        return max(0, len(self.latents) - 1)
+        """Steps taken so far, by all schedulers that are known."""
+        return max(0, min(len(path) for _, path in self._paths) - 1)
+
+    def called(self, stop: int | None) -> bool:
+        """The denoiser is called: whoever steps has done so by then. Return whether `stop` steps are taken."""
+        self._all_known = self.step > 0
+        return stop is not None and self.step >= stop
+
+    def stepped(
+        self, scheduler: Any, timestep: Any, sample: Tensor, output: Tensor, stop: int | None
+    ) -> bool:
+        """A scheduler made `output` of `sample`. Return whether all of them are known to have taken `stop` steps."""
+        path = next((path for known, path in self._paths if known is scheduler), None)
+        if path is None:
+            self._paths.append((scheduler, path := []))
+        if not path:
+            path += [sample[: self.samples]] * (1 + begun_at(scheduler, timestep))
+        path.append(output[: self.samples])
+        return stop is not None and self.step >= stop and self._all_known
+
+
+def joined(parts: Sequence[Tensor]) -> Tensor:
+    """All latents that are stepped at once, as one tensor: themselves, where they are of one kind, else [N, all].
+
+    Several kinds are scaled to count alike, whatever their sizes: a mean over all is the mean of each one's mean.
+    """
+    if len(parts) == 1:
+        return parts[0]
+    flat = [part.flatten(1) for part in parts]
+    share = sum(part.shape[1] for part in flat) / len(flat)
+    return torch.cat([(share / part.shape[1]) ** 0.5 * part for part in flat], 1)
 
 
 @contextmanager
@@ -55,9 +92,9 @@ def replayed(
 
     samples: of the batch; prompts: remembers what `encode_prompt` returned, for the next replay of the same batch.
     """
-    trace = ReplayTrace(samples)
+    trace = ReplayTrace(samples, pipe.scheduler)
     with ExitStack() as stack:
-        answering = _Answering(known, trace, pipe)
+        answering = _Answering(known, trace, stop, pipe)
         for transformer in denoisers(pipe).values():
             stack.enter_context(patched(transformer, "forward", answering(transformer)))
         stack.enter_context(_stepping(pipe.scheduler, trace, stop))
@@ -70,8 +107,8 @@ def replayed(
 class _Answering:
     """Wraps the forwards of all denoisers: calls of a step come in the same order every time."""
 
-    def __init__(self, known: Results, trace: ReplayTrace, pipe: Any):
-        self.known, self.trace = known, trace
+    def __init__(self, known: Results, trace: ReplayTrace, stop: int | None, pipe: Any):
+        self.known, self.trace, self.stop = known, trace, stop
         self.every, self.device = [*denoisers(pipe).values()], device_of(pipe)
         self._step, self._calls = 0, 0
 
@@ -80,6 +117,8 @@ class _Answering:
 
         @wraps(forward)
         def answered(*args: Any, **kwargs: Any) -> Any:
+            if self.trace.called(self.stop):
+                raise Stopped
             step, call = self._place()
             known = self.known[step][call] if step < len(self.known) else None
             if known is None:
@@ -108,21 +147,16 @@ class _Answering:
 @contextmanager
 def _stepping(scheduler: Any, trace: ReplayTrace, stop: int | None) -> Iterator[None]:
     original = scheduler.step
-    function = getattr(original, "__func__", original)
 
-    @wraps(function)
+    @wraps(getattr(original, "__func__", original))
     def step(this: Any, *args: Any, **kwargs: Any) -> Any:
-        result = original(*args, **kwargs)
-        if this is scheduler:
-            if not trace.latents:
-                timestep, sample = (
-                    kwargs[name] if name in kwargs else args[i]
-                    for i, name in ((1, "timestep"), (2, "sample"))
-                )
-                trace.latents += [sample[: trace.samples]] * (1 + begun_at(scheduler, timestep))
-            trace.latents.append(result[0][: trace.samples])
-            if stop is not None and trace.step >= stop:
-                raise Stopped
+        # a deep copy of the scheduler has inherited this, and steps by itself
+        result = method_of(this, original)(*args, **kwargs)
+        timestep, sample = (
+            kwargs[name] if name in kwargs else args[i] for i, name in ((1, "timestep"), (2, "sample"))
+        )
+        if trace.stepped(this, timestep, sample, result[0], stop):
+            raise Stopped
         return result
 
     with patched(scheduler, "step", MethodType(step, scheduler)):

@@ -9,9 +9,9 @@ from torch import Tensor
 
 from cachesmith.calibrate.closed_loop.axes import Segment
 from cachesmith.calibrate.closed_loop.batch import Batch, Uncached
-from cachesmith.calibrate.closed_loop.combinations import combinations
-from cachesmith.calibrate.closed_loop.equations import Equations
+from cachesmith.calibrate.closed_loop.design import combinations
 from cachesmith.calibrate.closed_loop.lanes import Rows, Schedule, corrected, line_weights
+from cachesmith.calibrate.closed_loop.stack_equations import StackEquations, last_of
 from cachesmith.calibrate.objective import Objective
 from cachesmith.sampling.out_of_memory import half, in_memory, out_of_memory
 from cachesmith.sampling.render import Renderer, device_of
@@ -21,10 +21,11 @@ _R = TypeVar("_R")
 
 @dataclass(frozen=True)
 class Start:
-    """What a walk begins with. folds: how many there are; rows: the weights, by default lines."""
+    """What a walk begins with. channels: of each stream; folds: how many there are; rows: the weights, by default
+    lines."""
 
     schedule: Schedule
-    channels: int
+    channels: tuple[int, ...]
     folds: int
     rows: Rows | None = None
 
@@ -52,7 +53,7 @@ class Walk:
             for (place, each), part in zip(samples.items(), parts, strict=True)
         }
         self.numbers = torch.tensor(numbers)
-        rows = line_weights(start.schedule, start.channels, self.device) if start.rows is None else start.rows
+        rows = start.rows or line_weights(start.schedule, sum(start.channels), self.device)
         self.base: Rows = {step: row.to(self.device) for step, row in rows.items()}
         self._combinations: dict[torch.Size, list[Tensor]] = {}
 
@@ -82,7 +83,7 @@ class Walk:
         for batch in self._all():
             batch.known, batch.kept, batch.last = batch.kept, [], []
 
-    def equations(self, segment: Segment, theta: Tensor, weights: Tensor, share: float) -> Equations:
+    def equations(self, segment: Segment, theta: Tensor, weights: Tensor, share: float) -> StackEquations:
         """Normal equations of a segment; each sample weighs its weight [N]. share: of the tokens."""
         while True:
             most = max(map(len, self._all()))
@@ -93,9 +94,9 @@ class Walk:
             for place, batches in self.batches.items():
                 self.batches[place] = [part for batch in batches for part in batch.parts(most)]
 
-    def _summed(self, segment: Segment, theta: Tensor, weights: Tensor, share: float) -> Equations:
+    def _summed(self, segment: Segment, theta: Tensor, weights: Tensor, share: float) -> StackEquations:
         start, rows = self.start, self._weights(segment, theta)
-        equations = Equations(start.folds, start.schedule, start.channels, self.device, share)
+        equations = StackEquations(start.folds, start.schedule, start.channels, self.device, share)
         batches = self._all()
         sizes = [len(batch) for batch in batches]
         parts = zip(batches, torch.split(weights, sizes), torch.split(self.numbers, sizes), strict=True)
@@ -104,7 +105,7 @@ class Walk:
             end, notes = batch.differentiable(segment.stop, rows)
             size = end.shape[1:]
             if size not in self._combinations:
-                self._combinations[size] = combinations(end, notes[-1].output)
+                self._combinations[size] = combinations(end, last_of(notes))
             miss = batch.uncached.path[:, segment.stop].to(end.device).float() - end.detach().float()
             found, weight = self._combinations[size], weight.to(end.device)
             equations.add(end, miss, weight, batch.folds, notes, found, numbers.tolist())

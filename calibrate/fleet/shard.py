@@ -11,7 +11,7 @@ from cachesmith.calibrate.closed_loop import descent
 from cachesmith.calibrate.closed_loop.axes import Segment
 from cachesmith.calibrate.closed_loop.batch import Uncached
 from cachesmith.calibrate.closed_loop.descent import Point
-from cachesmith.calibrate.closed_loop.equations import Equations
+from cachesmith.calibrate.closed_loop.stack_equations import StackEquations
 from cachesmith.calibrate.closed_loop.walk import Start, Walk
 from cachesmith.calibrate.fleet.groups import Group
 from cachesmith.calibrate.memory.placement import Placement
@@ -85,9 +85,9 @@ class Shard:
 
     def equations(self, segment: Segment, theta: Tensor, weights: Tensor, share: float) -> None:
         """See `Walk`; `sums` returns them."""
-        self._equations: Equations | None = self._walk.equations(segment, theta, weights, share)
+        self._equations: StackEquations | None = self._walk.equations(segment, theta, weights, share)
 
-    def sums(self) -> Equations | None:
+    def sums(self) -> StackEquations | None:
         """The last equations, which are then forgotten: they are large."""
         equations, self._equations = self._equations, None
         return equations

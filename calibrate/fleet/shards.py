@@ -10,7 +10,7 @@ from torch import Tensor
 
 from cachesmith.calibrate.closed_loop.axes import Segment
 from cachesmith.calibrate.closed_loop.descent import Point
-from cachesmith.calibrate.closed_loop.equations import Equations
+from cachesmith.calibrate.closed_loop.stack_equations import StackEquations
 from cachesmith.calibrate.closed_loop.walk import Start
 from cachesmith.calibrate.fleet.groups import Group, shared_out
 from cachesmith.calibrate.fleet.remote import Remote
@@ -104,7 +104,7 @@ class Shards:
         """Go on from where the walk that was kept ended."""
         self._all(dict.fromkeys(self._order, Call("settle")))
 
-    def equations(self, segment: Segment, theta: Tensor, weights: Tensor, share: float) -> Equations:
+    def equations(self, segment: Segment, theta: Tensor, weights: Tensor, share: float) -> StackEquations:
         """Normal equations of a segment, summed over all samples; weights [N]; share: of the tokens."""
         self._all(
             {w: Call("equations", (segment, theta, weights[rows], share)) for w, rows in self._order.items()}
@@ -112,11 +112,11 @@ class Shards:
         # one after another and in order: they are large, and sums of floats depend on it
         parts = (self.workers[worker](Call("sums")) for worker in self._order)
         first = next(parts)
-        if isinstance(first, Equations):
-            total = first.to(self.device)
-        else:
+        if first.packed:
             start = self._start
-            total = Equations(start.folds, start.schedule, start.channels, self.device).merge(first)
+            total = StackEquations(start.folds, start.schedule, start.channels, self.device).merge(first)
+        else:
+            total = first.to(self.device)
         for part in parts:
             total.merge(part)
         return total

@@ -29,7 +29,7 @@ def _tensor(data: bytes, dtype: torch.dtype, shape: tuple[int, ...]) -> Tensor:
 
 
 def to_bytes(thing: Any) -> bytes:
-    """As bytes; tensors come back on the host, `Equations` as `Halves`."""
+    """As bytes; tensors come back on the host, `StackEquations` of `Halves`."""
     stream = io.BytesIO()
     _Pickler(stream, protocol=5).dump(thing)
     return stream.getvalue()

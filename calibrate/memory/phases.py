@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from cachesmith.calibrate.closed_loop.axes import AXES, RAW, TAPS, segments
-from cachesmith.calibrate.closed_loop.equations import TOKENS_A_SAMPLE
+from cachesmith.calibrate.closed_loop.design import TOKENS_A_SAMPLE
 from cachesmith.calibrate.closed_loop.fit import FOLDS
 from cachesmith.calibrate.cost.plan import BudgetPlan
 from cachesmith.calibrate.memory.placement import Placement
@@ -41,8 +41,11 @@ class _Held:
     def __init__(self, sizes: Sizes, plan: BudgetPlan, masks: Sequence[str], where: Placement):
         self.sizes, self.plan, self.masks, self.where = sizes, plan, masks, where
         self.lanes = 2 if any("H" in mask for mask in masks) else 1
-        self.unknowns = self.lanes * AXES * sizes.channels
-        self.gram = FLOAT_SIZE * self.unknowns**2
+        # each stream has equations of its own, which are solved one after another
+        grams = [FLOAT_SIZE * (self.lanes * AXES * each.channels) ** 2 for each in sizes.streams]
+        self.gram, self.largest = sum(grams), max(grams)
+        # numbers of the drawn tokens of a sample
+        self.drawn = sum(min(TOKENS_A_SAMPLE, each.tokens) * each.channels for each in sizes.streams)
         # inputs and features of the last steps, and what the blocks returned in the last
         self.history = sizes.feature * (2 * TAPS + 1)
 
@@ -72,8 +75,7 @@ class _Held:
     def _graph(self) -> int:
         """A segment of forecasts with a graph, and what one unit of each unknown adds to them."""
         longest = max(b - a for mask in self.masks for a, b in segments(mask)) - 1
-        drawn = min(TOKENS_A_SAMPLE, self.sizes.tokens)
-        changes = longest * self.sizes.rows * AXES * drawn * self.sizes.channels * FLOAT_SIZE
+        changes = longest * self.sizes.rows * AXES * self.drawn * FLOAT_SIZE
         adjoints = longest * self.sizes.feature
         # a forecast, what goes into it, what its tail makes of it, and what guidance and the sampler do
         graph = longest * (self.sizes.tail + 3 * self.sizes.feature + 2 * self.sizes.latents)
@@ -81,15 +83,12 @@ class _Held:
 
     def _summed(self) -> int:
         """Rows of the equations of a batch, with those before them, and the grams of its folds."""
-        drawn = min(TOKENS_A_SAMPLE, self.sizes.tokens)
-        return (
-            2 * self.where.batch * drawn * self.unknowns * FLOAT_SIZE
-            + min(self.where.batch, FOLDS) * self.gram
-        )
+        rows = self.lanes * AXES * self.drawn * FLOAT_SIZE
+        return 2 * self.where.batch * rows + min(self.where.batch, FOLDS) * self.gram
 
     def _solved(self) -> int:
-        """All folds' sum, and that without one, in whose place its factor is made."""
-        return 2 * self.gram
+        """A stream's sum of all folds, and that without one, in whose place its factor is made."""
+        return 2 * self.largest
 
     def gradients(self) -> int:
         """A cached run with its graph, what is remembered meanwhile, and one step's backward pass."""
@@ -99,7 +98,9 @@ class _Held:
         weights = len(self.masks[0]) * RAW * self.lanes * each.channels * FLOAT_SIZE
         run = each.latents * (self.plan.steps + 1) + each.prompt
         remembered = self.plan.samples * self.history if self.where.history else 0
-        return self.weights() + remembered + batch * (graph + step.backward + run + 2 * weights) + self.gram
+        return (
+            self.weights() + remembered + batch * (graph + step.backward + run + 2 * weights) + self.largest
+        )
 
     def _run_graph(self) -> int:
         """What one sample's backward pass needs, from the second computed step on."""

@@ -1,19 +1,18 @@
 """What one sample takes of memory in one step, found by running the denoiser once on the meta device."""
 
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from dataclasses import dataclass
-from functools import wraps
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from cachesmith.calibrate.closed_loop.gradient_checkpointing import recomputed
+from cachesmith.calibrate.memory.first_step import first_step
 from cachesmith.calibrate.memory.live_bytes import bytes_of, module_bytes
-from cachesmith.calibrate.memory.on_meta import META, counted, to_meta, without_weights
-from cachesmith.policies import PolicyError, Stack
-from cachesmith.runtime.hooks.patch import patched
-from cachesmith.runtime.models.units import block_lists, image_stream, resolve_units
+from cachesmith.calibrate.memory.on_meta import counted, without_weights
+from cachesmith.policies import Stack
+from cachesmith.runtime.models.units import BlockRun, block_lists, resolve_units
 from cachesmith.sampling.render import Renderer
 from cachesmith.sampling.requests import Request
 
@@ -33,10 +32,10 @@ class Kept:
 
 @dataclass(frozen=True)
 class Sizes:
-    """weights: bytes by component. rows: of the stream, in all calls of a step.
+    """weights: bytes by component. rows: of a stream, in all calls of a step; streams: those that leave the blocks.
 
-    Bytes of one sample: latents; result: what the transformer returns in a step; prompt: what it is given; feature: the
-    image stream between blocks, in all calls of a step; computed, recomputed: a step with gradients, the latter with
+    Bytes of one sample: latents; result: what the transformer returns in a step; prompt: what it is given; feature: all
+    that leaves the blocks, in all calls of a step; computed, recomputed: a step with gradients, the latter with
     blocks computed twice; tail: what a step keeps beyond its blocks;
     decode: at most in the decoder; image: in float32.
     """
@@ -51,125 +50,77 @@ class Sizes:
     tail: int
     decode: int
     image: int
-    tokens: int
-    channels: int
+    streams: "tuple[Width, ...]"
     rows: int
 
     @property
     def itemsize(self) -> int:
-        """Bytes of an element of the stream."""
-        return self.feature // (self.rows * self.tokens * self.channels)
-
-
-@dataclass(frozen=True)
-class _Calls:
-    """Of one step: (args, kwargs) without contents; latents: what the sampler steps; decoded: for the decoder."""
-
-    arguments: list[tuple[Any, Any]]
-    latents: Tensor
-    decoded: Tensor | None
-
-
-class _Stop(BaseException):
-    """Leaves the pipeline's call."""
-
-
-class _Stepped(tuple[Tensor]):
-    """What a scheduler's step returns."""
+        """Bytes of an element of the streams."""
+        return self.feature // (self.rows * sum(each.tokens * each.channels for each in self.streams))
 
     @property
-    def prev_sample(self) -> Tensor:
-        """The next latents."""
-        return self[0]
+    def tokens(self) -> int:
+        """Of all streams."""
+        return sum(each.tokens for each in self.streams)
+
+    @property
+    def channels(self) -> int:
+        """Of all streams."""
+        return sum(each.channels for each in self.streams)
+
+
+class Width(NamedTuple):
+    """Of one stream."""
+
+    tokens: int
+    channels: int
 
 
 def sizes_of(renderer: Renderer, request: Request) -> Sizes:
     """Look at two steps of one sample. The pipeline may be on the meta device; else the steps are computed."""
     pipe = renderer.pipe
-    calls = _calls(Renderer(pipe, 2, 1, **renderer.common), request)
+    seen = first_step(Renderer(pipe, 2, 1, **renderer.common), request)
     transformer = without_weights(pipe.transformer)
-    stream = _stream(transformer, calls.arguments)
+    stream = _stream(transformer, seen.calls)
     forward = max(each.peak for each in stream)
-    computed, kept = (_kept(transformer, calls.arguments, forward, again) for again in (False, True))
-    inputs = len(block_lists(transformer)) * sum(each.streams for each in stream)
+    computed, kept = (_kept(transformer, seen.calls, forward, again) for again in (False, True))
+    inputs = len(block_lists(transformer)) * sum(each.passed for each in stream)
+    latents = _bytes(seen.stepped)
     parts = {n: c for n, c in pipe.components.items() if isinstance(c, torch.nn.Module)}
-    decode, image = (
-        (0, bytes_of(calls.latents)) if calls.decoded is None else _decode(pipe.vae, calls.decoded)
-    )
+    decode, image = _decode(pipe.vae, seen.decoded[0]) if seen.decoded else (0, latents)
     return Sizes(
         weights={name: module_bytes(part) for name, part in parts.items()},
-        latents=bytes_of(calls.latents),
+        latents=latents,
         result=sum(each.result for each in stream),
-        prompt=sum(_bytes(each) for each in calls.arguments),
+        prompt=sum(_bytes(each) for each in seen.calls),
         feature=sum(each.feature for each in stream),
         computed=computed,
         recomputed=kept,
         tail=max(0, kept.graph - inputs),
         decode=decode,
         image=image,
-        tokens=stream[0].tokens,
-        channels=stream[0].channels,
+        streams=stream[0].widths,
         rows=sum(each.rows for each in stream),
     )
 
 
-def _calls(renderer: Renderer, request: Request) -> _Calls:
-    pipe, seen, steps = renderer.pipe, list[tuple[Any, Any]](), list[Tensor]()
-    on_meta, decoded = pipe.transformer.device == META, list[Tensor]()
-    scheduler, original, timesteps = pipe.scheduler, pipe.transformer.forward, pipe.scheduler.set_timesteps
-
-    def forward(*args: Any, **kwargs: Any) -> Any:
-        args, kwargs = (to_meta(args), to_meta(kwargs)) if on_meta else (args, kwargs)
-        if not steps:
-            seen.append((to_meta(args), to_meta(kwargs)))
-        return original(*args, **kwargs)
-
-    def step(*args: Any, **kwargs: Any) -> Any:
-        steps.append(kwargs["sample"] if "sample" in kwargs else args[2])
-        return _Stepped((steps[-1],))
-
-    def decode(z: Tensor, *_: Any, **__: Any) -> Any:
-        decoded.append(z)
-        raise _Stop
-
-    @wraps(timesteps)
-    def on_host(*args: Any, **kwargs: Any) -> Any:
-        return timesteps(*args, **{**kwargs, **({"device": "cpu"} if on_meta else {})})
-
-    with ExitStack() as stack, torch.no_grad():
-        stack.enter_context(patched(pipe.transformer, "forward", forward))
-        stack.enter_context(patched(scheduler, "step", step))
-        stack.enter_context(patched(scheduler, "set_timesteps", on_host))
-        if getattr(pipe, "vae", None) is not None:
-            stack.enter_context(patched(pipe.vae, "decode", decode))
-        with suppress(_Stop):
-            renderer([request])
-    if not seen or not steps:
-        raise PolicyError(
-            f"{type(pipe).__name__} does not step its own scheduler by what its transformer returns; "
-            "calibrate a pipeline whose scheduler's `step` is called once a step"
-        )
-    return _Calls(seen, to_meta(steps[0]), to_meta(decoded[0]) if decoded else None)
-
-
 @dataclass(frozen=True)
 class _Stream:
-    """Of one call: shape of the image stream after the blocks, its bytes, those of all streams, and of the result.
+    """Of one call: what leaves the blocks; bytes of that, of all that the last block passes on, and of the result.
 
     peak: bytes at most, without gradients.
     """
 
     rows: int
-    tokens: int
-    channels: int
+    widths: tuple[Width, ...]
     feature: int
-    streams: int
+    passed: int
     result: int
     peak: int
 
 
 def _stream(transformer: Any, calls: list[tuple[Any, Any]]) -> list[_Stream]:
-    unit, found = resolve_units(transformer, Stack())[0], list[_Stream]()
+    unit, found = _stack(transformer), list[_Stream]()
     _, last = block_lists(transformer)[-1]
     for args, kwargs in calls:
         seen: list[Any] = []
@@ -177,17 +128,17 @@ def _stream(transformer: Any, calls: list[tuple[Any, Any]]) -> list[_Stream]:
         with torch.no_grad(), counted() as mode:
             result = transformer(*args, **kwargs)
         handle.remove()
-        streams = _tensors(seen[0])
-        image = (
-            streams[min(image_stream(unit), len(streams) - 1)]
-            if len(unit.streams) > 1
-            else max(streams, key=lambda each: each.numel())
-        )
-        rows, channels = image.shape[0], image.shape[-1]
-        tokens = image.numel() // (rows * channels)
-        sums = bytes_of(image), sum(map(bytes_of, streams)), _bytes(result)
-        found.append(_Stream(rows, tokens, channels, *sums, mode.peak))
+        leaving = unit.select(seen[0] if isinstance(seen[0], tuple) else (seen[0],), -1)
+        rows = len(leaving[0])
+        widths = tuple(Width(each.numel() // (rows * each.shape[-1]), each.shape[-1]) for each in leaving)
+        found.append(_Stream(rows, widths, _bytes(leaving), _bytes(seen[0]), _bytes(result), mode.peak))
     return found
+
+
+def _stack(transformer: Any) -> BlockRun:
+    (unit,) = resolve_units(transformer, Stack())
+    assert isinstance(unit, BlockRun)
+    return unit
 
 
 def _kept(transformer: Any, calls: list[tuple[Any, Any]], forward: int, again: bool) -> Kept:

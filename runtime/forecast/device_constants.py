@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from cachesmith.policies import Clusters, PolicyError
+from cachesmith.policies import Clusters, PolicyError, lane_ids
 from cachesmith.runtime.features import Feature
 from cachesmith.runtime.models.units import Unit
 from cachesmith.runtime.plan.constants import LaneConstants, cluster_rows, lane_constants
@@ -86,7 +86,7 @@ class DeviceConstants:
         known = lane.host.place is not None and decision.clusters in lane.host.place
         if not isinstance(rows, Clusters) or known:
             return lane.weights(decision)
-        ids = self.plan.policy.arrays[rows.ids][unit.lane + stream]
+        ids = lane_ids(self.plan.policy.arrays[rows.ids][unit.lane + stream])
         table = torch.from_numpy(cluster_rows([decision.clusters], len(decision.sources), ids)[0])
         return table.to(like.device, non_blocking=True).unbind()
 

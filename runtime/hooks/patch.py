@@ -143,6 +143,12 @@ def patched(target: Any, name: str, value: Any) -> Iterator[None]:
                 later.before = patch.before
 
 
+def method_of(copied: Any, method: Callable[..., Any]) -> Callable[..., Any]:
+    """What `method`, as it was found on an object, is on that object or a deep copy of it."""
+    function = getattr(method, "__func__", None)
+    return method if function is None else MethodType(function, copied)
+
+
 def strip(target: Any) -> None:
     """Take layers off a copy of what had some."""
     for name, value in [*vars(target).items()]:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cachesmith.policies import Calibrated, Clusters, Fitted, Mixed
+from cachesmith.policies import Calibrated, Clusters, Fitted, Mixed, lane_ids
 from cachesmith.policies.weights import Weights
 from cachesmith.runtime.models.units import Unit
 from cachesmith.runtime.plan.plan import Forecast, Plan
@@ -51,15 +51,14 @@ def lane_constants(plan: Plan, unit: Unit, stream: int) -> LaneConstants:
             parts["input_numbers"] = None if inputs is None else arrays[inputs][lane]
         case Fitted(weights=name, input_weights=inputs, ids=str(ids)):
             steps = [step for step, letter in enumerate(plan.masks[unit.group]) if letter == "F"]
-            parts["rows"] = _by_channel(arrays[name][lane][steps], arrays[ids][lane])
-            parts["inputs"] = (
-                None if inputs is None else _by_channel(arrays[inputs][lane][steps], arrays[ids][lane])
-            )
+            own = lane_ids(arrays[ids][lane])
+            parts["rows"] = _by_channel(arrays[name][lane][steps], own)
+            parts["inputs"] = None if inputs is None else _by_channel(arrays[inputs][lane][steps], own)
             parts["place"] = {step: row for row, step in enumerate(steps)}
         case Clusters(ids=ids) if plan.masks:
             clusterings = _clusterings(plan, unit)
             parts["place"] = {clustering: row for row, clustering in enumerate(clusterings)}
-            parts["rows"] = cluster_rows(clusterings, plan.taps(unit), arrays[ids][lane])
+            parts["rows"] = cluster_rows(clusterings, plan.taps(unit), lane_ids(arrays[ids][lane]))
     if forecaster.subspace is not None:
         parts["basis"] = arrays[forecaster.subspace.basis][lane]
     if forecaster.correction is not None:

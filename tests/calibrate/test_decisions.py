@@ -192,11 +192,12 @@ def test_a_turn_counts_only_if_it_ends_closer_out_of_fold(monkeypatch: pytest.Mo
 
     def equations(segment: Any, theta: Tensor, squares: Any, share: float) -> Any:
         shares.append(share)
-        unit = torch.eye(theta[0].numel())
         return SimpleNamespace(
-            total=lambda: unit.clone(), damped=lambda matrix, factor: matrix, width=1, count=1,
-            target=lambda theta: 1 + theta.flatten(1),
-        )  # fmt: skip
+            target=lambda theta: theta,
+            together=lambda theta, factor: 1 + theta[0],
+            factors=lambda factor: (),
+            width=1,
+        )
 
     monkeypatch.setattr(fitting, "corrected", lambda schedule, segment, base, theta: {1: theta})
     fitter._turn, fitter._equations = turn, equations
@@ -213,7 +214,7 @@ def test_a_turn_counts_only_if_it_ends_closer_out_of_fold(monkeypatch: pytest.Mo
 def _bare() -> Any:
     """A fitter without samples."""
     fitter: Any = object.__new__(SegmentFitter)
-    fitter.folds, fitter.schedule, fitter.channels, fitter.device = 1, MASK, 1, torch.device("cpu")
+    fitter.folds, fitter.schedule, fitter.channels, fitter.device = 1, MASK, (1,), torch.device("cpu")
     fitter.base, fitter.ridges, fitter.hold = {1: torch.zeros(1)}, RIDGES, False
     fitter.turns, fitter.share, fitter._fit, fitter.advance = 3, 1.0, Fit(MASK), lambda _: None
     return fitter
@@ -251,7 +252,7 @@ def _polisher(segments: int = 1, unknowns: int = 4, width: int = 1) -> Polisher:
         n: [torch.zeros(unknowns) for _ in range(segments)] for n in ("phi", "kept", "momentum", "average")
     }
     polisher.losses, polisher.scale, polisher.rate = [], 1.0, 0.2
-    curvature = Curvature(Segment(0, 2), torch.eye(unknowns), 0.0, 1.0, 1.0, torch.ones(1))
+    curvature = Curvature(Segment(0, 2), (torch.eye(unknowns),), 0.0, 1.0, 1.0, torch.ones(1))
     polisher.fit = Fit(MASK, {}, [curvature] * segments, width)
     return polisher
 

@@ -39,7 +39,7 @@ def test_errors_count_negative() -> None:
 def test_latents_are_compared_where_the_sampler_ends() -> None:
     """Where everything is computed nothing is wrong, whatever the decoder is given."""
     samples = shards(Flux(), 1, 2)
-    fit = SegmentFitter(samples, Schedule("C" * 10), 32, objective=Objective("latent_error"))()
+    fit = SegmentFitter(samples, Schedule("C" * 10), (32,), objective=Objective("latent_error"))()
     assert (fit.samples.abs() < 1e-5).all()
 
 

@@ -78,7 +78,7 @@ def calibrated(folder: Path, pipe: Any, where: Placement) -> tuple[torch.Tensor,
     shard = Shard(Renderer(pipe, STEPS, 2, guidance_scale=1.0), {0: group}, folder, where)
     shards = Shards([group], [InProcess(shard)], torch.device("cpu"))
     shards.references(lambda _: None)
-    fit = SegmentFitter(shards, SCHEDULE, 24, turns=1)()
+    fit = SegmentFitter(shards, SCHEDULE, (24,), turns=1)()
     rows = Polisher(shards, fit, size=2, recomputed=where.recomputed)(2)
     return fit.samples, *rows.values()
 

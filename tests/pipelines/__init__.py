@@ -3,10 +3,11 @@
 from tests.pipelines.audio import AUDIO
 from tests.pipelines.flux import FLUX
 from tests.pipelines.image import IMAGE
+from tests.pipelines.ltx2 import LTX2
 from tests.pipelines.parts import TinyPipeline
 from tests.pipelines.video import VIDEO
 from tests.pipelines.wan import WAN
 
 __all__ = ["PIPELINES", "TinyPipeline"]
 
-PIPELINES: dict[str, TinyPipeline] = FLUX | IMAGE | WAN | VIDEO | AUDIO
+PIPELINES: dict[str, TinyPipeline] = FLUX | IMAGE | WAN | VIDEO | LTX2 | AUDIO

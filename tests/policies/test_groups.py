@@ -24,6 +24,7 @@ from cachesmith.policies import (
     canonical,
     decode,
     encode,
+    lane_ids,
 )
 from cachesmith.policies.base import Arrays
 
@@ -59,6 +60,10 @@ def test_a_round_trip() -> None:
         ({"w": np.ones((2, 7, 3, 5), np.float32)}, "rows for 7 steps, expected 8"),
         ({"ids": np.full((2, 6), 5, np.int32)}, "ids holds 5 to 5 for 5 clusters"),
         ({"ids": np.full((2, 6), -1, np.int32)}, "ids holds -1 to -1"),
+        ({"ids": np.array([[0] * 6, [0, 1, -1, 2, -1, -1]], np.int32)}, "ids holds -1 to 2"),
+        ({"ids": np.array([[0] * 6, [-1] * 6], np.int32)}, "ids holds -1 to 0"),
+        ({"ids": np.array([[0] * 6, [0] * 5 + [-2]], np.int32)}, "ids holds -2 to 0"),
+        ({"ids": np.array([[0] * 6, [0, 9, 0, -1, -1, -1]], np.int32)}, "ids holds 0 to 9 for 5"),
         ({"ids": np.zeros((2, 7), np.int32)}, "ids for 7 channels and a basis for 6"),
         ({"ids": np.zeros((3, 6), np.int32)}, "lanes"),
         ({"ids": np.zeros((2, 6), np.float32)}, "expected int32"),
@@ -68,6 +73,12 @@ def test_a_round_trip() -> None:
 def test_wrong_groups_are_named(changes: Arrays, message: str) -> None:
     with pytest.raises(PolicyError, match=message):
         grouped(**changes)
+
+
+def test_a_lane_may_have_fewer_channels() -> None:
+    narrow = np.array([[0, 1, 2, 3, 4, 4], [3, 0, 2, 1, -1, -1]], np.int32)
+    again = decode(encode(grouped(ids=narrow)))
+    assert [lane_ids(lane).tolist() for lane in again.arrays["ids"]] == [[0, 1, 2, 3, 4, 4], [3, 0, 2, 1]]
 
 
 def test_weights_without_groups_are_written_as_before() -> None:

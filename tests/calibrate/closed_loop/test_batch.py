@@ -75,7 +75,7 @@ def test_a_graph_keeps_no_widened_taps() -> None:
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         _, notes = batch.differentiable(2, rows)
-    tap = next(iter(batch.past.known.values()))[0][1]
+    (tap,) = next(iter(batch.past.known.values()))[0][1]
     assert tap.dtype == torch.bfloat16 and notes
     widened = [each for each in kept if each.dtype == torch.float32 and each.shape == tap.shape]
     assert not any(torch.equal(each, tap.float()) for each in widened)

@@ -7,9 +7,10 @@ from torch import Tensor
 
 from cachesmith.calibrate.closed_loop.axes import AXES, Segment
 from cachesmith.calibrate.closed_loop.batch import Batch
-from cachesmith.calibrate.closed_loop.combinations import combinations, tokens_of
+from cachesmith.calibrate.closed_loop.design import combinations, tokens_of
 from cachesmith.calibrate.closed_loop.equations import Equations, factored, solve
 from cachesmith.calibrate.closed_loop.lanes import Schedule, corrected, line_weights
+from cachesmith.calibrate.closed_loop.stack_equations import StackEquations, last_of
 from cachesmith.calibrate.memory.live_bytes import LiveBytes, bytes_of
 from cachesmith.sampling.render import Renderer
 
@@ -65,8 +66,9 @@ def test_rows_are_the_derivative_of_where_the_segment_ends(
         torch.tensor([1.0, 2.0, 0.5]),
         torch.randn(end.shape, generator=torch.Generator().manual_seed(2)),
     )
-    equations = Equations(2, schedule, CHANNELS, torch.device("cpu"))
-    equations.add(end, miss, weight, batch.folds, notes, combinations(end, notes[-1].output), range(3))
+    system = StackEquations(2, schedule, (CHANNELS,), torch.device("cpu"))
+    system.add(end, miss, weight, batch.folds, notes, combinations(end, last_of(notes)), range(3))
+    (equations,) = system.parts
     one, other = torch.randn(2, *theta.shape[1:], generator=torch.Generator().manual_seed(3))
     far, wide = moved(batch, segment, theta, [one, other])
     for fold in range(2):
@@ -85,7 +87,7 @@ def test_rows_are_the_derivative_of_where_the_segment_ends(
 def test_a_latents_token_is_found_whatever_the_layout(renderer: type) -> None:
     batch = prepared(renderer(), Schedule("CFFFFFFFFF"), 0)
     end, notes = batch.differentiable(2, line_weights(batch.schedule, CHANNELS, torch.device("cpu")))
-    tokens = tokens_of(end, notes[-1].output)
+    tokens = tokens_of(end, last_of(notes))
     assert tokens is not None and tokens.shape == end.shape[1:]
     (adjoint,) = torch.autograd.grad(end.flatten(1)[0, 5], notes[-1].output, retain_graph=True)
     reached = adjoint.reshape(-1, 3, *adjoint.shape[1:])[:, 0].abs().sum((0, 2)).nonzero().flatten()
@@ -94,8 +96,8 @@ def test_a_latents_token_is_found_whatever_the_layout(renderer: type) -> None:
 
 def test_latents_that_depend_on_many_tokens_have_none() -> None:
     forecast = torch.randn(2, 4, 3, requires_grad=True)
-    assert tokens_of(forecast.cumsum(1), forecast) is None
-    mixed = combinations(forecast.cumsum(1), forecast)
+    assert tokens_of(forecast.cumsum(1), [forecast]) is None
+    mixed = combinations(forecast.cumsum(1), [forecast])
     assert torch.allclose(torch.stack(mixed).square().sum(0), torch.ones(4, 3))
 
 
@@ -147,7 +149,7 @@ def test_attention_after_the_blocks_mixes_tokens() -> None:
     forecast = torch.randn(1, 16, 8, requires_grad=True)
     heads = forecast.view(1, 16, 1, 8).transpose(1, 2)
     end = torch.nn.functional.scaled_dot_product_attention(heads, heads, heads)
-    assert tokens_of(end.transpose(1, 2).flatten(2), forecast) is None
+    assert tokens_of(end.transpose(1, 2).flatten(2), [forecast]) is None
 
 
 def test_a_solution_takes_one_matrix_and_is_exact_where_float32_sees_no_positive_one() -> None:

@@ -14,7 +14,7 @@ from cachesmith.runtime import apply
 from cachesmith.sampling.metrics import psnr
 from cachesmith.sampling.requests import requests
 
-CHANNELS = 32
+CHANNELS = (32,)
 MASK = Schedule("CFFCFFFCFF")
 HALVES = Schedule("CFHFFCFHFF", "second")
 
@@ -39,7 +39,7 @@ def test_fitted_weights_are_closer_than_lines_on_unseen_samples(make: Any, sched
     renderer = make()
     computed: list[float] = []
     fit = SegmentFitter(shards(renderer, 2, 4), schedule, CHANNELS, advance=computed.append)()
-    line = psnr_under(renderer, schedule, line_weights(schedule, CHANNELS, torch.device("cpu")))
+    line = psnr_under(renderer, schedule, line_weights(schedule, *CHANNELS, torch.device("cpu")))
     fitted = psnr_under(renderer, schedule, fit.rows)
     assert fitted > line + 0.1
     assert abs(fitted - fit.psnr) < 6

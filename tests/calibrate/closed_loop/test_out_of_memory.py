@@ -69,7 +69,7 @@ def test_a_fit_and_its_gradients_go_on_with_smaller_batches(make: Any, rows: int
         renderer = make()
         samples = shards(renderer, 1, 4)
         with short_of_memory(renderer.pipe.transformer, rows if short else 100):
-            fit = SegmentFitter(samples, MASK, 32, ridges=(1e-2,), turns=1)()
+            fit = SegmentFitter(samples, MASK, (32,), ridges=(1e-2,), turns=1)()
             found.append((fit, Polisher(samples, fit, size=4)(2)))
     (whole, polished), (halved, again) = found
     torch.testing.assert_close(whole.samples, halved.samples, rtol=1e-3, atol=1e-2)

@@ -17,6 +17,7 @@ from cachesmith.sampling.render import Renderer
 from cachesmith.sampling.requests import Request, requests
 
 STEPS = 10
+LABELS: list[Any] = [{"class_labels": label} for label in range(5)]
 
 
 class Flux(Renderer):
@@ -53,18 +54,21 @@ def dit(scale: float = 1.5) -> Renderer:
     return Renderer(tiny_dit(), STEPS, 8, guidance_scale=scale)
 
 
-def uncached(renderer: Renderer, batches: int = 2, size: int = 3) -> list[Uncached]:
+def uncached(
+    renderer: Renderer, batches: int = 2, size: int = 3, asked: Sequence[Any] = LABELS
+) -> list[Uncached]:
     for part in renderer.pipe.components.values():
         if isinstance(part, torch.nn.Module):
             part.requires_grad_(False)
-    labels: list[Any] = [{"class_labels": label} for label in range(5)]
-    wanted = requests(labels, batches * size, 7)
+    wanted = requests(asked, batches * size, 7)
     return [sample(renderer, wanted[i * size : (i + 1) * size]) for i in range(batches)]
 
 
-def shards(renderer: Renderer, batches: int = 2, size: int = 3, workers: int = 1) -> Shards:
+def shards(
+    renderer: Renderer, batches: int = 2, size: int = 3, workers: int = 1, asked: Sequence[Any] = LABELS
+) -> Shards:
     """Uncached samples in this process, shared out among so many workers."""
-    samples = uncached(renderer, batches, size)
+    samples = uncached(renderer, batches, size, asked)
     groups = [
         Group(tuple(range(i * size, (i + 1) * size)), tuple(each.requests)) for i, each in enumerate(samples)
     ]

@@ -4,7 +4,8 @@ import warnings
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import partial
+from copy import deepcopy
+from functools import cache, partial
 from pathlib import Path
 from threading import Lock
 from typing import Any
@@ -39,10 +40,15 @@ MASK = Schedule("CFFCFFFFFF")
 LOADING = Lock()
 
 
+@cache
+def template() -> Any:
+    return dit().pipe
+
+
 def load(_: str) -> Any:
-    """Workers of one process share torch's random numbers."""
+    """A copy: workers of one process share torch's random numbers, and others may be drawing some."""
     with LOADING:
-        return dit().pipe
+        return deepcopy(template())
 
 
 class Breaking:
@@ -84,7 +90,7 @@ def fleet(
 
 def calibrated(shards: Shards) -> tuple[torch.Tensor, ...]:
     shards.references(lambda _: None)
-    fit = SegmentFitter(shards, MASK, CHANNELS, turns=2)()
+    fit = SegmentFitter(shards, MASK, (CHANNELS,), turns=2)()
     rows = Polisher(shards, fit, size=2)(2)
     return fit.samples, *rows.values()
 
@@ -156,11 +162,11 @@ def test_what_is_sent_arrives() -> None:
     rows = torch.randn(5, equations.gram.shape[1])
     equations.gram[1] = rows.T @ rows
     equations.gram[1] = equations.gram[1].tril() + equations.gram[1].tril(-1).T
-    equations.right[1], equations.count, equations.width = rows[0], 7, 2
+    equations.right[1], equations.count, equations.tokens = rows[0], 7, 2
     data = to_bytes(equations)
     found = Equations(3, MASK, 4, torch.device("cpu")).merge(from_bytes(data))
     assert torch.equal(found.gram, equations.gram) and torch.equal(found.right, equations.right)
-    assert (found.count, found.width) == (7, 2)
+    assert (found.count, found.tokens) == (7, 2)
     assert len(data) < 4 * (AXES * 4) * (AXES * 4 + 1) / 2 + 4 * 4 * AXES * 4 + 1000
 
 
@@ -181,7 +187,7 @@ def test_bytes_are_those_that_were_told(tmp_path: Path) -> None:
     with fleet(tmp_path, {}, workers=2) as shards:
         shards.references(lambda _: None)
         folds, theta = torch.arange(4) % 2, torch.zeros(2, 1, AXES, CHANNELS)
-        shards.begin(range(2), Start(MASK, CHANNELS, 2), folds)
+        shards.begin(range(2), Start(MASK, (CHANNELS,), 2), folds)
         first = segments(MASK.mask)[0]
         shards.compute(first.start, lambda _: None)
         shards.go(first, theta)

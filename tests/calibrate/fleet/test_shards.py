@@ -22,7 +22,7 @@ HALVES = Schedule("CFHFFCFHFF", "second")
 def equations_of(some: Shards, share: float) -> Any:
     """Of the second segment that forecasts a whole step, for weights that differ from fold to fold."""
     theta = 0.05 * torch.randn(3, 2, AXES, CHANNELS, generator=torch.Generator().manual_seed(1))
-    some.begin(range(len(some.groups)), Start(HALVES, CHANNELS, 3), torch.arange(6) % 3)
+    some.begin(range(len(some.groups)), Start(HALVES, (CHANNELS,), 3), torch.arange(6) % 3)
     first, second, *_ = segments(HALVES.mask)
     for segment in (first, second):
         some.compute(segment.start, lambda _: None)
@@ -39,7 +39,8 @@ def test_sums_over_shards_are_those_of_one_process(batches: int, workers: int, w
     one, squares = equations_of(shards(dit(), batches, 6 // batches), 0.4)
     several, again = equations_of(shards(dit(), batches, 6 // batches, workers), 0.4)
     torch.testing.assert_close(again, squares, rtol=100 * within, atol=1e-7)
-    assert one.count == several.count and one.width == several.width
+    (one,), (several,) = one.parts, several.parts
+    assert one.count == several.count and one.tokens == several.tokens
     for name in ("gram", "right", "energy"):
         expected, found = getattr(one, name), getattr(several, name)
         assert expected.any() and float((found - expected).norm() / expected.norm()) < within, name
@@ -50,7 +51,7 @@ def test_weights_and_gradients_are_those_of_one_process() -> None:
     for workers in (1, 2):
         some = shards(Flux(), 2, 2, workers)
         counted: list[float] = []
-        fit = SegmentFitter(some, Schedule("CFFFCFFFFF"), CHANNELS, turns=1, advance=counted.append)()
+        fit = SegmentFitter(some, Schedule("CFFFCFFFFF"), (CHANNELS,), turns=1, advance=counted.append)()
         polisher = Polisher(some, fit, size=2)
         rows = polisher(2, counted.append)
         nfc = some.quality(as_policy(fit.schedule, rows, "x"))[1]

@@ -19,7 +19,7 @@ from cachesmith.calibrate.cost.plan import BudgetPlan
 from cachesmith.calibrate.memory.live_bytes import LiveBytes, module_bytes
 from cachesmith.calibrate.memory.phases import phases, placed
 from cachesmith.calibrate.memory.placement import Placement
-from cachesmith.calibrate.memory.sizes import Kept, Sizes, sizes_of
+from cachesmith.calibrate.memory.sizes import Kept, Sizes, Width, sizes_of
 from cachesmith.sampling.render import Renderer
 from cachesmith.sampling.requests import requests
 
@@ -76,7 +76,7 @@ def test_bytes_announced_are_bytes_held(mask: str, monkeypatch: pytest.MonkeyPat
         mode.restart()
         # all tokens are looked at, as in every turn but the first
         rows = line_weights(schedule, 32, torch.device("cpu"))
-        fit = SegmentFitter(samples, schedule, 32, start=rows, hold=True)()
+        fit = SegmentFitter(samples, schedule, (32,), start=rows, hold=True)()
         measured["least squares"] = mode.peak
         for name, shard.where in WAYS.items():
             gc.collect()
@@ -98,7 +98,18 @@ def test_bytes_announced_are_bytes_held(mask: str, monkeypatch: pytest.MonkeyPat
 
 KEPT = Kept(10, 1000, 200)
 SIZES = Sizes(
-    {"transformer": 5000, "vae": 100}, 10, 10, 10, 64, KEPT, Kept(10, 100, 300), 20, 50, 10, 16, 2, 1
+    {"transformer": 5000, "vae": 100},
+    10,
+    10,
+    10,
+    64,
+    KEPT,
+    Kept(10, 100, 300),
+    20,
+    50,
+    10,
+    (Width(16, 2),),
+    1,
 )
 
 
