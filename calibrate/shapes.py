@@ -17,10 +17,11 @@ from cachesmith.calibrate.studies import run_trials
 from cachesmith.policies import Follower
 from cachesmith.policies.schedule import by_halves, spaced
 
-POWERS = (1.3, 1.5, 1.15)
-"""Spacings that are tried first where few steps are computed, see `spaced`."""
+POWERS = (1.3, 1.5, 1.0)
+"""Spacings that are tried first where few steps are computed, see `spaced`. Even steps (1) suit samplers whose own
+noise levels are dense where steps matter."""
 
-MANY_POWERS = (1.5, 1.3, 1.4)
+MANY_POWERS = (1.5, 1.3, 1.0)
 """The same where at least `MANY` of all steps are."""
 
 MANY = 0.18
@@ -72,7 +73,7 @@ def _first_points(budget: float, run: RunShape) -> list[dict[str, Any]]:
     if not _has_halves(budget, run):
         powers = POWERS if budget < MANY * run.steps else MANY_POWERS
         return [{"power": power, **shares} for power in powers]
-    pairs = ((1.15, LEADS[0]), (1.3, LEADS[0]), (1.4, LEADS[1]))
+    pairs = ((1.15, LEADS[0]), (1.0, LEADS[1]), (1.4, LEADS[1]))
     return [{"power": power, "lead": lead, **shares} for power, lead in pairs]
 
 

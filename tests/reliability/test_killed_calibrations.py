@@ -7,9 +7,8 @@ import pytest
 from tests.reliability.ended_early import printed
 
 
-@pytest.mark.slow
-def test_calibrations_that_end_early() -> None:
-    count = 32
+@pytest.mark.parametrize("count", [1, pytest.param(32, marks=pytest.mark.slow)])
+def test_calibrations_that_end_early(count: int) -> None:
     result = printed("tests.reliability.killed_calibrations", count, count)
     assert sum(result["counts"].values()) == count == len(result["lost"])
     # a resumption asks the model once more how guidance is computed
