@@ -39,7 +39,7 @@ def test_samples_of_three_sizes_have_the_gradients_that_each_has_alone(tmp_path:
     shards = Shards(groups, [InProcess(shard)], torch.device("cpu"))
     shards.references(nobody)
     assert len({sample.path.shape for sample in shard.samples.values()}) == 3
-    fit = SegmentFitter(shards, Schedule("CCFFCF"), 32, turns=1)()
+    fit = SegmentFitter(shards, Schedule("CCFFCF"), (32,), turns=1)()
     polisher = Polisher(shards, fit, size=8)
     rows = polisher(1)
     assert fit.samples.isfinite().all() and torch.tensor(polisher.losses).isfinite().all() and rows
