@@ -10,6 +10,7 @@ EMOJI := examples/emoji_qwen/model --prompts examples/emoji_qwen/prompts.jsonl
 EFFORT ?= --budget 100 --heldout 32 --batch 40
 FULL := --budget 1000 --heldout 64
 USUAL := --budget 100 --heldout 32 --batch 8
+CLIPS := examples/moving_wan/model --prompts examples/moving_wan/prompts.jsonl
 COST_DIT := $(MODEL) $(PROMPTS) --guidance-scale 1.5 --policy examples/fashion_dit/fashion.policy.safetensors
 COST_FLUX := $(FLUX) --policy examples/fashion_flux/fashion-flux.policy.safetensors
 NEVER_SEEN := --seed 555000000 --batch 40
@@ -83,6 +84,8 @@ peers: install                     ## all known caches side by side: the README'
 	  --policy examples/fashion_flux/fashion-flux.policy.safetensors --out benchmarks/fashion_flux
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/peers.py $(EMOJI) $(RACE) --lpips $(VENV)/lpips-vgg.safetensors \
 	  --policy examples/emoji_qwen/emoji.policy.safetensors --out $(OUT)/emoji_qwen
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/peers.py $(CLIPS) --samples 32 --screen 8 --batch 8 --repeats 3 \
+	  --policy examples/moving_wan/moving.policy.safetensors --out benchmarks/moving_wan
 
 cost: install                      ## quality against run equivalents: the rows that benchmarks/cost.md lacks (hours)
 	for speedup in 6.25 5 3.57; do \

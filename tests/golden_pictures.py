@@ -24,6 +24,7 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     "fashion_dit": ("fashion", {"guidance_scale": 1.5}),
     "fashion_flux": ("fashion-flux", {}),
     "emoji_qwen": ("emoji", {}),
+    "moving_wan": ("moving", {}),
 }
 TINY: dict[str, tuple[Callable[[], Any], Callable[..., Any]]] = {
     "dit": (tiny_dit, sample_dit),
