@@ -11,7 +11,7 @@ from tests.golden_pictures import GOLDEN, MODELS, TINY, committed, example_pictu
 IDS = {
     "fashion_dit": "6d855c9bb1469b67",
     "fashion_flux": "8d59d4651ef7a3ee",
-    "emoji_qwen": "9ac65d882b0703b4",
+    "emoji_qwen": "749639063479a783",
     "moving_wan": "8c651acb23f5593e",
 }
 TOLERANCE = 1e-5
