@@ -228,7 +228,11 @@ def autocast(on: Scenario) -> None:
     """A request under autocast, which fresh pipelines draw as well."""
     asked = on.request()
     with torch.autocast("cpu", torch.bfloat16):
-        got = asked.sample(on.pipe)
+        try:
+            got = asked.sample(on.pipe)
+        except PolicyError as error:
+            on.refused("autocast", asked, on.profile, error)
+            return
         fresh = asked.pipeline()
         with apply(fresh, on.asked.policy, on.profile):
             right = asked.sample(fresh)
