@@ -1,7 +1,6 @@
 """What a calibration keeps on disk, scores and tensors: an interrupted one asks again and is answered at once."""
 
 import hashlib
-import io
 import json
 import os
 import pickle
@@ -10,7 +9,7 @@ from typing import Any
 
 import torch
 
-from cachesmith.files import drop_torn_lines, write_atomically
+from cachesmith.files import drop_torn_lines, replacing
 from cachesmith.policies import PolicyError
 
 
@@ -44,13 +43,14 @@ def digest_of(*parts: object) -> str:
 
 
 def save_tensors(path: Path, tensors: dict[str, Any]) -> None:
-    """Write what `load_tensors` reads, whole or not at all; raises `OSError`.
-
-    torch itself does not say what a full disk is.
-    """
-    made = io.BytesIO()
-    torch.save(tensors, made)
-    write_atomically(path, made.getbuffer())
+    """Write what `load_tensors` reads, whole or not at all, without a copy in memory; raises `OSError`."""
+    with replacing(path) as part, part.open("wb") as file:
+        try:
+            torch.save(tensors, file)
+        except RuntimeError as error:
+            if isinstance(error.__context__, OSError):  # closing its archive, torch hides what the disk said
+                raise error.__context__ from None
+            raise
 
 
 def load_tensors(path: Path) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from cachesmith.policies import PolicyError
 from cachesmith.runtime.hooks.patch import strip
 from cachesmith.runtime.models.fingerprint import attention_backends
+from cachesmith.runtime.models.foreign_hooks import diffusers_hooks, has_accelerate_hook
 from cachesmith.runtime.models.snapshot import look
 
 Pipeline = TypeVar("Pipeline")
@@ -41,7 +42,7 @@ def replicate(pipe: Pipeline) -> Pipeline:
         module for part in vars(pipe).values() if isinstance(part, nn.Module) for module in part.modules()
     ]
     for module in modules:
-        if "_hf_hook" in vars(module) or getattr(vars(module).get("_diffusers_hook"), "hooks", None):
+        if has_accelerate_hook(module) or diffusers_hooks(module):
             raise PolicyError(
                 f"{type(module).__name__} has hooks that move, cast or cache (offloading, enable_layerwise_casting, "
                 "enable_cache), which workers cannot share; replicate the pipeline first, without them"

@@ -12,7 +12,7 @@ from torch.utils.checkpoint import checkpoint
 
 from cachesmith.calibrate.closed_loop.host import Host
 from cachesmith.calibrate.closed_loop.offload import holding
-from cachesmith.runtime.hooks.module_calls import Forward
+from cachesmith.runtime.hooks.module_calls import Forward, call_name
 from cachesmith.runtime.hooks.patch import patched
 from cachesmith.runtime.models.units import block_lists
 
@@ -28,7 +28,7 @@ def recomputed(*transformers: nn.Module, on_host: bool = False) -> Iterator[None
     with ExitStack() as stack:
         for transformer in transformers:
             for _, block in block_lists(transformer):
-                name = "forward" if block._compiled_call_impl is None else "_compiled_call_impl"
+                name = call_name(block)
                 stack.enter_context(patched(block, name, _checkpointed(getattr(block, name))))
             if on_host:
                 stack.enter_context(patched(transformer, "forward", _waiting(transformer, Host())))

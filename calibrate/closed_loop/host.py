@@ -48,8 +48,8 @@ class Host:
         weights = _storages(module)
 
         def pack(tensor: Tensor) -> Tensor | Waiting:
-            small = tensor.numel() * tensor.element_size() < SMALL
-            return tensor.detach() if small or tensor.untyped_storage() in weights else self.keep(tensor)
+            here = tensor.nbytes < SMALL or tensor.untyped_storage() in weights
+            return tensor.detach() if here else self.keep(tensor)
 
         return torch.autograd.graph.saved_tensors_hooks(pack, _unpacked)
 

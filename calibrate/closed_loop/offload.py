@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from cachesmith.runtime.models.foreign_hooks import diffusers_hooks, has_accelerate_hook
+
 
 def bring(denoiser: nn.Module, others: Iterable[nn.Module]) -> None:
     """Have `denoiser` on the device and the `others` off it, where hooks of accelerate move whole components.
@@ -40,13 +42,11 @@ def bring_for_gradients(outputs: Iterable[Any], denoiser: nn.Module, others: Ite
 def is_streamed(denoiser: nn.Module) -> bool:
     """Whether hooks have parts of it on the device one by one, each for as long as it computes: those of accelerate's
     sequential offloading and of diffusers' group offloading. A backward pass finds their weights gone."""
-    for module in denoiser.modules():
-        hooks = getattr(getattr(module, "_diffusers_hook", None), "hooks", {}).values()
-        if any(type(hook).__module__.endswith("group_offloading") for hook in hooks):
-            return True
-        if module is not denoiser and hasattr(module, "_hf_hook"):
-            return True
-    return False
+    return any(
+        (module is not denoiser and has_accelerate_hook(module))
+        or any(type(hook).__module__.endswith("group_offloading") for hook in diffusers_hooks(module))
+        for module in denoiser.modules()
+    )
 
 
 def holding() -> AbstractContextManager[Any]:

@@ -113,7 +113,7 @@ class _Answering:
         self._step, self._calls = 0, 0
 
     def __call__(self, transformer: Any) -> Callable[..., Any]:
-        forward, streamed = transformer.forward, is_streamed(transformer)
+        forward = transformer.forward
 
         @wraps(forward)
         def answered(*args: Any, **kwargs: Any) -> Any:
@@ -123,7 +123,7 @@ class _Answering:
             known = self.known[step][call] if step < len(self.known) else None
             if known is None:
                 bring(transformer, self.every)
-                with holding() if streamed else nullcontext():
+                with holding() if torch.is_grad_enabled() and is_streamed(transformer) else nullcontext():
                     result = forward(*args, **kwargs)
                 bring_for_gradients(tree_leaves(result), transformer, self.every)
             else:

@@ -25,6 +25,7 @@ from cachesmith.runtime.hooks.patch import Layer
 from cachesmith.runtime.hooks.runner import Runner, UnitBackend
 from cachesmith.runtime.hooks.unit_call import Foresees, TransformerCall
 from cachesmith.runtime.models.adapters import adapter_for
+from cachesmith.runtime.models.foreign_hooks import diffusers_hooks, has_accelerate_hook
 from cachesmith.runtime.models.units import IMAGE_STREAM, Unit
 
 _ATTACHED: "WeakSet[nn.Module]" = WeakSet()
@@ -65,11 +66,11 @@ _CHANGING = ("layerwise_casting", "group_offloading")
 
 def _changes_itself(transformer: nn.Module) -> bool:
     """Whether a call casts or moves weights that another call at the same time would use."""
-    for own in map(vars, transformer.modules()):
-        hooks = getattr(own.get("_diffusers_hook"), "hooks", {}).values()
-        if "_hf_hook" in own or any(type(hook).__module__.endswith(_CHANGING) for hook in hooks):
-            return True
-    return False
+    return any(
+        has_accelerate_hook(module)
+        or any(type(hook).__module__.endswith(_CHANGING) for hook in diffusers_hooks(module))
+        for module in transformer.modules()
+    )
 
 
 def _batch(latents: Any) -> Tensor | None:
