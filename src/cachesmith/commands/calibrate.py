@@ -251,10 +251,10 @@ def calibrate(
         objective=objective,
         workers=workers,
     )
-    if dry_run:
-        _tell_plan(model, loading, config, requests(read, len(read), 0), offload, json)
-        return
     wanted = requests(read, len(read), 0)
+    if dry_run:
+        _tell_plan(model, loading, config, wanted, offload, json)
+        return
     given = {*config.common}.union(*(request.arguments for request in wanted))
     offloaded = offload is OffloadOption.model
     pipe = open_pipeline(model, loading, given=given, offload=offloaded)

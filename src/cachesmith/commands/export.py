@@ -1,6 +1,6 @@
 """`cachesmith export`: compile what a policy computes as wholes to engines."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from enum import StrEnum
 from importlib.util import find_spec
@@ -13,7 +13,7 @@ from rich.table import Table
 from cachesmith.commands import options
 from cachesmith.commands.failure import need
 from cachesmith.commands.output import print_json, results, say
-from cachesmith.commands.pipeline import arguments, open_pipeline, require_requests, sampling, with_negative
+from cachesmith.commands.pipeline import arguments, negative_of, open_pipeline, require_requests, sampling
 from cachesmith.commands.shared import completion
 from cachesmith.commands.shared.destination import check_folder
 from cachesmith.policies import Policy, load
@@ -22,7 +22,7 @@ from cachesmith.progress import bars
 
 if TYPE_CHECKING:
     from cachesmith.export import ExportConfig, Exported
-    from cachesmith.sampling.requests import Request
+    from cachesmith.sampling.requests import Prompt
 
 
 class ExportTarget(StrEnum):
@@ -142,7 +142,7 @@ def export(
 
     from cachesmith.export import BuildConfig, ExportConfig
     from cachesmith.export.config import OPSET, PICTURE_RANGE
-    from cachesmith.sampling.requests import arguments_of
+    from cachesmith.sampling.requests import arguments_of, completed, requests
 
     loaded = load(policy, token=loading.token)
     for name in profile or ():
@@ -151,7 +151,8 @@ def export(
     need(*RUNTIMES[chosen])
     pipe = open_pipeline(model, loading, loaded, arguments(calls))
     visited, common = sampling(loaded, steps, calls)
-    made = with_negative(_requests(pipe, prompts), calls)
+    listed = completed(_prompts(pipe, prompts), negative_of(calls))
+    made = requests(listed, len(listed), 0)
     require_requests(pipe, made, common, visited)
     config = ExportConfig(
         target=chosen,  # type: ignore[arg-type]
@@ -184,17 +185,16 @@ def _usual_target() -> ExportTarget:
     return ExportTarget.tensorrt if usable else ExportTarget.onnxruntime
 
 
-def _requests(pipe: Any, prompts: Path | None) -> "tuple[Request, ...]":
-    """Read the requests, or make one that any pipeline of its kind takes."""
+def _prompts(pipe: Any, file: Path | None) -> "Sequence[Prompt]":
+    """Read the prompts, or make one that any pipeline of its kind takes."""
     import inspect
 
-    from cachesmith.sampling.requests import read_prompts, requests
+    from cachesmith.sampling.requests import read_prompts
 
-    if prompts is not None:
-        found = read_prompts(prompts)
-        return requests(found, len(found), 0)
+    if file is not None:
+        return read_prompts(file)
     labelled = "class_labels" in inspect.signature(pipe.__call__).parameters
-    return requests([{"class_labels": 0} if labelled else "a photograph"], 1, 0)
+    return [{"class_labels": 0} if labelled else "a photograph"]
 
 
 def _plan(pipe: Any, policy: Policy, config: "ExportConfig", json: bool) -> None:

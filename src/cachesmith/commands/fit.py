@@ -10,10 +10,10 @@ from cachesmith.commands.output import print_json, say
 from cachesmith.commands.pipeline import (
     STEPS,
     arguments,
+    negative_of,
     open_pipeline,
     require_requests,
     sampling,
-    with_negative,
 )
 from cachesmith.commands.shared import completion
 from cachesmith.commands.shared.destination import check_policy_file
@@ -76,11 +76,11 @@ def fit(
     check_policy_file(out, force)
 
     from cachesmith.calibrate.fitting import check_method, fit_method, read_options
-    from cachesmith.sampling.requests import read_prompts, requests
+    from cachesmith.sampling.requests import completed, read_prompts, requests
 
     given = read_options(setting or [])
     check_method(method, given)
-    wanted = with_negative(requests(read_prompts(prompts), samples, seed), calls)
+    wanted = requests(completed(read_prompts(prompts), negative_of(calls)), samples, seed)
     pipe = open_pipeline(model, loading, given=arguments(calls, wanted))
     _, common = sampling(None, steps, calls)
     require_requests(pipe, wanted, common, steps)

@@ -158,14 +158,9 @@ def of_every_prompt(chosen: options.Sampling) -> dict[str, Any]:
     }
 
 
-def with_negative(requests: "Sequence[Request]", chosen: options.Sampling) -> "tuple[Request, ...]":
-    """Give the negative prompt to every request that has none: pipelines want as many as there are prompts."""
-    from cachesmith.sampling.requests import Request
-
-    if chosen.negative_prompt is None:
-        return tuple(requests)
-    negative = {"negative_prompt": chosen.negative_prompt}
-    return tuple(Request(negative | request.arguments, request.seed) for request in requests)
+def negative_of(chosen: options.Sampling) -> dict[str, Any]:
+    """Return the negative prompt as an argument of every prompt: pipelines want as many of it as there are prompts."""
+    return {} if chosen.negative_prompt is None else {"negative_prompt": chosen.negative_prompt}
 
 
 def arguments(chosen: options.Sampling, requests: "Sequence[Request]" = ()) -> set[str]:

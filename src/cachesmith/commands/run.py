@@ -16,10 +16,10 @@ from cachesmith.commands.pipeline import (
     class_label,
     engines,
     largest_batch,
+    negative_of,
     open_pipeline,
     require_requests,
     sampling,
-    with_negative,
 )
 from cachesmith.commands.shared.memory import peak_memory, reset_peak
 from cachesmith.commands.shared.saving import FPS, check_files, check_kind, file_names, kind, save_samples
@@ -118,7 +118,7 @@ def run(
     check_steps(chosen, [profile], steps)
     given = {*arguments(calls), "prompt" if texts else "class_labels"}
     pipe = open_pipeline(model, loading, chosen, given, partial(check_kind, out))
-    requests = with_negative(_requests(pipe, texts, labels, count, seed), calls)
+    requests = _requests(pipe, texts, labels, count, seed, negative_of(calls))
     visited, common = sampling(chosen, steps, calls)
     require_requests(pipe, requests, common, visited)
 
@@ -149,12 +149,12 @@ def _policy(path: Path | None, profile: str | None, token: str | None) -> Policy
 
 
 def _requests(
-    pipe: Any, prompts: list[str], labels: list[str], count: int, seed: int
+    pipe: Any, prompts: list[str], labels: list[str], count: int, seed: int, common: dict[str, Any]
 ) -> "tuple[Request, ...]":
-    from cachesmith.sampling.requests import Prompt, requests
+    from cachesmith.sampling.requests import Prompt, completed, requests
 
     wanted: list[Prompt] = [*prompts, *({"class_labels": class_label(pipe, text)} for text in labels)]
-    return requests(wanted, count, seed)
+    return requests(completed(wanted, common), count, seed)
 
 
 def _sample(
