@@ -15,7 +15,7 @@ from cachesmith.export.parts import Part, part_unit, plan_parts
 from cachesmith.export.record import PartCall, check_alike, record
 from cachesmith.policies import MAIN, EngineError, ModelKey, Policy, denoiser_policy
 from cachesmith.policies.bundle.manifest import Build, Manifest, SegmentEntry
-from cachesmith.runtime.models.denoisers import denoisers
+from cachesmith.runtime.models.denoisers import denoisers, part_name
 from cachesmith.runtime.models.fingerprint import model_key
 
 
@@ -65,7 +65,7 @@ def _exported(pipe: Any, policy: Policy) -> Iterator[tuple[str, nn.Module, Polic
     """The denoisers that the policy has something for: others are computed by torch."""
     named = denoisers(pipe)
     for name, module in named.items():
-        place = name if len(named) > 1 else MAIN
+        place = part_name(name, named)
         own = denoiser_policy(policy, place)
         if own is not None:
             yield place, module, own

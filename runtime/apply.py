@@ -7,14 +7,14 @@ from typing import Any
 
 from torch import nn
 
-from cachesmith.policies import MAIN, Policy, PolicyError, resolve_policy
+from cachesmith.policies import Policy, PolicyError, resolve_policy
 from cachesmith.runtime.denoiser import Counted, Denoiser, denoisers_of
 from cachesmith.runtime.engines.bundle import BoundEngines, Engines, bind_engines
 from cachesmith.runtime.engines.drop_weights import check_droppable
 from cachesmith.runtime.hooks.caller import is_sampling
 from cachesmith.runtime.hooks.clock import Clock
 from cachesmith.runtime.hooks.patch import heard
-from cachesmith.runtime.models.denoisers import denoisers
+from cachesmith.runtime.models.denoisers import denoisers, part_name
 from cachesmith.runtime.models.units import network_units
 from cachesmith.runtime.runs.session import Session
 
@@ -92,7 +92,8 @@ class Attachment:
         if not self._sessions:
             first = Session(self._budget, self.use)
             self._sessions = [first, *(Session(self._budget, self.use, first.stats) for _ in parts[1:])]
-        self._engines = [self._bound(part, part.name if len(parts) > 1 else MAIN) for part in parts]
+        names = [part.name for part in parts]
+        self._engines = [self._bound(part, part_name(part.name, names)) for part in parts]
         self._parts = parts
         return self._sessions[0]
 

@@ -14,6 +14,7 @@ from cachesmith.runtime.hooks.clock import Clock
 from cachesmith.runtime.hooks.member_layers import MemberLayers
 from cachesmith.runtime.match import Match, check_denoisers
 from cachesmith.runtime.models.adapters import known_adapter
+from cachesmith.runtime.models.denoisers import part_name
 from cachesmith.runtime.models.sampler import axis_values, is_flow, noise_levels
 from cachesmith.runtime.models.snapshot import Network, look
 from cachesmith.runtime.models.units import BlockRun, Unit, network_units, resolve_units, units_of
@@ -184,7 +185,7 @@ def denoisers_of(
     fitted = has_fitted(policy.profile(profile))
     parts: list[Denoiser] = []
     for name, transformer in named.items():
-        own = denoiser_policy(policy, name if len(named) > 1 else MAIN)
+        own = denoiser_policy(policy, part_name(name, named))
         further = Counted if own is None or (own is policy and fitted and parts) else Denoiser
         parts.append(further(name, transformer, own or policy, profile, clock))
     for part in parts:

@@ -1,11 +1,12 @@
 """The networks of a pipeline that a scheduler drives."""
 
 import re
+from collections.abc import Collection
 from typing import Any
 
 from torch import nn
 
-from cachesmith.policies import PolicyError
+from cachesmith.policies import MAIN, PolicyError
 
 _NAMES = re.compile(r"(unconditional_)?transformer(_\d+)?")
 
@@ -31,3 +32,8 @@ def denoisers(pipe: Any) -> dict[str, nn.Module]:
             f"{type(pipe).__name__} has no `transformer`; cachesmith caches diffusion transformers"
         )
     return dict(sorted(named.items()))
+
+
+def part_name(name: str, named: Collection[str]) -> str:
+    """Which part of a policy, and of a bundle, is for a denoiser: the only one of a pipeline follows the main one."""
+    return name if len(named) > 1 else MAIN
