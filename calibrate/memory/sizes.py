@@ -30,6 +30,13 @@ class Kept:
     backward: int
 
 
+class Width(NamedTuple):
+    """Of one stream."""
+
+    tokens: int
+    channels: int
+
+
 @dataclass(frozen=True)
 class Sizes:
     """weights: bytes by component. rows: of a stream, in all calls of a step; streams: those that leave the blocks.
@@ -50,7 +57,7 @@ class Sizes:
     tail: int
     decode: int
     image: int
-    streams: "tuple[Width, ...]"
+    streams: tuple[Width, ...]
     rows: int
 
     @property
@@ -67,13 +74,6 @@ class Sizes:
     def channels(self) -> int:
         """Of all streams."""
         return sum(each.channels for each in self.streams)
-
-
-class Width(NamedTuple):
-    """Of one stream."""
-
-    tokens: int
-    channels: int
 
 
 def sizes_of(renderer: Renderer, request: Request) -> Sizes:

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from tests.calibrate.closed_loop.world import Flux, dit, uncached
+from tests.calibrate.closed_loop.world import Flux, dit, prepared
 from torch import Tensor
 
 from cachesmith.calibrate.closed_loop.axes import AXES, Segment
@@ -12,21 +12,8 @@ from cachesmith.calibrate.closed_loop.equations import Equations, factored, solv
 from cachesmith.calibrate.closed_loop.lanes import Schedule, corrected, line_weights
 from cachesmith.calibrate.closed_loop.stack_equations import StackEquations, last_of
 from cachesmith.calibrate.memory.live_bytes import LiveBytes, bytes_of
-from cachesmith.sampling.render import Renderer
 
 CHANNELS = 32
-
-
-def prepared(renderer: Renderer, schedule: Schedule, start: int) -> Batch:
-    """A batch of three samples, two of them in fold 0, about to go on from step `start`."""
-    batch = Batch(renderer, uncached(renderer, 1)[0], schedule, torch.tensor([0, 1, 0]))
-    base = line_weights(schedule, CHANNELS, torch.device("cpu"))
-    for step in range(start):
-        if schedule.mask[step] != "F":
-            batch.compute(step, base)
-        batch.known = batch.walk(step + 1, base)[1]
-    batch.compute(start, base)
-    return batch
 
 
 def moved(batch: Batch, segment: Segment, theta: Tensor, directions: list[Tensor]) -> list[Tensor]:
@@ -56,7 +43,7 @@ def moved(batch: Batch, segment: Segment, theta: Tensor, directions: list[Tensor
 def test_rows_are_the_derivative_of_where_the_segment_ends(
     renderer: object, schedule: Schedule, segment: Segment
 ) -> None:
-    batch = prepared(renderer(), schedule, segment.start)  # type: ignore[operator]
+    batch = prepared(renderer(), schedule, segment.start, CHANNELS)  # type: ignore[operator]
     theta = 0.05 * torch.randn(
         2, len(schedule.lanes), AXES, CHANNELS, generator=torch.Generator().manual_seed(1)
     )
@@ -85,7 +72,7 @@ def test_rows_are_the_derivative_of_where_the_segment_ends(
 
 @pytest.mark.parametrize("renderer", [Flux, dit])
 def test_a_latents_token_is_found_whatever_the_layout(renderer: type) -> None:
-    batch = prepared(renderer(), Schedule("CFFFFFFFFF"), 0)
+    batch = prepared(renderer(), Schedule("CFFFFFFFFF"), 0, CHANNELS)
     end, notes = batch.differentiable(2, line_weights(batch.schedule, CHANNELS, torch.device("cpu")))
     tokens = tokens_of(end, last_of(notes))
     assert tokens is not None and tokens.shape == end.shape[1:]

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from tests.calibrate.closed_loop.world import shards, uncached
+from tests.calibrate.closed_loop.world import prepared, shards
 from tests.pipelines import PIPELINES
 from torch import Tensor
 
@@ -40,18 +40,6 @@ def ltx2() -> Iterator[Renderer]:
     with torch.random.fork_rng():
         pipe = PIPELINES["LTX2Pipeline"].pipe()
     yield Renderer(pipe, len(MASK.mask), 8, output_type="latent")
-
-
-def prepared(renderer: Renderer, schedule: Schedule, start: int) -> Batch:
-    """Three samples, two of them in fold 0, about to go on from step `start`."""
-    batch = Batch(renderer, uncached(renderer, 1, 3, ASKED)[0], schedule, torch.tensor([0, 1, 0]))
-    base = line_weights(schedule, sum(CHANNELS), CPU)
-    for step in range(start):
-        if schedule.mask[step] != "F":
-            batch.compute(step, base)
-        batch.known = batch.walk(step + 1, base)[1]
-    batch.compute(start, base)
-    return batch
 
 
 def moved(batch: Batch, segment: Segment, directions: list[Tensor]) -> list[Tensor]:
@@ -130,7 +118,7 @@ def test_the_equations_of_both_are_the_derivative_of_where_the_segment_ends(
     ltx2: Renderer, schedule: Schedule, segment: Segment
 ) -> None:
     """Also together: what one stream's weights move, the other's do not."""
-    batch = prepared(ltx2, schedule, segment.start)
+    batch = prepared(ltx2, schedule, segment.start, sum(CHANNELS), ASKED)
     generator = torch.Generator().manual_seed(3)
     one, other = torch.randn(2, len(schedule.lanes), AXES, sum(CHANNELS), generator=generator)
     far, wide = moved(batch, segment, [one, other])
@@ -150,7 +138,7 @@ def test_the_equations_of_both_are_the_derivative_of_where_the_segment_ends(
 def test_a_unit_of_any_coordinate_moves_the_end_equally_far(ltx2: Renderer) -> None:
     """Of whichever stream, though one has more tokens: the mean square over all latents is 1 / width."""
     segment = Segment(1, 4)
-    batch = prepared(ltx2, MASK, segment.start)
+    batch = prepared(ltx2, MASK, segment.start, sum(CHANNELS), ASKED)
     system = system_of(batch, segment)
     factors = system.factors(1e-6)
     generator = torch.Generator().manual_seed(4)
@@ -165,7 +153,7 @@ def test_a_unit_of_any_coordinate_moves_the_end_equally_far(ltx2: Renderer) -> N
 
 def test_equations_of_all_streams_arrive_from_other_processes(ltx2: Renderer) -> None:
     segment = Segment(1, 4)
-    system = system_of(prepared(ltx2, MASK, segment.start), segment)
+    system = system_of(prepared(ltx2, MASK, segment.start, sum(CHANNELS), ASKED), segment)
     sent = from_bytes(to_bytes(system))
     found = StackEquations(2, MASK, CHANNELS, CPU).merge(sent)
     target = system.target(torch.zeros(2, 1, AXES, sum(CHANNELS)))

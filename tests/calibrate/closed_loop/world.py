@@ -8,7 +8,8 @@ import torch
 from tests.tiny import sample_flux, tiny_dit, tiny_flux
 from torch import Tensor
 
-from cachesmith.calibrate.closed_loop.batch import Uncached, sample
+from cachesmith.calibrate.closed_loop.batch import Batch, Uncached, sample
+from cachesmith.calibrate.closed_loop.lanes import Schedule, line_weights
 from cachesmith.calibrate.fleet.groups import Group, shared_out
 from cachesmith.calibrate.fleet.shard import Shard
 from cachesmith.calibrate.fleet.shards import InProcess, Shards
@@ -62,6 +63,20 @@ def uncached(
             part.requires_grad_(False)
     wanted = requests(asked, batches * size, 7)
     return [sample(renderer, wanted[i * size : (i + 1) * size]) for i in range(batches)]
+
+
+def prepared(
+    renderer: Renderer, schedule: Schedule, start: int, channels: int, asked: Sequence[Any] = LABELS
+) -> Batch:
+    """Three samples, two of them in fold 0, about to go on from step `start`. channels: of all streams."""
+    batch = Batch(renderer, uncached(renderer, 1, 3, asked)[0], schedule, torch.tensor([0, 1, 0]))
+    base = line_weights(schedule, channels, torch.device("cpu"))
+    for step in range(start):
+        if schedule.mask[step] != "F":
+            batch.compute(step, base)
+        batch.known = batch.walk(step + 1, base)[1]
+    batch.compute(start, base)
+    return batch
 
 
 def shards(
