@@ -11,6 +11,7 @@ from cachesmith.calibrate.cost.ledger import Ledger
 from cachesmith.calibrate.report.gather import Outcomes, gather
 from cachesmith.calibrate.report.runs import distinct, trajectory
 from cachesmith.files import replacing
+from cachesmith.hub.facts import FACTS_FILE, FRONT, PAGE
 from cachesmith.policies import Policy, fixed_mask
 from cachesmith.progress import stage
 from cachesmith.runtime import apply, distill
@@ -21,6 +22,11 @@ from cachesmith.sampling.sheet import sheet
 
 _SHOWN = 8
 """Held-out samples on the sheet and in the error curves."""
+
+FILES = (
+    "report.md", PAGE, FACTS_FILE, FRONT, "front.png", "timeline.png", "errors.png", "sheet.png"
+)  # fmt: skip
+"""All that a report consists of."""
 
 APPENDIX = {
     "Profiles over full computations": "front.png",

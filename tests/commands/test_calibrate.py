@@ -87,6 +87,39 @@ def test_calibrate_that_stops(
     assert not out.exists()
 
 
+def test_calibrate_that_stops_while_it_reports(
+    cli: Cli, shop: Shop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The policy is saved by then, and the same command has to be allowed to write it again."""
+
+    def calibrate(pipe: Any, prompts: Any, config: CalibrationConfig, again: Any) -> None:
+        assert config.out is not None
+        save(load(shop.policy), config.out)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cachesmith.calibrate, "calibrate", calibrate)
+    arguments = (
+        "calibrate",
+        shop.model,
+        "--prompts",
+        shop.prompts,
+        "--out",
+        tmp_path / "x.policy.safetensors",
+    )
+    fails(cli(*arguments), "run the same command again with --force to go on", code=130)
+    fails(cli(*arguments), "x.policy.safetensors exists; give --force to overwrite it")
+    fails(cli(*arguments, "--force"), "interrupted", code=130)
+
+
+@pytest.mark.parametrize("name", ["report.md", "report.html", "sheet.png", "config.yaml"])
+def test_calibrate_keeps_a_report(cli: Cli, shop: Shop, tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_text("mine")
+    out, report = tmp_path / "x.policy.safetensors", tmp_path
+    arguments = ("calibrate", shop.model, "--prompts", shop.prompts, "--out", out, "--report", report)
+    fails(cli(*arguments), f"{name} exists; give --force to overwrite it, or change --report")
+    assert (tmp_path / name).read_text() == "mine"
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from tests.commands.shop import Cli, Shop
+from tests.commands.shop import Cli, Shop, fails
 from tests.tiny import policy
 
 from cachesmith.commands.pipeline import largest_batch
@@ -33,7 +33,11 @@ def test_export_inspect_run(shop: Shop, stacked: Path, cli: Cli, tmp_path: Path)
     first = cli("export", shop.model, *options)
     assert first.exit_code == 0, first.output
     assert json.loads(first.stdout)["graphs"] == 1
-    assert json.loads(cli("export", shop.model, *options).stdout)["graphs"] == 0
+    fails(
+        cli("export", shop.model, *options),
+        "manifest.json exists; give --force to overwrite it, or change --out",
+    )
+    assert json.loads(cli("export", shop.model, *options, "--force").stdout)["graphs"] == 0
 
     shown = cli("inspect", bundle)
     assert shown.exit_code == 0 and "2 files, all as exported" in shown.stdout

@@ -58,8 +58,8 @@ def test_what_every_command_has(name: str) -> None:
     assert {"--config", "--print-config", "--verbose", "-v", "--quiet", "-q", "--json"} <= options
     if "model" in options:
         assert {"--revision", "--variant", "--token", "--dtype", "--device"} <= options
-    if "--out" in options and name != "export":
-        assert "--force" in options, "a bundle is renewed, any other file is kept"
+    if "--out" in options:
+        assert "--force" in options
 
 
 @pytest.mark.parametrize("name", ["run", "bench", "validate", "export", "fit", "calibrate"])

@@ -33,6 +33,10 @@ if TYPE_CHECKING:
     from cachesmith.sampling.requests import Request
 
 
+CONFIG = "config.yaml"
+"""File of a report that repeats the command."""
+
+
 class OffloadOption(StrEnum):
     """What of a model waits in the host's memory."""
 
@@ -219,7 +223,7 @@ def calibrate(
     check_folder(kept, "--work")
     if report is not None:
         need("matplotlib")
-        check_folder(report, "--report")
+        _check_report(report, force)
     hush_libraries()
 
     from cachesmith.calibrate import CalibrationConfig
@@ -262,7 +266,7 @@ def calibrate(
     load_on = partial(open_pipeline_on, model, loading, offload=offloaded)
     result = _resumable(pipe, read, config, load_on)
     if report is not None:
-        write_text(report / "config.yaml", used_config())
+        write_text(report / CONFIG, used_config())
 
     from cachesmith.calibrate.studies import dashboard
 
@@ -275,6 +279,12 @@ def calibrate(
     say(f"\nsaved {out}" + (f", report in {report}" if report else ""))
     if command is not None:
         say(f"every trial: {command}")
+
+
+def _check_report(folder: Path, force: bool) -> None:
+    from cachesmith.calibrate.report.report import FILES
+
+    check_folder(folder, "--report", (*FILES, CONFIG), force)
 
 
 def _seconds(text: str) -> float:
@@ -323,5 +333,7 @@ def _resumable(
     try:
         return calibrate(pipe, prompts, config, load_on)
     except KeyboardInterrupt:
-        complain(f"interrupted; what is done is kept in {config.work}: run the same command again to go on")
+        saved = config.out is not None and config.out.exists()
+        again = "again with --force" if saved else "again"
+        complain(f"interrupted; what is done is kept in {config.work}: run the same command {again} to go on")
         raise typer.Exit(INTERRUPTED) from None

@@ -17,7 +17,7 @@ from cachesmith.commands.pipeline import arguments, negative_of, open_pipeline, 
 from cachesmith.commands.shared import completion
 from cachesmith.commands.shared.destination import check_folder
 from cachesmith.policies import Policy, load
-from cachesmith.policies.bundle.manifest import Range, bundle_id
+from cachesmith.policies.bundle.manifest import MANIFEST, Range, bundle_id
 from cachesmith.progress import bars
 
 if TYPE_CHECKING:
@@ -52,9 +52,7 @@ def extent(text: str) -> Range:
 def export(
     model: options.Model,
     policy: options.PolicyFile,
-    out: Annotated[
-        Path, typer.Option("--out", metavar="BUNDLE", help="Folder of the bundle, new or to renew.")
-    ],
+    out: Annotated[Path, typer.Option("--out", metavar="BUNDLE", help="Folder of the bundle.")],
     target: Annotated[
         ExportTarget | None,
         typer.Option("--target", show_default="tensorrt where it is installed, else onnxruntime"),
@@ -124,12 +122,20 @@ def export(
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be exported, and stop.")] = False,
     loading: options.Loading,
+    force: Annotated[
+        bool,
+        typer.Option(
+            "--force",
+            help="Renew a bundle that exists: what has not changed is kept.",
+            rich_help_panel=options.OUTPUT,
+        ),
+    ] = False,
     json: options.Json = False,
 ) -> None:
     """Compile the parts of a model that a policy computes or skips as wholes, and prove them against the original.
 
-    The bundle holds ONNX graphs, engines and a manifest with the hash of every file. Run it with `--bundle`. A second
-    export renews only what changed.
+    The bundle holds ONNX graphs, engines and a manifest with the hash of every file. Run it with `--bundle`. An export
+    that was interrupted goes on; with --force, one that is there is renewed where it has changed.
 
     Cost: one uncached picture of each request; building engines takes minutes each, and every graph is run at every
     step.
@@ -138,7 +144,7 @@ def export(
     --target onnxruntime --out bundle
     """
     need("onnx", "onnxscript")
-    check_folder(out, "--out")
+    check_folder(out, "--out", (MANIFEST,), force)
 
     from cachesmith.export import BuildConfig, ExportConfig
     from cachesmith.export.config import OPSET, PICTURE_RANGE

@@ -2,6 +2,7 @@
 
 import os
 import tempfile
+from collections.abc import Iterable
 from io import BytesIO
 from pathlib import Path
 
@@ -23,11 +24,16 @@ def check_file(path: Path, option: str, force: bool = False) -> None:
     _check_writable(path.resolve().parent, path, option)
 
 
-def check_folder(path: Path, option: str) -> None:
-    """Raise `CachesmithError` if no files can be written into this folder, whether it exists or not."""
+def check_folder(path: Path, option: str, files: Iterable[str] = (), force: bool = False) -> None:
+    """Raise `CachesmithError` if no files can be written into this folder, whether it exists or not.
+
+    files: names of those that will be; one that is there is not to be overwritten unless `force`.
+    """
     _check_name(path, option)
     if path.exists() and not path.is_dir():
         raise CachesmithError(f"{path} is no folder; change {option}")
+    for name in files:
+        check_file(path / name, option, force)
     _check_writable(path.resolve(), path, option)
 
 
