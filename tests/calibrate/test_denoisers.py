@@ -19,13 +19,14 @@ from cachesmith.sampling.render import Renderer
 from cachesmith.sampling.requests import requests
 
 
-def prompts(count: int) -> list[Any]:
+def prompts(count: int, guided: bool = False) -> list[Any]:
     generator = torch.Generator().manual_seed(7)
     found = []
     for _ in range(count):
         embeds = torch.randn(1, 8, 32, generator=generator)
         size = {"height": 16, "width": 16, "num_frames": 5}
-        found.append({"prompt_embeds": embeds, "negative_prompt_embeds": -embeds, **size})
+        negative = {"negative_prompt_embeds": -embeds} if guided else {}
+        found.append({"prompt_embeds": embeds, **negative, **size})
     return found
 
 
@@ -43,7 +44,7 @@ def test_both_experts_are_calibrated(tmp_path: Path, guidance: float) -> None:
     pipe.transformer_2.proj_out.weight.data *= 2
     report = tmp_path / "report" if guidance > 1 else None
     given = settings(tmp_path / "work", out=out, guidance_scale=guidance, report=report)
-    found = calibrate(pipe, prompts(12), given)
+    found = calibrate(pipe, prompts(12, guidance > 1), given)
     policy = load(out)
     assert found.policy == policy
     profile, (name,) = policy.profile(), policy.document.profiles
@@ -54,7 +55,7 @@ def test_both_experts_are_calibrated(tmp_path: Path, guidance: float) -> None:
     assert policy.document.models.keys() == {"transformer_2"} and profile.quality is not None
     common = {"guidance_scale": guidance}
     with apply(pipe, policy) as session:
-        Renderer(pipe, STEPS, 2, **common)(requests(prompts(2), 2, 9))
+        Renderer(pipe, STEPS, 2, **common)(requests(prompts(2, guidance > 1), 2, 9))
     assert session.stats.nfc == profile.nfc and not session.stats.fallbacks
 
 

@@ -64,7 +64,14 @@ def test_what_every_command_has(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["run", "bench", "validate", "export", "fit", "calibrate"])
 def test_what_the_pipeline_is_given(name: str) -> None:
-    usual = {"--height", "--width", "--num-frames", "--negative-prompt", "--guidance-scale"}
+    usual = {
+        "--height",
+        "--width",
+        "--num-frames",
+        "--negative-prompt",
+        "--guidance-scale",
+        "--true-cfg-scale",
+    }
     assert usual | {"--num-inference-steps"} <= names(COMMANDS[name])
 
 

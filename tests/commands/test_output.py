@@ -1,6 +1,7 @@
 """What goes to stdout, what to stderr, and how much of it."""
 
 import json
+import logging
 import os
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from tests.commands.shop import Cli, Shop, fails, succeeds
 
 from cachesmith import progress
 from cachesmith.commands.output import print_json
+from cachesmith.commands.shared.spoken import spoken_warnings
 
 ROOT = Path(__file__).parents[2]
 POLICY = ROOT / "examples" / "fashion_dit" / "fashion.policy.safetensors"
@@ -120,3 +122,18 @@ def test_quiet_stages_are_silent(capsys: pytest.CaptureFixture[str]) -> None:
     with progress.quietly(), progress.stage("work", 1) as advance:
         advance()
     assert capsys.readouterr().err == ""
+
+
+def test_what_pipelines_log_of_a_call_is_a_warning(capsys: pytest.CaptureFixture[str]) -> None:
+    """Once for each place in their code; what is about files, or what we say better ourselves, is left out."""
+    root, loading = (logging.getLogger(f"diffusers.{name}") for name in ("pipelines.x", "models"))
+    with spoken_warnings():
+        for rest in ("a bag", "a coat"):
+            root.warning("The following part of your input was truncated: %s", rest)
+        root.warning(
+            "`height` and `width` have to be divisible by 16. Dimensions will be resized accordingly"
+        )
+        root.info("nothing")
+        loading.info("nothing")
+    assert capsys.readouterr().err == "warning: The following part of your input was truncated: a bag\n"
+    assert logging.getLogger("diffusers.pipelines").propagate

@@ -1,10 +1,15 @@
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from diffusers import DDIMScheduler
 from tests.commands.shop import Cli, Shop, fails
+from tests.tiny import policy
 
-from cachesmith.commands import pipeline
+from cachesmith.commands import options, pipeline
+from cachesmith.runtime.models.fingerprint import sampler_key
+from cachesmith.runtime.pipeline_call import PipelineCall
 
 
 def test_a_missing_folder(cli: Cli, tmp_path: Path) -> None:
@@ -68,3 +73,52 @@ def test_interrupted(cli: Cli, shop: Shop, monkeypatch: pytest.MonkeyPatch) -> N
 
     monkeypatch.setattr(pipeline, "_load", interrupt)
     fails(cli("run", shop.model, "--class-label", 3, "--out", "x.png"), "interrupted", code=130)
+
+
+class Video:
+    """A pipeline of two experts, as far as its call is looked at."""
+
+    def __call__(
+        self, height: int = 480, width: int = 832, num_frames: int = 81,
+        guidance_scale: float = 5.0, guidance_scale_2: float | None = None,
+    ) -> None:  # fmt: skip
+        raise AssertionError
+
+
+@pytest.mark.parametrize(
+    ("given", "common"),
+    [
+        (
+            {},
+            {"height": 32, "width": 64, "num_frames": 9, "guidance_scale": 2.0, "guidance_scale_2": 3.0},
+        ),
+        ({"guidance_scale": 4.0}, {"height": 32, "width": 64, "num_frames": 9, "guidance_scale": 4.0}),
+        ({"width": 16}, {"width": 16, "num_frames": 9, "guidance_scale": 2.0, "guidance_scale_2": 3.0}),
+    ],
+)
+def test_what_the_user_leaves_open_is_the_policys(given: dict[str, Any], common: dict[str, Any]) -> None:
+    size = {"height": 32, "width": 64, "num_frames": 9}
+    asked = {"guidance_scale": 2.0, "guidance_scale_2": 3.0, "attention_kwargs.scale": 1.0}
+    scheduler = DDIMScheduler()
+    scheduler.set_timesteps(7)
+    sampler = sampler_key(scheduler, "sequential", [PipelineCall({**asked, **size}, (4, 4))])
+    found = pipeline.sampling(Video(), policy(sampler=sampler), None, options.Sampling(**given))
+    assert found == (7, common)
+    assert pipeline.sampling(Video(), None, None, options.Sampling(**given)) == (50, given)
+
+
+def test_run_says_what_it_has_from_the_policy(cli: Cli, shop: Shop, tmp_path: Path) -> None:
+    run = (
+        "run",
+        shop.model,
+        "--policy",
+        shop.policy,
+        "--class-label",
+        3,
+        "--force",
+        "--out",
+        tmp_path / "x.png",
+    )
+    note = "note: guidance_scale 1.5: as the policy was calibrated"
+    assert note in cli(*run).stderr
+    assert note not in cli(*run, "--guidance-scale", 4).stderr

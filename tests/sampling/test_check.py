@@ -55,7 +55,7 @@ def test_what_is_refused(arguments: dict[str, Any], said: tuple[str, ...]) -> No
     "arguments",
     [
         {},
-        {"height": 16, "width": 16, "guidance_scale": 3},
+        {"height": 16, "width": 16, "true_cfg_scale": 1},
         {"height": None, "latents": None},
         {"latents": torch.zeros(1, 4, 64)},
         {"joint_attention_kwargs": {"scale": 0.5}},

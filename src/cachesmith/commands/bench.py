@@ -109,7 +109,7 @@ def bench(
     )
     requests = heldout(loaded, prompts, samples, seed, of_every_prompt(calls))
     pipe = open_pipeline(model, loading, loaded, arguments(calls, requests))
-    visited, common = sampling(loaded, steps, calls)
+    visited, common = sampling(pipe, loaded, steps, calls)
     require_requests(pipe, requests, common, visited)
     opened = engines(engine, pipe)
     if opened is not None:

@@ -156,7 +156,7 @@ def export(
     chosen = (target or _usual_target()).value
     need(*RUNTIMES[chosen])
     pipe = open_pipeline(model, loading, loaded, arguments(calls))
-    visited, common = sampling(loaded, steps, calls)
+    visited, common = sampling(pipe, loaded, steps, calls)
     listed = completed(_prompts(pipe, prompts), negative_of(calls))
     made = requests(listed, len(listed), 0)
     require_requests(pipe, made, common, visited)

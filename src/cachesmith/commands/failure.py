@@ -2,7 +2,6 @@
 
 import os
 import traceback
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
@@ -11,6 +10,7 @@ from textwrap import shorten
 import typer
 
 from cachesmith.commands.output import errors
+from cachesmith.commands.shared.spoken import spoken_warnings
 from cachesmith.policies import CachesmithError
 
 FAILED = 1
@@ -103,22 +103,3 @@ def complain(message: str) -> None:
     console = errors()
     console.print("error:", style="bold red", end=" ")
     console.print(message, markup=False, highlight=False, soft_wrap=True)
-
-
-@contextmanager
-def spoken_warnings(verbose: bool = False) -> Iterator[None]:
-    """Print cachesmith's own warnings as sentences, each once; those of libraries only with `verbose`."""
-    said: set[str] = set()
-
-    def say(message: Warning | str, *_: object, **__: object) -> None:
-        if str(message) not in said:
-            said.add(str(message))
-            errors().print(
-                f"warning: {message}", style="yellow", markup=False, highlight=False, soft_wrap=True
-            )
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("default" if verbose else "ignore")
-        warnings.filterwarnings("always", category=RuntimeWarning, module=r"cachesmith\.")
-        warnings.showwarning = say
-        yield

@@ -82,7 +82,7 @@ def fit(
     check_method(method, given)
     wanted = requests(completed(read_prompts(prompts), negative_of(calls)), samples, seed)
     pipe = open_pipeline(model, loading, given=arguments(calls, wanted))
-    _, common = sampling(None, steps, calls)
+    _, common = sampling(pipe, None, steps, calls)
     require_requests(pipe, wanted, common, steps)
     policy = fit_method(pipe, method, wanted, steps, batch, common, given)
     out.parent.mkdir(parents=True, exist_ok=True)

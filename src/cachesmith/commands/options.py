@@ -181,13 +181,21 @@ class Sampling:
     height: Annotated[
         int | None,
         typer.Option(
-            "--height", min=1, help="Pixels.", show_default="the pipeline's", rich_help_panel=SAMPLING
+            "--height",
+            min=1,
+            help="Pixels.",
+            show_default="the policy's, else the pipeline's",
+            rich_help_panel=SAMPLING,
         ),
     ] = None
     width: Annotated[
         int | None,
         typer.Option(
-            "--width", min=1, help="Pixels.", show_default="the pipeline's", rich_help_panel=SAMPLING
+            "--width",
+            min=1,
+            help="Pixels.",
+            show_default="the policy's, else the pipeline's",
+            rich_help_panel=SAMPLING,
         ),
     ] = None
     num_frames: Annotated[
@@ -196,7 +204,7 @@ class Sampling:
             "--num-frames",
             min=1,
             help="Frames of a video.",
-            show_default="the pipeline's",
+            show_default="the policy's, else the pipeline's",
             rich_help_panel=SAMPLING,
         ),
     ] = None
@@ -210,7 +218,17 @@ class Sampling:
             "--guidance-scale",
             min=0,
             help="Guidance scale.",
-            show_default="the policy's, if there is one, else the pipeline's",
+            show_default="the policy's, else the pipeline's",
+            rich_help_panel=SAMPLING,
+        ),
+    ] = None
+    true_cfg_scale: Annotated[
+        float | None,
+        typer.Option(
+            "--true-cfg-scale",
+            min=0,
+            help="Guidance by the negative prompt, of FLUX, Qwen-Image and others.",
+            show_default="the policy's, else the pipeline's",
             rich_help_panel=SAMPLING,
         ),
     ] = None

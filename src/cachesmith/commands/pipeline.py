@@ -16,7 +16,7 @@ from cachesmith.commands.shared.model_folder import (
     pipeline_class,
     read_index,
 )
-from cachesmith.policies import CachesmithError, Document, Policy
+from cachesmith.policies import CachesmithError, Policy
 from cachesmith.policies.bundle.manifest import read_manifest
 from cachesmith.policies.profile import has_fitted
 from cachesmith.progress import shows_bars, waiting
@@ -28,6 +28,9 @@ if TYPE_CHECKING:
 
 STEPS = 50
 """Sampler steps where neither the user nor the policy says."""
+
+_TOGETHER = ({"height", "width"}, {"guidance_scale", "guidance_scale_2"})
+"""Arguments of which the policy's are not mixed with the user's."""
 
 
 def open_pipeline(
@@ -119,20 +122,23 @@ def largest_batch(loaded: "Engines | None", batch: int, policy: Policy | None) -
 
 
 def sampling(
-    policy: Policy | None, steps: int | None, chosen: options.Sampling
+    pipe: Any, policy: Policy | None, steps: int | None, chosen: options.Sampling
 ) -> tuple[int, dict[str, Any]]:
     """Return the number of steps and the arguments of every call: the user's, else the policy's."""
-    document = None if policy is None else policy.document
-    sampler = None if document is None else document.sampler
-    calibrated = None if document is None else _calibrated_guidance(document)
-    common = {
-        "height": chosen.height,
-        "width": chosen.width,
-        "num_frames": chosen.num_frames,
-        "guidance_scale": calibrated if chosen.guidance_scale is None else chosen.guidance_scale,
-    }
+    sampler = None if policy is None else policy.document.sampler
+    given = {n: v for n, v in vars(chosen).items() if v is not None and n != "negative_prompt"}
     visited = steps or (STEPS if sampler is None else sampler.steps)
-    return visited, {name: value for name, value in common.items() if value is not None}
+    return visited, {**calibrated_arguments(pipe, policy, given), **given}
+
+
+def calibrated_arguments(pipe: Any, policy: Policy | None, given: Iterable[str]) -> dict[str, Any]:
+    """Return what the policy was calibrated with of scales and size, as far as the pipeline takes it and nothing that
+    is `given` goes with it: a height and a width belong together, and so do the two guidance scales of two experts."""
+    sampler, named = None if policy is None else policy.document.sampler, {*given}
+    found = {} if sampler is None else sampler.arguments
+    takes = inspect.signature(pipe.__call__).parameters
+    settled = {name for group in _TOGETHER if named & group for name in group} | named
+    return {name: value for name, value in found.items() if name in takes and name not in settled}
 
 
 def check_steps(policy: Policy | None, profiles: Iterable[str | None], steps: int | None) -> None:
@@ -203,18 +209,15 @@ def _load(model: str, loading: options.Loading, dtype: str) -> Any:
 
 
 def hush_libraries() -> None:
-    """Keep the libraries' advice out of our output, and their bars where there is no terminal to show them."""
+    """Keep the libraries' advice out of our output, and their bars where there is no terminal to show them.
+
+    What pipelines say of a call is told all the same, see `shared.spoken`.
+    """
     for library in ("diffusers", "transformers"):
         if find_spec(library) is not None:
             logging = import_module(f"{library}.utils.logging")
             logging.set_verbosity_error()
             logging.enable_progress_bar() if shows_bars() else logging.disable_progress_bar()
-
-
-def _calibrated_guidance(document: Document) -> float | None:
-    """Return the guidance scale a policy was calibrated with, if it was a single one."""
-    bounds = None if document.sampler is None else document.sampler.guidance_range
-    return bounds[0] if bounds is not None and bounds[0] == bounds[1] else None
 
 
 def _check_taken(

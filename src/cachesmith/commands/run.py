@@ -2,15 +2,17 @@
 
 import warnings
 from functools import partial
+from inspect import signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from cachesmith.commands import options
-from cachesmith.commands.output import print_json, say
+from cachesmith.commands.output import note, print_json, say
 from cachesmith.commands.pipeline import (
     arguments,
+    calibrated_arguments,
     check_engines,
     check_steps,
     class_label,
@@ -119,8 +121,9 @@ def run(
     given = {*arguments(calls), "prompt" if texts else "class_labels"}
     pipe = open_pipeline(model, loading, chosen, given, partial(check_kind, out))
     requests = _requests(pipe, texts, labels, count, seed, negative_of(calls))
-    visited, common = sampling(chosen, steps, calls)
+    visited, common = sampling(pipe, chosen, steps, calls)
     require_requests(pipe, requests, common, visited)
+    _tell_calibrated(calibrated_arguments(pipe, chosen, arguments(calls)), pipe)
 
     from cachesmith.sampling.render import Renderer
 
@@ -136,6 +139,15 @@ def run(
     save_samples(pictures.images, files, fps, _sampling_rate(pipe))
     facts = _facts(renderer, stats, seconds, len(requests), files)
     print_json(facts) if json else _print(facts, kind(out))
+
+
+def _tell_calibrated(taken: dict[str, Any], pipe: Any) -> None:
+    """Say what the policy decides that the pipeline would do otherwise."""
+    usual = {name: p.default for name, p in signature(pipe.__call__).parameters.items()}
+    other = {name: value for name, value in taken.items() if value != usual[name]}
+    if other:
+        told = ", ".join(f"{name} {value:g}" for name, value in other.items())
+        note(f"{told}: as the policy was calibrated")
 
 
 def _policy(path: Path | None, profile: str | None, token: str | None) -> Policy | None:

@@ -88,7 +88,7 @@ def validate(
     perceptual = None if lpips is None else load_lpips(lpips)
     made = heldout(loaded, prompts, samples, seed, of_every_prompt(calls))
     pipe = open_pipeline(model, loading, loaded, arguments(calls, made))
-    visited, common = sampling(loaded, steps, calls)
+    visited, common = sampling(pipe, loaded, steps, calls)
     require_requests(pipe, made, common, visited)
 
     from cachesmith.sampling.render import Renderer

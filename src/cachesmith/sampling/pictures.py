@@ -17,6 +17,12 @@ Media = Literal["image", "video", "audio", "latent"]
 """Of a sample: image [C, H, W] and video [F, C, H, W] in [0, 1], audio [C, T] in [-1, 1], latent [...]."""
 
 
+_AXES: dict[str, tuple[str, ...]] = {
+    "image": ("channels", "height", "width"),
+    "video": ("num_frames", "channels", "height", "width"),
+}
+
+
 @dataclass(frozen=True, eq=False)
 class Pictures:
     """Samples in the order of their requests, on the host, float32.
@@ -48,6 +54,12 @@ class Pictures:
         if self.path_samples is None:
             raise CachesmithError("this run was not followed; sample with Renderer.reference")
         return _one_shape(self.path_samples)
+
+    @property
+    def size(self) -> dict[str, int]:
+        """Height and width in pixels, and the number of frames, under the names of the pipelines' arguments."""
+        axes, (first, *_) = _AXES.get(self.media, ()), self.image_samples
+        return {} if first.ndim != len(axes) else dict(zip(axes, first.shape, strict=True))
 
     def __len__(self) -> int:
         return len(self.image_samples)

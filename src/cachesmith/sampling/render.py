@@ -1,6 +1,7 @@
 """Sample a pipeline on a list of requests: every sample with a noise of its own, so that batching changes nothing."""
 
 import inspect
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -109,7 +110,22 @@ class Renderer:
         path = None if seen is None else joined_path(seen, len(chunk))
         pictures = pictures_of(result, latents, self._output_type(chunk[0]), path)
         check_count(len(pictures), chunk)
+        self._compare_size(pictures, chunk[0])
         return pictures
+
+    def _compare_size(self, pictures: Pictures, request: Request) -> None:
+        """Warn where a pipeline rounds the size that it is asked for."""
+        given = {**self.common, **request.arguments}
+        other = {name: n for name, n in pictures.size.items() if given.get(name) not in (None, n)}
+        if other:
+            asked, drawn = (
+                ", ".join(f"{name} {size[name]}" for name in other) for size in (given, pictures.size)
+            )
+            warnings.warn(
+                f"{type(self.pipe).__name__} draws {drawn} where it is asked for {asked}; ask for what is drawn",
+                RuntimeWarning,
+                stacklevel=2,
+            )
 
     def _output_type(self, request: Request) -> str:
         return str({"output_type": "pt", **self.common, **request.arguments}["output_type"])

@@ -2,6 +2,7 @@
 
 import inspect
 import math
+import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from reprlib import repr as short
@@ -12,6 +13,7 @@ from cachesmith.sampling.requests.annotations import kind_of, names_of, only_tup
 from cachesmith.sampling.requests.batches import PER_SAMPLE
 from cachesmith.sampling.requests.request import Request
 from cachesmith.sampling.requests.reserved import RESERVED
+from cachesmith.sampling.requests.without_effect import without_effect
 
 POSITIVE = ("height", "width", "num_frames", "max_sequence_length")
 NOISE_LEVELS = ("sigmas", "timesteps")
@@ -22,7 +24,8 @@ Parameters = Mapping[str, inspect.Parameter]
 def check_requests(
     pipe: Any, requests: Sequence[Request], common: Mapping[str, Any], steps: int | None = None
 ) -> None:
-    """Raise `CachesmithError` where the pipeline would refuse, misread or ignore what it is called with.
+    """Raise `CachesmithError` where the pipeline would refuse or misread what it is called with; warn where it takes an
+    argument that has no effect.
 
     common: arguments of every call. steps: sampler steps, where they are known. The message names the place in the
     file of prompts, the argument and its value, and what to write instead.
@@ -36,6 +39,8 @@ def check_requests(
                 _check_value(pipe, name, value, parameters.get(name), steps)
             _check_encoder(pipe, given)
             _ask_pipeline(pipe, given, parameters)
+            for sentence in without_effect(pipe, given, parameters):
+                warnings.warn(sentence, RuntimeWarning, stacklevel=2)
         except CachesmithError as error:
             raise CachesmithError(f"{where}{error}") from None
 
