@@ -81,12 +81,23 @@ class SamplerKey(Grown):
     sizes: Annotated[tuple[Size, ...], Field(max_length=1000)] | None = None
 
     @property
+    def every_scale(self) -> dict[str, tuple[float, float]]:
+        """`scales`, which older files have of guidance alone."""
+        older = {} if self.guidance_range is None else {"guidance_scale": self.guidance_range}
+        return older if self.scales is None else self.scales
+
+    @property
+    def scales_in_words(self) -> list[str]:
+        """Every scale with its value, or its lowest and highest."""
+        return [
+            f"{name} {low:g}" if low == high else f"{name} {low:g} to {high:g}"
+            for name, (low, high) in self.every_scale.items()
+        ]
+
+    @property
     def arguments(self) -> dict[str, float]:
         """The pipeline arguments that were the same in all of the calibration: guidance scales and the size."""
-        scales = {name: low for name, (low, high) in (self.scales or {}).items() if low == high}
-        if self.scales is None and self.guidance_range is not None:
-            low, high = self.guidance_range
-            scales = {"guidance_scale": low} if low == high else {}
+        scales = {name: low for name, (low, high) in self.every_scale.items() if low == high}
         (size,) = self.sizes if self.sizes is not None and len(self.sizes) == 1 else (Size(latents=()),)
         size_of = {"height": size.height, "width": size.width, "num_frames": size.num_frames}
         return {**scales, **{name: value for name, value in size_of.items() if value is not None}}

@@ -126,9 +126,7 @@ class Match:
         return self._act("scheduler", f"the {expected.scheduler} with", *told)
 
     def _scale(self, expected: SamplerKey, name: str, scale: float) -> bool:
-        ranges = expected.scales or {}
-        if expected.scales is None and expected.guidance_range is not None:
-            ranges = {"guidance_scale": expected.guidance_range}
+        ranges = expected.every_scale
         # a strength inside an argument, as of a LoRA, is 1 where it is not given
         low, high = ranges.get(name, (1.0, 1.0) if ranges and "." in name else (scale, scale))
         if low - _SLACK <= scale <= high + _SLACK:

@@ -28,9 +28,9 @@ from cachesmith.policies.schedule import even
 from cachesmith.progress import Advance
 from cachesmith.runtime import apply
 from cachesmith.sampling.evaluate import Evaluator
-from cachesmith.sampling.metrics import psnr
+from cachesmith.sampling.metrics import METRICS
 from cachesmith.sampling.render import Renderer
-from cachesmith.sampling.scores import bootstrap
+from cachesmith.sampling.scores import bootstrap, measure_metric
 from cachesmith.sampling.timing import elapsed, interleaved, medians
 
 SAMPLES = 16
@@ -88,14 +88,15 @@ def measure_ways(
     for way in ways:
         try:
             with way.entered() as session:
-                images = way.renderer(requests).images
+                pictures = way.renderer(requests)
         except PolicyError as error:
             notes.append(f"{way.family}, {way.name}, was left out: {error}")
             continue
         finally:
             advance()
         nfc = float(way.renderer.steps) if session is None else session.stats.nfc
-        quality[way.name] = nfc, psnr(heldout.reference.images[: len(requests)], images)
+        reference = heldout.reference[: len(requests)]
+        quality[way.name] = nfc, measure_metric(METRICS["psnr"], reference, pictures)
     timed = [way for way in ways if way.name in quality]
     seconds = _seconds(heldout.renderer, timed, requests[:batch], advance)
     measurements = [_measurement(way, *quality[way.name], seconds[way.name]) for way in timed]

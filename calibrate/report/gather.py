@@ -13,13 +13,13 @@ from cachesmith.calibrate.config import CalibrationConfig
 from cachesmith.calibrate.report.baselines import REPEATS, SAMPLES, baseline_ways, measure_ways, profile_ways
 from cachesmith.calibrate.report.data import Appendix, Measurement, ProfileReport, ReportData, ReportSample
 from cachesmith.calibrate.report.media import encode_media, picture, visible_difference
-from cachesmith.calibrate.report.runs import distinct, trajectory
+from cachesmith.calibrate.report.runs import Walk, distinct, errors, walks
 from cachesmith.calibrate.studies import dashboard
 from cachesmith.policies import Policy, Profile, fixed_mask
 from cachesmith.progress import stage
 from cachesmith.runtime import apply, distill
 from cachesmith.sampling.evaluate import Evaluator
-from cachesmith.sampling.metrics import METRICS, relative_error
+from cachesmith.sampling.metrics import METRICS
 from cachesmith.sampling.requests import Request
 from cachesmith.sampling.timing import machine
 
@@ -113,23 +113,21 @@ def _profile(
     shown = {"worst": order[0], "median": order[(len(order) - 1) // 2], "best": order[-1]}
     chosen = list(dict.fromkeys(shown.values()))
     requests = [heldout.requests[i] for i in chosen]
-    states, images = trajectory(heldout.renderer, requests)
+    uncached = walks(heldout.renderer, requests)
     with apply(heldout.renderer.pipe, policy, name) as session:
-        cached_states, cached = trajectory(heldout.renderer, requests)
-    errors = [relative_error(a, b) for a, b in zip(states, cached_states, strict=True)]
+        cached = walks(heldout.renderer, requests)
     quality = profile.quality
     assert quality is not None, "a calibration measures every profile"
     return ProfileReport(
         name=name,
         nfc=profile.nfc or 0.0,
         seconds=seconds,
-        mask=_mask(profile, session.stats.trace, len(states)),
+        mask=_mask(profile, session.stats.trace, len(uncached[0].states)),
         dynamic=fixed_mask(profile) is None,
         quality=quality,
         psnr=tuple(samples.tolist()),
         samples=tuple(
-            _sample(rank, heldout.requests[i], float(samples[i]), images[place], cached[place],
-                    tuple(float(error[place]) for error in errors))
+            _sample(rank, heldout.requests[i], float(samples[i]), uncached[place], cached[place])
             for rank, i in shown.items() for place in [chosen.index(i)]
         ),
         losses=tuple(outcomes.losses.get(name, ())),
@@ -137,13 +135,11 @@ def _profile(
     )  # fmt: skip
 
 
-def _sample(
-    rank: Any, request: Request, psnr: float, uncached: Tensor, cached: Tensor, errors: tuple[float, ...]
-) -> ReportSample:
-    apart, gain = visible_difference(uncached, cached)
+def _sample(rank: Any, request: Request, psnr: float, uncached: Walk, cached: Walk) -> ReportSample:
+    apart, gain = visible_difference(uncached.drawn, cached.drawn)
     return ReportSample(
-        rank, _prompt(request), request.seed, psnr,
-        encode_media(uncached), encode_media(cached), encode_media(apart), gain, errors,
+        rank, _prompt(request), request.seed, psnr, encode_media(uncached.drawn), encode_media(cached.drawn),
+        encode_media(apart), gain, errors(uncached, cached),
     )  # fmt: skip
 
 
@@ -167,8 +163,7 @@ def _facts(policy: Policy, heldout: Evaluator, config: CalibrationConfig) -> dic
         facts["model"] += f", {document.model.transformer} of {document.model.blocks} blocks"
     if document.sampler is not None:
         facts["sampler"] = f"{document.sampler.scheduler}, {document.sampler.steps} steps"
-    size = " × ".join(str(n) for n in heldout.reference.images.shape[2:])
-    facts |= {"size": f"{size} pixels", "guidance": _guidance(policy), "seed": str(config.seed)}
+    facts |= {"size": _sizes(heldout), "guidance": _guidance(policy), "seed": str(config.seed)}
     facts["schedules compared by"] = METRICS[config.objective].heading
     if record is not None:
         facts["samples"] = f"{record.fitting_size} to fit, {config.heldout} held out and measured last"
@@ -178,13 +173,25 @@ def _facts(policy: Policy, heldout: Evaluator, config: CalibrationConfig) -> dic
     return facts
 
 
+def _sizes(heldout: Evaluator) -> str:
+    """What is drawn, every size once."""
+    reference = heldout.reference
+    sizes = [reference[[place]].size for place in range(len(reference))]
+    return " or ".join(dict.fromkeys(_in_words(size) for size in sizes))
+
+
+def _in_words(size: Mapping[str, int]) -> str:
+    if not size:
+        return "sound"
+    frames = f"{size['num_frames']} frames of " if "num_frames" in size else ""
+    return f"{frames}{size['height']} × {size['width']} pixels"
+
+
 def _guidance(policy: Policy) -> str:
     sampler = policy.document.sampler
     if sampler is None or sampler.guidance == "none":
         return "none"
-    low, high = sampler.guidance_range or (None, None)
-    scale = "" if low is None else f", scale {low:g}" if low == high else f", scale {low:g} to {high:g}"
-    return f"{sampler.guidance}{scale}"
+    return ", ".join([sampler.guidance, *sampler.scales_in_words])
 
 
 def _hardware(pipe: Any) -> str:

@@ -2,14 +2,13 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from statistics import fmean
 from typing import Any
-
-from torch import Tensor
 
 from cachesmith.calibrate.config import CalibrationConfig
 from cachesmith.calibrate.cost.ledger import Ledger
 from cachesmith.calibrate.report.gather import Outcomes, gather
-from cachesmith.calibrate.report.runs import distinct, trajectory
+from cachesmith.calibrate.report.runs import distinct, errors, walks
 from cachesmith.files import replacing
 from cachesmith.hub.facts import FACTS_FILE, FRONT, PAGE
 from cachesmith.policies import Policy, fixed_mask
@@ -17,6 +16,7 @@ from cachesmith.progress import stage
 from cachesmith.runtime import apply, distill
 from cachesmith.sampling.evaluate import Evaluator
 from cachesmith.sampling.metrics import cells, headings, shown
+from cachesmith.sampling.pictures import Samples
 from cachesmith.sampling.requests import Request
 from cachesmith.sampling.sheet import sheet
 
@@ -52,18 +52,17 @@ def write_report(
     points = {name: (p.nfc or 0.0, p.quality.psnr) for name, p in profiles.items() if p.quality is not None}
     shown = heldout.requests[:_SHOWN]
     with stage("report", 2 + len(distinct(policy))) as advance:
-        errors, pictures, masks = step_errors(heldout, policy, shown, advance)
+        apart, pictures, masks = step_errors(heldout, policy, shown, advance)
         drawn = {
             "front.png": figures.nfc_front_figure(points),
             "timeline.png": figures.timeline_figure(masks),
-            "errors.png": figures.error_figure(errors),
+            "errors.png": figures.error_figure(apart),
         }
         for name, figure in drawn.items():
             figures.save_figure(figure, folder / name)
         with replacing(folder / "sheet.png") as part:
-            sheet({"uncached": heldout.reference[:_SHOWN].image_samples} | pictures, columns=_SHOWN).save(
-                part
-            )
+            uncached = {"uncached": heldout.reference[:_SHOWN].image_samples}
+            sheet(uncached | pictures, columns=_SHOWN).save(part)
         advance()
     text = summary(policy, config) + f"\n## Cost\n\n{ledger.table()}"
     with replacing(folder / "report.md") as part:
@@ -107,21 +106,26 @@ def summary(policy: Policy, config: CalibrationConfig) -> str:
 
 def step_errors(
     heldout: Evaluator, policy: Policy, shown: Sequence[Request], advance: Any
-) -> tuple[dict[str, list[float]], dict[str, Tensor], dict[str, str]]:
-    """Relative error of the sampler's state after every step, pictures, and computed steps, for every profile."""
-    reference, _ = trajectory(heldout.renderer, shown)
+) -> tuple[dict[str, list[float]], dict[str, Samples], dict[str, str]]:
+    """Relative error of the sampler's state after every step, pictures, and computed steps, for every profile.
+
+    The errors are means over the samples.
+    """
+    uncached = walks(heldout.renderer, shown)
     advance()
-    errors: dict[str, list[float]] = {}
-    pictures: dict[str, Tensor] = {}
+    apart: dict[str, list[float]] = {}
+    pictures: dict[str, Samples] = {}
     masks: dict[str, str] = {}
     for name in distinct(policy):
         with apply(heldout.renderer.pipe, policy, name) as session:
-            states, pictures[name] = trajectory(heldout.renderer, shown)
-        errors[name] = [float((a - b).norm() / b.norm()) for a, b in zip(states, reference, strict=True)]
+            cached = walks(heldout.renderer, shown)
+        pictures[name] = tuple(walk.drawn for walk in cached)
+        samples = [errors(a, b) for a, b in zip(uncached, cached, strict=True)]
+        apart[name] = [fmean(step) for step in zip(*samples, strict=True)]
         mask = fixed_mask(policy.profile(name))
-        masks[name] = mask or distill(session.stats.trace, len(reference)).mask
+        masks[name] = mask or distill(session.stats.trace, len(uncached[0].states)).mask
         advance()
-    return errors, pictures, masks
+    return apart, pictures, masks
 
 
 def _fitting(policy: Policy) -> int:

@@ -1,15 +1,17 @@
 """What the report samples: every distinct profile, and the sampler's states on the way."""
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from cachesmith.policies import Policy, Sampled
 from cachesmith.runtime.hooks.patch import patched
+from cachesmith.sampling.metrics import relative_error
 from cachesmith.sampling.render import Renderer
-from cachesmith.sampling.requests import Request
+from cachesmith.sampling.requests import Request, batches
 
 
 def distinct(policy: Policy) -> list[str]:
@@ -21,9 +23,31 @@ def distinct(policy: Policy) -> list[str]:
     return list(seen.values())
 
 
-def trajectory(renderer: Renderer, requests: Sequence[Request]) -> tuple[list[Tensor], Tensor]:
-    """Sample one batch and return the scheduler's state after every step, and the images."""
-    scheduler = renderer.pipe.scheduler
+class Walk(NamedTuple):
+    """One sample: the scheduler's state after every step, [S, ...] in float64, and what was drawn."""
+
+    states: Tensor
+    drawn: Tensor
+
+
+def walks(renderer: Renderer, requests: Sequence[Request]) -> list[Walk]:
+    """Sample all requests, in as many calls as that takes; they may differ in size."""
+    found: dict[int, Walk] = {}
+    for places in batches(requests, renderer.batch):
+        with _followed(renderer.pipe.scheduler) as states:
+            pictures = renderer([requests[place] for place in places])
+        for row, place in enumerate(places):
+            found[place] = Walk(torch.stack([state[row] for state in states]), pictures.image_samples[row])
+    return [found[place] for place in range(len(requests))]
+
+
+def errors(uncached: Walk, cached: Walk) -> tuple[float, ...]:
+    """Return the relative error of the state after every step."""
+    return tuple(relative_error(uncached.states, cached.states).tolist())
+
+
+@contextmanager
+def _followed(scheduler: Any) -> Iterator[list[Tensor]]:
     step, states = scheduler.step, list[Tensor]()
 
     def spy(*args: Any, **kwargs: Any) -> Any:
@@ -32,5 +56,4 @@ def trajectory(renderer: Renderer, requests: Sequence[Request]) -> tuple[list[Te
         return result
 
     with patched(scheduler, "step", spy), torch.no_grad():
-        images = renderer(requests).images
-    return states, images
+        yield states

@@ -165,7 +165,7 @@ def _conditions(policy: Policy, base: Base, facts: Facts | None) -> dict[str, st
         told["network"] = f"{_model(document)}, configuration sha256 `{document.model.config_hash[:16]}`"
     if document.sampler is not None:
         told["sampler"] = f"{document.sampler.scheduler}, {document.sampler.steps} steps"
-        told["guidance"] = document.sampler.guidance
+        told["guidance"] = ", ".join([document.sampler.guidance, *document.sampler.scales_in_words])
     if record is not None:
         told["precision"] = record.dtype
         told["prompts"] = (

@@ -22,7 +22,8 @@ def reported(tmp_path_factory: pytest.TempPathFactory) -> tuple[Policy, ReportDa
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("cachesmith.calibrate.report.html.write_html", write)
-        policy = run(work, report=work / "report", heldout=3, budget=40.0)
+        # fewer at once than are shown
+        policy = run(work, report=work / "report", heldout=3, budget=40.0, batch=2)
     return policy, given[0], work
 
 

@@ -26,6 +26,9 @@ from cachesmith.policies import (
 )
 from cachesmith.sampling.metrics import cells, headings, shown
 
+_SIZES = 3
+"""Sizes that are shown."""
+
 
 def as_json(policy: Policy) -> dict[str, Any]:
     """Return the whole document, the policy's id, and the form of every array."""
@@ -107,9 +110,18 @@ def _origin(policy: Policy) -> Iterator[tuple[str, str]]:
         for name, key in document.models.items():
             yield from _model(name, key)
     if document.sampler is not None:
-        sampler, scale = document.sampler, document.sampler.guidance_range
-        guided = "" if scale is None else f", scale {scale[0]:g} to {scale[1]:g}"
-        yield "sampler", f"{sampler.scheduler}, {sampler.steps} steps, guidance {sampler.guidance}{guided}"
+        sampler = document.sampler
+        said = (
+            sampler.scheduler,
+            f"{sampler.steps} steps",
+            f"guidance {sampler.guidance}",
+            *sampler.scales_in_words,
+        )
+        yield "sampler", ", ".join(said)
+        if sampler.sizes:
+            more = len(sampler.sizes) - _SIZES
+            sizes = " or ".join(str(size) for size in sampler.sizes[:_SIZES])
+            yield "size", f"{sizes}, and {more} more: --json" if more > 0 else sizes
 
 
 def _model(name: str, key: ModelKey) -> Iterator[tuple[str, str]]:

@@ -1,0 +1,32 @@
+"""What the report samples: as many calls as it takes, of whatever sizes."""
+
+from typing import Any
+
+import torch
+from tests.tiny import tiny_flux
+
+from cachesmith.calibrate.report.runs import errors, walks
+from cachesmith.sampling.render import Renderer
+from cachesmith.sampling.requests import Request
+
+STEPS = 6
+
+
+def request(seed: int, side: int) -> Request:
+    generator = torch.Generator().manual_seed(seed)
+    text: dict[str, Any] = {
+        "prompt_embeds": torch.randn(1, 3, 32, generator=generator),
+        "pooled_prompt_embeds": torch.randn(1, 32, generator=generator),
+    }
+    return Request({**text, "height": side, "width": side}, seed, "")
+
+
+def test_walks_of_several_calls_are_in_the_order_of_their_requests() -> None:
+    renderer = Renderer(tiny_flux(), STEPS, 2)
+    asked = [request(0, 32), request(1, 16), request(2, 32), request(3, 32)]
+    found = walks(renderer, asked)
+    for walk, each in zip(found, asked, strict=True):
+        (alone,) = walks(renderer, [each])
+        assert walk.drawn.shape[-1] == each.arguments["height"]
+        assert len(walk.states) == STEPS and max(errors(alone, walk)) < 1e-5
+    assert min(errors(found[0], found[2])) > 0.1
