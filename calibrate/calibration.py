@@ -23,7 +23,7 @@ from cachesmith.calibrate.fleet.recipe import Loader, frozen, model_keys, print_
 from cachesmith.calibrate.fleet.shards import Shards
 from cachesmith.calibrate.memory.choice import choose
 from cachesmith.calibrate.prepared import Prepared
-from cachesmith.calibrate.probe import probe
+from cachesmith.calibrate.probe import other_sizes, probe
 from cachesmith.calibrate.report.gather import Outcomes
 from cachesmith.calibrate.report.report import write_report
 from cachesmith.calibrate.spaces import Found, search_rfc, search_stack
@@ -116,7 +116,9 @@ class _Calibration:
         with self._shards() as shards, stage("run equivalents", self.plan.runs) as advance:
             ledger.workers = len(shards.workers)
             self._references(shards, ledger, advance)
-            shape = probe(self.renderer, shards.groups[0].requests)
+            probed = shards.groups[0].requests
+            shape, others = probe(self.renderer, probed), (*self.fitting, *self.parts.heldout)
+            calls = [shape.call, *other_sizes(self.renderer, probed[0], others)]
             prepared = Prepared(self.renderer, shards, shape, self.plan, ledger, self.key)
             search = search_rfc if config.space == "rfc" else search_stack
             found = search(prepared, config, advance)
@@ -134,7 +136,7 @@ class _Calibration:
             }
             phase.forwards += len(self.parts.heldout) * sum(p.nfc or 0.0 for p in profiles.values())
         given = [request.arguments for request in (*self.fitting, *self.parts.heldout)]
-        sampler = sampler_key(self.pipe.scheduler, shape.guidance, [shape.call], given)
+        sampler = sampler_key(self.pipe.scheduler, shape.guidance, calls, given)
         document = Document(
             name=config.name, profiles=profiles, model=self.models[MAIN], sampler=sampler,
             models={name: self.models[name] for name in shape.denoisers if name != MAIN},

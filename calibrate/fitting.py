@@ -7,6 +7,7 @@ from typing import Any
 
 from cachesmith.calibrate.guidance import guidance_of
 from cachesmith.calibrate.methods import METHODS
+from cachesmith.calibrate.probe import other_sizes
 from cachesmith.policies import Policy, PolicyError, SamplerKey, Stack
 from cachesmith.policies.errors import refusing
 from cachesmith.progress import stage
@@ -106,8 +107,11 @@ class _Branches(Watcher):
 
 def _sampler(pipe: Any, requests: Sequence[Request], steps: int, common: dict[str, Any]) -> SamplerKey:
     """Sample once, to learn the noise levels and how guidance is computed."""
-    branches = _Branches()
+    branches, renderer = _Branches(), Renderer(pipe, steps, 1, **common)
+    calls = other_sizes(renderer, requests[0], requests)
     with watch(pipe, Stack(), branches):
-        Renderer(pipe, steps, 1, **common).reference(requests[:1])
+        renderer.reference(requests[:1])
     guidance = guidance_of(branches.seen, branches.rows, 1)
-    return sampler_key(pipe.scheduler, guidance, [branches.call], [each.arguments for each in requests])
+    return sampler_key(
+        pipe.scheduler, guidance, [branches.call, *calls], [each.arguments for each in requests]
+    )

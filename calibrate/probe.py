@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 
@@ -11,7 +11,7 @@ from cachesmith.calibrate.turns import turns_of
 from cachesmith.policies import MAIN, Follower, PolicyError, Stack
 from cachesmith.runtime import Answer, Tick, UnitCall, UnitResult, UseOutput, Watcher, watch
 from cachesmith.runtime.features import Feature, alike
-from cachesmith.runtime.pipeline_call import PipelineCall
+from cachesmith.runtime.pipeline_call import SIZES, PipelineCall
 from cachesmith.sampling.render import Renderer
 from cachesmith.sampling.requests import Request
 
@@ -55,6 +55,46 @@ class _Bypass(Watcher):
 
     def observe(self, result: UnitResult) -> None:
         """Nothing is computed."""
+
+
+class _Asked(Watcher):
+    """Has no block computed, and notes what the pipeline is asked for."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls: list[PipelineCall] = []
+
+    def begin(self, tick: Tick) -> None:
+        """A transformer call."""
+        super().begin(tick)
+        if not self.calls or self.calls[-1] is not tick.call:
+            self.calls.append(tick.call)
+
+    def answer(self, call: UnitCall) -> Answer:
+        """Return the inputs."""
+        return UseOutput(call.inputs)
+
+    def observe(self, result: UnitResult) -> None:
+        """Nothing is computed."""
+
+
+def other_sizes(renderer: Renderer, known: Request, requests: Sequence[Request]) -> list[PipelineCall]:
+    """Return what the pipeline is asked for with one request of every size but that of `known`.
+
+    Nothing is encoded or sampled where there is none; else runs with no block computed tell.
+    """
+    first = {_size(request): request for request in reversed((known, *requests))}
+    del first[_size(known)]
+    if not first:
+        return []
+    asked = _Asked()
+    with watch(renderer.pipe, Stack(), asked):
+        Renderer(renderer.pipe, renderer.steps, 1, **renderer.common)([*reversed(first.values())])
+    return asked.calls
+
+
+def _size(request: Request) -> tuple[Any, ...]:
+    return tuple(request.arguments.get(name) for name in SIZES)
 
 
 def probe(renderer: Renderer, requests: Sequence[Request]) -> Shape:

@@ -3,7 +3,8 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-_SIZES = ("height", "width", "num_frames")
+SIZES = ("height", "width", "num_frames")
+"""Arguments that say how large a sample is."""
 SCALES = ("scale", "guidance", "cfg")
 """What the name of an argument that sets the strength of guidance has in it."""
 
@@ -24,4 +25,4 @@ class PipelineCall:
     @property
     def size(self) -> dict[str, int]:
         """Height and width in pixels, and frames, where the pipeline has them."""
-        return {name: int(self.arguments[name]) for name in _SIZES if name in self.arguments}
+        return {name: int(self.arguments[name]) for name in SIZES if name in self.arguments}
