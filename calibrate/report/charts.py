@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from cachesmith.calibrate.report.data import Family, Measurement
+from cachesmith.sampling.metrics import CEILING
 
 SIZE = (4.4, 3.0)
 """Inches: small, so that the letters can be read on a telephone."""
@@ -52,8 +53,12 @@ def front(measurements: Sequence[Measurement], uncached_seconds: float) -> Chart
 
 
 def front_figure(measurements: Sequence[Measurement], uncached_seconds: float) -> Figure:
-    """Quality over measured seconds a sample, profiles joined by a line, the uncached run as a border."""
+    """Quality over measured seconds a sample, profiles joined by a line, the uncached run as a border.
+
+    A baseline that computed everything would stretch the axis to the ceiling; it is in the table alone.
+    """
     figure, axes = _axes("seconds a sample", "PSNR to uncached, dB")
+    measurements = [m for m in measurements if m.family == "profile" or m.psnr < CEILING]
     for family, (colour, marker) in STYLES.items():
         points = sorted((m for m in measurements if m.family == family), key=lambda m: m.seconds)
         if not points:

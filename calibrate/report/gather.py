@@ -85,7 +85,8 @@ PLACES = ("work", "report", "earlier")
 def command(config: CalibrationConfig) -> str:
     """Return the command that was run or, where it was called in code, the call."""
     program, *arguments = sys.argv
-    if Path(program).name == "cachesmith":
+    named = Path(program)
+    if "cachesmith" in (named.name, named.parent.name if named.name == "__main__.py" else ""):
         return shlex.join(["cachesmith", *_without_secrets(arguments)])
     given = [
         f"{f.name}={getattr(config, f.name)!r}"

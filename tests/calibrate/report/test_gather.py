@@ -76,8 +76,11 @@ def test_the_command_line_is_repeated_as_it_was(monkeypatch: pytest.MonkeyPatch)
     from cachesmith.calibrate import CalibrationConfig
     from cachesmith.calibrate.report.gather import command
 
-    monkeypatch.setattr("sys.argv", ["/usr/bin/cachesmith", "calibrate", "my model", "--out", "x"])
-    assert command(CalibrationConfig()) == "cachesmith calibrate 'my model' --out x"
+    for program in ("/usr/bin/cachesmith", "/lib/cachesmith/__main__.py"):  # `python -m cachesmith`
+        monkeypatch.setattr("sys.argv", [program, "calibrate", "my model", "--out", "x"])
+        assert command(CalibrationConfig()) == "cachesmith calibrate 'my model' --out x"
+    monkeypatch.setattr("sys.argv", ["/lib/other/__main__.py", "calibrate"])
+    assert command(CalibrationConfig()).startswith("calibrate(pipe, ")
     for token in (["--token", "hf_secret"], ["--token=hf_secret"]):
         monkeypatch.setattr("sys.argv", ["cachesmith", "calibrate", "m", *token, "--out", "x"])
         told = command(CalibrationConfig())

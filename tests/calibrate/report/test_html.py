@@ -13,8 +13,11 @@ import torch
 from PIL import Image
 from tests.calibrate.report.made_up import PROMPT, profile, report, tensor
 
+from cachesmith.calibrate.report.charts import front_figure
+from cachesmith.calibrate.report.data import Measurement
 from cachesmith.calibrate.report.html import duration, render, write_html
 from cachesmith.calibrate.report.media import encode_media, visible_difference
+from cachesmith.sampling.metrics import CEILING
 
 
 class Page(HTMLParser):
@@ -134,3 +137,13 @@ def test_differences_are_scaled_to_be_seen(apart: float, gain: float) -> None:
 
 def test_durations() -> None:
     assert [duration(s) for s in (0.05, 1.5, 600, 9000)] == ["0.05 s", "1.50 s", "10.0 min", "2.5 h"]
+
+
+def test_what_computed_everything_does_not_stretch_the_front() -> None:
+    points = [Measurement("fast", "profile", 5.0, 0.5, 40, 39, 41)]
+    known = [Measurement("threshold 0.2", "DBCache", 9.0, 0.9, 57, 56, 58)]
+    alike = [Measurement("threshold 0.08", "DBCache", 10.0, 1.1, CEILING, CEILING, CEILING)]
+    with_all, without = (front_figure([*points, *known, *more], 1.0).axes[0] for more in (alike, []))
+    assert with_all.get_ylim() == without.get_ylim() and with_all.get_xlim() == without.get_xlim()
+    exact = front_figure([Measurement("exact", "profile", 10.0, 1.1, CEILING, CEILING, CEILING)], 1.0)
+    assert exact.axes[0].get_ylim()[1] > CEILING, "a profile is always shown"
