@@ -59,8 +59,13 @@ def test_the_same_seed_gives_the_same_picture_in_any_company(cli: Cli, shop: Sho
     ("arguments", "said"),
     [
         (["--class-label", "3", "--out", "x.unknown"], "end its name in .png"),
-        (["--out", "x.png"], "give either --prompt or --class-label"),
-        (["--out", "x.png", "--class-label", "3", "--prompt", "a"], "give either --prompt or --class-label"),
+        (["--out", "x.png"], "give either --prompt or --class-label or --prompts"),
+        (
+            ["--out", "x.png", "--class-label", "3", "--prompt", "a"],
+            "give either --prompt or --class-label or --prompts",
+        ),
+        (["--out", "x.png", "--class-label", "3", "--prompts", "p.txt"], "or --prompts"),
+        (["--out", "x.png", "--prompts", "none.txt"], "cannot read prompts from none.txt"),
         (["--out", "x.png", "--prompt", "a bag"], "DiTPipeline takes no 'prompt'; it takes class_labels"),
         (
             ["--out", "x.png", "--class-label", "5000"],
@@ -74,6 +79,18 @@ def test_the_same_seed_gives_the_same_picture_in_any_company(cli: Cli, shop: Sho
 )
 def test_run_refuses(cli: Cli, shop: Shop, arguments: list[str], said: str) -> None:
     fails(cli("run", shop.model, *arguments), said)
+
+
+def test_run_draws_a_file_of_prompts(cli: Cli, shop: Shop, tmp_path: Path) -> None:
+    """Twice each, in turn; labels by number or name, and the line is named where one is wrong."""
+    run = ("run", shop.model, "--num-inference-steps", 2, "--separate")
+    succeeds(cli(*run, "--prompts", shop.prompts, "--num-images", 2, "--out", tmp_path / "p.png"))
+    assert len([*tmp_path.glob("p-*.png")]) == 4
+    succeeds(cli(*run, "--class-label", 8, "--seed", 3, "--out", tmp_path / "one.png"))
+    assert int((pixels(tmp_path / "p-3.png") - pixels(tmp_path / "one.png")).abs().max()) <= 1
+    wrong = tmp_path / "wrong.jsonl"
+    wrong.write_text('{"class_labels": 3}\n{"class_labels": 3, "guidance_scale": "4"}')
+    fails(cli(*run, "--prompts", wrong, "--out", tmp_path / "w.png"), "wrong.jsonl, line 2: 'guidance_scale'")
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="is about machines without one")

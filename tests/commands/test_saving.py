@@ -20,6 +20,11 @@ def test_pictures_as_a_grid_and_one_by_one(tmp_path: Path) -> None:
     assert [picture_size(tmp_path / f"{i}.png") for i in range(3)] == [(96, 96)] * 3
 
 
+def test_a_grid_of_two_sizes(tmp_path: Path) -> None:
+    save_samples((torch.rand(3, 96, 128), torch.rand(3, 128, 96)), [tmp_path / "grid.png"], fps=8, rate=1)
+    assert picture_size(tmp_path / "grid.png") == (2 * 132 + 4, 132 + 4)
+
+
 # imageio leaves its pipes to the garbage collector
 @pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.parametrize("channels", [1, 3])

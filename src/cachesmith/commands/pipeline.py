@@ -184,18 +184,6 @@ def require_requests(
     check_requests(pipe, requests, common, steps)
 
 
-def class_label(pipe: Any, text: str) -> int:
-    """Read a class label: a number, or one of the pipeline's label names."""
-    names: dict[str, int] = getattr(pipe, "labels", None) or {}
-    if text.isdecimal():
-        return int(text)
-    by_name = {name.lower(): index for name, index in names.items()}
-    if text.lower() not in by_name:
-        known = ", ".join(list(names)[:20]) or "numbers only"
-        raise CachesmithError(f"there is no class label {text!r}; known are: {known}")
-    return by_name[text.lower()]
-
-
 def _load(model: str, loading: options.Loading, dtype: str) -> Any:
     import torch
     from diffusers import DiffusionPipeline

@@ -15,7 +15,6 @@ from cachesmith.commands.pipeline import (
     calibrated_arguments,
     check_engines,
     check_steps,
-    class_label,
     engines,
     largest_batch,
     negative_of,
@@ -25,14 +24,13 @@ from cachesmith.commands.pipeline import (
 )
 from cachesmith.commands.shared.memory import peak_memory, reset_peak
 from cachesmith.commands.shared.saving import FPS, check_files, check_kind, file_names, kind, save_samples
+from cachesmith.commands.shared.what_to_sample import requests_for, what_to_sample
 from cachesmith.policies import CachesmithError, Policy, load, preset
 from cachesmith.progress import stage
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from cachesmith.runtime import Stats
-    from cachesmith.sampling.pictures import Pictures
+    from cachesmith.sampling.pictures import Pictures, Samples
     from cachesmith.sampling.render import Renderer
     from cachesmith.sampling.requests import Request
 
@@ -53,6 +51,14 @@ def run(
     label: Annotated[
         list[str] | None,
         typer.Option("--class-label", metavar="N", help="A class, by number or name; may be repeated."),
+    ] = None,
+    prompts: Annotated[
+        Path | None,
+        typer.Option(
+            "--prompts",
+            metavar="FILE",
+            help='Prompts of a file, one a line, or JSON objects of pipeline arguments such as {"image": "bag.png"}.',
+        ),
     ] = None,
     policy: options.MaybePolicyFile = None,
     profile: options.ProfileName = None,
@@ -110,20 +116,18 @@ def run(
     Example: cachesmith run examples/fashion_dit/model --policy examples/fashion_dit/fashion.policy.safetensors
     --class-label 8 --num-images 4 --out bags.png
     """
-    texts, labels = prompt or [], label or []
-    if bool(texts) == bool(labels):
-        raise CachesmithError("say what to sample: give either --prompt or --class-label")
-    count = num_images * len(texts or labels)
+    wanted = what_to_sample(prompt or [], label or [], prompts)
+    count = num_images * len(wanted)
     check_files(out, count, separate, force)
     check_engines(engine, drop_torch_weights)
     chosen = _policy(policy, profile, loading.token)
     check_steps(chosen, [profile], steps)
-    given = {*arguments(calls), "prompt" if texts else "class_labels"}
+    given = arguments(calls).union(*wanted)
     pipe = open_pipeline(model, loading, chosen, given, partial(check_kind, out))
-    requests = _requests(pipe, texts, labels, count, seed, negative_of(calls))
+    requests = requests_for(pipe, wanted, count, seed, negative_of(calls))
     visited, common = sampling(pipe, chosen, steps, calls)
     require_requests(pipe, requests, common, visited)
-    _tell_calibrated(calibrated_arguments(pipe, chosen, arguments(calls)), pipe)
+    _tell_calibrated(calibrated_arguments(pipe, chosen, arguments(calls, requests)), pipe)
 
     from cachesmith.sampling.render import Renderer
 
@@ -134,9 +138,9 @@ def run(
         chosen = chosen or preset("uncached")
         settings |= {"bundle": opened, "drop_torch_weights": drop_torch_weights}
     pictures, stats, seconds = _sample(renderer, requests, chosen, profile, settings)
-    _warn_unless_finite(pictures.images)
+    _warn_unless_finite(pictures.image_samples)
     files = file_names(out, count, separate)
-    save_samples(pictures.images, files, fps, _sampling_rate(pipe))
+    save_samples(pictures.image_samples, files, fps, _sampling_rate(pipe))
     facts = _facts(renderer, stats, seconds, len(requests), files)
     print_json(facts) if json else _print(facts, kind(out))
 
@@ -158,15 +162,6 @@ def _policy(path: Path | None, profile: str | None, token: str | None) -> Policy
     policy = load(path, token=token)
     policy.profile(profile)
     return policy
-
-
-def _requests(
-    pipe: Any, prompts: list[str], labels: list[str], count: int, seed: int, common: dict[str, Any]
-) -> "tuple[Request, ...]":
-    from cachesmith.sampling.requests import Prompt, completed, requests
-
-    wanted: list[Prompt] = [*prompts, *({"class_labels": class_label(pipe, text)} for text in labels)]
-    return requests(completed(wanted, common), count, seed)
 
 
 def _sample(
@@ -194,11 +189,11 @@ def _sample(
     return pictures[0], None if session is None else session.stats, seconds
 
 
-def _warn_unless_finite(samples: "Tensor") -> None:
-    finite = samples.isfinite().flatten(1).all(1)
-    if not finite.all():
+def _warn_unless_finite(samples: "Samples") -> None:
+    wrong = sum(not sample.isfinite().all() for sample in samples)
+    if wrong:
         warnings.warn(
-            f"{int((~finite).sum())} of {len(samples)} samples hold numbers that are not finite, and were not saved as "
+            f"{wrong} of {len(samples)} samples hold numbers that are not finite, and were not saved as "
             "the model draws them; try --dtype float32 or bfloat16, or a lower guidance scale",
             RuntimeWarning,
             stacklevel=2,

@@ -14,6 +14,8 @@ from cachesmith.policies import CachesmithError
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from cachesmith.sampling.pictures import Samples
+
 Kind = Literal["picture", "video", "sound"]
 
 ENDINGS: dict[str, Kind] = {".mp4": "video", ".wav": "sound"}
@@ -48,8 +50,8 @@ def check_kind(out: Path, parameters: Iterable[str]) -> None:
         raise CachesmithError(f"the pipeline makes {samples}s, not {kind(out)}s; end --out in {ending}")
 
 
-def save_samples(samples: "Tensor", files: list[Path], fps: int, rate: int) -> None:
-    """Write pictures [N, C, H, W] and videos [N, F, C, H, W], in [0, 1], or sounds [N, channels, T] in [-1, 1].
+def save_samples(samples: "Samples", files: list[Path], fps: int, rate: int) -> None:
+    """Write pictures [C, H, W] and videos [F, C, H, W], in [0, 1], or sounds [channels, T] in [-1, 1].
 
     Several pictures go into one file as a grid. `fps` is for videos, `rate` (samples a second) for sounds.
     """
