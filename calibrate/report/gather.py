@@ -13,7 +13,7 @@ from cachesmith.calibrate.config import CalibrationConfig
 from cachesmith.calibrate.report.baselines import REPEATS, SAMPLES, baseline_ways, measure_ways, profile_ways
 from cachesmith.calibrate.report.data import Appendix, Measurement, ProfileReport, ReportData, ReportSample
 from cachesmith.calibrate.report.media import encode_media, picture, visible_difference
-from cachesmith.calibrate.report.runs import Walk, distinct, errors, walks
+from cachesmith.calibrate.report.runs import Trajectory, distinct, state_errors, trajectories
 from cachesmith.calibrate.studies import dashboard
 from cachesmith.policies import Policy, Profile, fixed_mask
 from cachesmith.progress import stage
@@ -114,9 +114,9 @@ def _profile(
     shown = {"worst": order[0], "median": order[(len(order) - 1) // 2], "best": order[-1]}
     chosen = list(dict.fromkeys(shown.values()))
     requests = [heldout.requests[i] for i in chosen]
-    uncached = walks(heldout.renderer, requests)
+    uncached = trajectories(heldout.renderer, requests)
     with apply(heldout.renderer.pipe, policy, name) as session:
-        cached = walks(heldout.renderer, requests)
+        cached = trajectories(heldout.renderer, requests)
     quality = profile.quality
     assert quality is not None, "a calibration measures every profile"
     return ProfileReport(
@@ -136,11 +136,13 @@ def _profile(
     )  # fmt: skip
 
 
-def _sample(rank: Any, request: Request, psnr: float, uncached: Walk, cached: Walk) -> ReportSample:
+def _sample(
+    rank: Any, request: Request, psnr: float, uncached: Trajectory, cached: Trajectory
+) -> ReportSample:
     apart, gain = visible_difference(uncached.drawn, cached.drawn)
     return ReportSample(
         rank, _prompt(request), request.seed, psnr, encode_media(uncached.drawn), encode_media(cached.drawn),
-        encode_media(apart), gain, errors(uncached, cached),
+        encode_media(apart), gain, state_errors(uncached, cached),
     )  # fmt: skip
 
 

@@ -8,7 +8,7 @@ from typing import Any
 from cachesmith.calibrate.config import CalibrationConfig
 from cachesmith.calibrate.cost.ledger import Ledger
 from cachesmith.calibrate.report.gather import Outcomes, gather
-from cachesmith.calibrate.report.runs import distinct, errors, walks
+from cachesmith.calibrate.report.runs import distinct, state_errors, trajectories
 from cachesmith.files import replacing
 from cachesmith.hub.facts import FACTS_FILE, FRONT, PAGE
 from cachesmith.policies import Policy, fixed_mask
@@ -111,16 +111,16 @@ def step_errors(
 
     The errors are means over the samples.
     """
-    uncached = walks(heldout.renderer, shown)
+    uncached = trajectories(heldout.renderer, shown)
     advance()
     apart: dict[str, list[float]] = {}
     pictures: dict[str, Samples] = {}
     masks: dict[str, str] = {}
     for name in distinct(policy):
         with apply(heldout.renderer.pipe, policy, name) as session:
-            cached = walks(heldout.renderer, shown)
-        pictures[name] = tuple(walk.drawn for walk in cached)
-        samples = [errors(a, b) for a, b in zip(uncached, cached, strict=True)]
+            cached = trajectories(heldout.renderer, shown)
+        pictures[name] = tuple(each.drawn for each in cached)
+        samples = [state_errors(a, b) for a, b in zip(uncached, cached, strict=True)]
         apart[name] = [fmean(step) for step in zip(*samples, strict=True)]
         mask = fixed_mask(policy.profile(name))
         masks[name] = mask or distill(session.stats.trace, len(uncached[0].states)).mask

@@ -23,25 +23,27 @@ def distinct(policy: Policy) -> list[str]:
     return list(seen.values())
 
 
-class Walk(NamedTuple):
+class Trajectory(NamedTuple):
     """One sample: the scheduler's state after every step, [S, ...] in float64, and what was drawn."""
 
     states: Tensor
     drawn: Tensor
 
 
-def walks(renderer: Renderer, requests: Sequence[Request]) -> list[Walk]:
+def trajectories(renderer: Renderer, requests: Sequence[Request]) -> list[Trajectory]:
     """Sample all requests, in as many calls as that takes; they may differ in size."""
-    found: dict[int, Walk] = {}
+    found: dict[int, Trajectory] = {}
     for places in batches(requests, renderer.batch):
         with _followed(renderer.pipe.scheduler) as states:
             pictures = renderer([requests[place] for place in places])
         for row, place in enumerate(places):
-            found[place] = Walk(torch.stack([state[row] for state in states]), pictures.image_samples[row])
+            found[place] = Trajectory(
+                torch.stack([state[row] for state in states]), pictures.image_samples[row]
+            )
     return [found[place] for place in range(len(requests))]
 
 
-def errors(uncached: Walk, cached: Walk) -> tuple[float, ...]:
+def state_errors(uncached: Trajectory, cached: Trajectory) -> tuple[float, ...]:
     """Return the relative error of the state after every step."""
     return tuple(relative_error(uncached.states, cached.states).tolist())
 

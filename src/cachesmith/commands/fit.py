@@ -28,7 +28,7 @@ def fit(
         typer.Option(
             "--method",
             metavar="NAME",
-            help="What to fit; a wrong name lists all.",
+            help=f"What to fit: {', '.join(completion.METHOD_NAMES)}.",
             autocompletion=completion.methods,
         ),
     ],

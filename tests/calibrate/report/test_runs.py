@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from tests.tiny import tiny_flux
 
-from cachesmith.calibrate.report.runs import errors, walks
+from cachesmith.calibrate.report.runs import state_errors, trajectories
 from cachesmith.sampling.render import Renderer
 from cachesmith.sampling.requests import Request
 
@@ -24,9 +24,9 @@ def request(seed: int, side: int) -> Request:
 def test_walks_of_several_calls_are_in_the_order_of_their_requests() -> None:
     renderer = Renderer(tiny_flux(), STEPS, 2)
     asked = [request(0, 32), request(1, 16), request(2, 32), request(3, 32)]
-    found = walks(renderer, asked)
-    for walk, each in zip(found, asked, strict=True):
-        (alone,) = walks(renderer, [each])
-        assert walk.drawn.shape[-1] == each.arguments["height"]
-        assert len(walk.states) == STEPS and max(errors(alone, walk)) < 1e-5
-    assert min(errors(found[0], found[2])) > 0.1
+    found = trajectories(renderer, asked)
+    for found_one, each in zip(found, asked, strict=True):
+        (alone,) = trajectories(renderer, [each])
+        assert found_one.drawn.shape[-1] == each.arguments["height"]
+        assert len(found_one.states) == STEPS and max(state_errors(alone, found_one)) < 1e-5
+    assert min(state_errors(found[0], found[2])) > 0.1
