@@ -27,6 +27,7 @@ from cachesmith.calibrate.probe import other_sizes, probe
 from cachesmith.calibrate.report.gather import Outcomes
 from cachesmith.calibrate.report.report import write_report
 from cachesmith.calibrate.spaces import Found, search_rfc, search_stack
+from cachesmith.calibrate.turns import check_one_course
 from cachesmith.calibrate.warm_start import check_earlier, origin
 from cachesmith.calibrate.work_folder import Memo, digest_of
 from cachesmith.files import FolderInUseError, sole_writer
@@ -115,6 +116,7 @@ class _Calibration:
         ledger = Ledger(config.steps, config.work / f"ledger-{self.key}.json", device_of(self.pipe))
         with self._shards() as shards, stage("run equivalents", self.plan.runs) as advance:
             ledger.workers = len(shards.workers)
+            check_one_course(self.renderer, [*self.fitting, *self.parts.heldout])
             self._references(shards, ledger, advance)
             probed = shards.groups[0].requests
             shape, others = probe(self.renderer, probed), (*self.fitting, *self.parts.heldout)
@@ -130,9 +132,9 @@ class _Calibration:
             heldout = Evaluator(self.renderer, self.parts.heldout)
             phase.forwards += len(self.parts.heldout) * config.steps
             psnr: dict[str, Tensor] = {}
-            steps = config.steps - shape.starts[0]
             profiles = {
-                name: self._measured(name, each, heldout, psnr, steps) for name, each in found.items()
+                name: self._measured(name, each, heldout, psnr, shape.uncached)
+                for name, each in found.items()
             }
             phase.forwards += len(self.parts.heldout) * sum(p.nfc or 0.0 for p in profiles.values())
         given = [request.arguments for request in (*self.fitting, *self.parts.heldout)]
@@ -176,14 +178,15 @@ class _Calibration:
             )
 
     def _measured(
-        self, name: str, found: Found, heldout: Evaluator, psnr: dict[str, Tensor], steps: int
+        self, name: str, found: Found, heldout: Evaluator, psnr: dict[str, Tensor], uncached: float
     ) -> Profile:
-        """The profile with its held-out quality over runs of `steps`; the dB of every sample go into `psnr`."""
+        """The profile with its held-out quality, and its speed beside runs of `uncached` full computations; the dB of
+        every sample go into `psnr`."""
         outcome = heldout(found.policy)
         scores = compare(heldout.reference, outcome.pictures, self.perceptual)
         psnr[name] = scores.psnr
         quality = summarise(scores, self.config.seed, parts=differing_arguments(heldout.requests))
-        update = {"nfc": outcome.nfc, "speedup": steps / outcome.nfc, "quality": quality}
+        update = {"nfc": outcome.nfc, "speedup": uncached / outcome.nfc, "quality": quality}
         return found.policy.profile().model_copy(update=update)
 
     def _provenance(self, found: dict[str, Found], ledger: Ledger) -> Calibration:

@@ -103,14 +103,14 @@ class CalibrationConfig:
         """Profile name -> most full computations, a multiple of a half: steps may be computed by half."""
         return self.budgets_of(self.steps)
 
-    def budgets_of(self, steps: int) -> dict[str, float]:
-        """The same for a run of so many of the sampler's steps."""
+    def budgets_of(self, uncached: float) -> dict[str, float]:
+        """The same for a run that has so many full computations uncached."""
         usual = FEW_STEPS_SPEEDUPS if self.steps <= SHORT_RUN else PROFILE_SPEEDUPS
         names = {speedup: name for name, speedup in usual.items()}
         wanted = {names.get(s, f"{s:g}x"): s for s in self.speedups} or usual
-        most = 2 * steps - 1
+        most = math.floor(2 * uncached) - 1
         return {
-            name: max(2, min(math.floor(2 * steps / speedup + 1e-9), most) / 2)
+            name: max(2, min(math.floor(2 * uncached / speedup + 1e-9), most) / 2)
             for name, speedup in wanted.items()
         }
 

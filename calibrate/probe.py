@@ -7,7 +7,7 @@ from typing import Any, Literal
 import torch
 
 from cachesmith.calibrate.closed_loop.replay import replayed
-from cachesmith.calibrate.turns import turns_of
+from cachesmith.calibrate.turns import course_of
 from cachesmith.policies import MAIN, Follower, PolicyError, Stack
 from cachesmith.runtime import Answer, Tick, UnitCall, UnitResult, UseOutput, Watcher, watch
 from cachesmith.runtime.features import Feature, alike
@@ -22,15 +22,16 @@ _Guidance = Literal["none", "batched", "sequential"]
 class Shape:
     """guidance: none, in one batch, or by calls of its own; follower: the half that is forecast from the other.
 
-    channels: of each stream that leaves the blocks. call: as asked for.
-    denoisers: those that are called, by name, in the order in which each takes over; starts: the step at which it does,
-    the first one's where the run begins.
+    channels: of each stream that leaves the blocks. call: as asked for. uncached: full computations of a run.
+    denoisers: which one is called in each part of a run (see `turns`), by name; starts: the step at which the part
+    begins, the first one's where the run does.
     """
 
     guidance: _Guidance
     follower: Follower | None
     channels: tuple[int, ...]
     call: PipelineCall
+    uncached: float
     denoisers: tuple[str, ...] = (MAIN,)
     starts: tuple[int, ...] = (0,)
 
@@ -117,16 +118,16 @@ def probe(renderer: Renderer, requests: Sequence[Request]) -> Shape:
     reach = torch.autograd.grad(latents.square().sum() / 2, streams, materialize_grads=True)
     first = bypass.inputs[0]
     channels = tuple(stream.shape[-1] for stream in first)
-    turns = turns_of(renderer, requests, channels, trace.step - 1)
+    course = course_of(renderer, requests)
     calls = [reach[i : i + len(first)] for i in range(0, len(reach), len(first))]
     guidance: _Guidance = "sequential" if len(calls) > 1 else "batched" if len(first[0]) > samples else "none"
     return Shape(
         guidance,
-        _follower(guidance, calls, samples),
+        _follower(guidance, calls, samples) if course.steady else None,
         channels,
         bypass.call,
-        tuple(turns),
-        tuple(turns.values()),
+        course.calls,
+        *zip(*course.parts, strict=True),
     )
 
 

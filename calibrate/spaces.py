@@ -1,11 +1,13 @@
 """What a calibration searches: weights of the whole stack, or scales and thresholds of single modules."""
 
 import warnings
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-from cachesmith.calibrate.closed_loop.lanes import Rows, Schedule, as_policy, of_policy
+from cachesmith.calibrate.closed_loop.lanes import Rows, Schedule, as_policy, in_parts, of_policy
 from cachesmith.calibrate.config import CalibrationConfig
 from cachesmith.calibrate.prepared import Prepared
+from cachesmith.calibrate.probe import Shape
 from cachesmith.calibrate.profiles import ProfileMaker, Weighted
 from cachesmith.policies import Policy, PolicyError, computations
 from cachesmith.progress import Advance
@@ -31,7 +33,9 @@ def search_stack(prepared: Prepared, config: CalibrationConfig, advance: Advance
     maker = ProfileMaker(prepared, config, advance)
     made: dict[float, Found] = {}
     found: dict[str, Found] = {}
-    for name, budget in config.budgets_of(config.steps - prepared.shape.starts[0]).items():
+    budgets = config.budgets_of(prepared.shape.uncached)
+    _check_parts(prepared.shape, budgets)
+    for name, budget in budgets.items():
         if budget not in made:
             made[budget] = _found(maker(budget, _earlier(config, budget, prepared)), budget, prepared)
         found[name] = made[budget]
@@ -39,6 +43,19 @@ def search_stack(prepared: Prepared, config: CalibrationConfig, advance: Advance
         budget = _fastest(maker, config)
         found["min-psnr"] = _found(maker(budget), budget, prepared)
     return none_worse_than_cheaper(found)
+
+
+def _check_parts(shape: Shape, budgets: Mapping[str, float]) -> None:
+    """Raise `PolicyError` where a run has more parts than computations: each begins with one."""
+    least = len(shape.starts)
+    for name, budget in budgets.items():
+        if budget < least:
+            told = ", ".join(str(start + 1) for start in shape.starts)
+            raise PolicyError(
+                f"profile {name} computes {budget:g} steps, but steps {told} have to be computed: there a run begins, "
+                "another denoiser takes over, or guidance comes on or goes off; ask for less speed, or leave guidance "
+                "as it is during a run"
+            )
 
 
 def none_worse_than_cheaper(found: dict[str, Found]) -> dict[str, Found]:
@@ -72,10 +89,11 @@ def _earlier(config: CalibrationConfig, budget: float, prepared: Prepared) -> tu
             continue
         schedule, rows = known
         fits = len(schedule.mask) == config.steps and schedule.follower in (None, prepared.shape.follower)
-        fits = fits and schedule.starts == prepared.shape.starts
+        fits = fits and {*schedule.starts} <= {*prepared.shape.starts}
         wide = next(iter(rows.values())).shape[-1] == sum(prepared.shape.channels)
-        if fits and wide and computations(schedule.mask) == budget:
-            return schedule, {step: row.to(prepared.shards.device) for step, row in rows.items()}
+        parts = in_parts(schedule, rows, prepared.shape.starts) if fits and wide else None
+        if parts is not None and computations(schedule.mask) == budget:
+            return parts, {step: row.to(prepared.shards.device) for step, row in rows.items()}
     warnings.warn(
         f"the earlier policy has no weights of the whole stack for {budget:g} of {config.steps} steps; "
         "this profile starts anew",
@@ -90,7 +108,9 @@ def _fastest(maker: ProfileMaker, config: CalibrationConfig) -> int:
 
     Raises `PolicyError` when even `most_computed` do not hold it.
     """
-    wanted, low, high = config.min_psnr or 0.0, 1, config.most_computed
+    # every part begins with a computed step
+    low = max(1, len(maker.shape.starts) - 1)
+    wanted, high = config.min_psnr or 0.0, max(config.most_computed, low + 1)
 
     def holds(budget: int) -> bool:
         return bootstrap(maker.screened(budget), config.seed)[0] >= wanted

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from cachesmith.calibrate.closed_loop.axes import AXES, RAW, TAPS, Segment, axes, line_rows
+from cachesmith.calibrate.fit.solvers import newest_computed
 from cachesmith.policies import (
     MAIN,
     DenoiserProfile,
@@ -24,6 +25,7 @@ from cachesmith.policies import (
     unbound,
 )
 from cachesmith.policies.base import Arrays
+from cachesmith.policies.schedule import run_mask
 
 Rows = dict[int, Tensor]
 """Weights by step: [..., lanes, RAW, channels], float32; the channels are those of all streams in a row."""
@@ -32,8 +34,9 @@ Rows = dict[int, Tensor]
 class Schedule(NamedTuple):
     """A mask of C, H and F, and the half of guidance that follows where it has an H.
 
-    starts: the steps at which a denoiser takes over, the pipeline's first where the run begins: steps before are -.
-    Each is computed: no denoiser has a history of another's.
+    starts: the steps at which a part of the run begins, the first where the run does: steps before are -. Each is
+    computed, and nothing is forecast from the parts before: no denoiser has a history of another's, and no branch of
+    guidance one of steps at which it is off.
     """
 
     mask: str
@@ -42,11 +45,11 @@ class Schedule(NamedTuple):
 
     @property
     def spans(self) -> list[Segment]:
-        """The steps of every denoiser."""
+        """The steps of every part."""
         return [Segment(*span) for span in pairwise((*self.starts, len(self.mask)))]
 
     def own(self, step: int) -> "Schedule":
-        """That of the denoiser which is called at `step`: the steps of others are -."""
+        """That of the part that `step` is in: the steps of others are -."""
         start, stop = next(span for span in self.spans if step < span.stop)
         letters = self.mask[start:stop].rjust(stop, "-").ljust(len(self.mask), "-")
         return self._replace(mask=letters, starts=(0,))
@@ -61,6 +64,20 @@ class Schedule(NamedTuple):
         """The blocks' own schedule and, with a follower, that of its difference, in C and F."""
         leading, following = halves(self.mask)
         return (leading,) if self.follower is None else (leading, following)
+
+
+def in_parts(schedule: Schedule, rows: Rows, starts: tuple[int, ...]) -> Schedule | None:
+    """The same in the parts that begin at `starts`; None where one does not begin with a computed step, or weights of
+    it are for outputs of the part before."""
+    parts = schedule._replace(starts=starts)
+    if any(schedule.mask[start] != "C" for start in starts):
+        return None
+    for step, row in rows.items():
+        for lane, letters in enumerate(parts.own(step).lanes):
+            known = len(newest_computed(letters, step, TAPS))
+            if row[lane, known:TAPS].any() or row[lane, TAPS + known : 2 * TAPS].any():
+                return None
+    return parts
 
 
 def line_weights(schedule: Schedule, channels: int, device: torch.device) -> Rows:
@@ -94,14 +111,14 @@ def as_policy(
     names: Sequence[str] = (MAIN,),
     channels: Sequence[int] | None = None,
 ) -> Policy:
-    """As a policy bound to no model, for the denoisers called `names`: every channel is a group of its own.
+    """As a policy bound to no model; names: the denoiser of every part. Every channel is a group of its own.
 
     channels: of each stream; by default there is one.
     """
     arrays: Arrays = {}
     parts: dict[str, dict[str, Any]] = {}
-    for name, span in zip(names, schedule.spans, strict=True):
-        own = schedule.own(span.start)
+    for name in dict.fromkeys(names):
+        own = _part_of(schedule, [called == name for called in names])
         folder = prefix if name == MAIN else f"{prefix}/{name}"
         fitted = Fitted(
             weights=f"{folder}/weights", input_weights=f"{folder}/input_weights", ids=f"{folder}/ids"
@@ -111,6 +128,12 @@ def as_policy(
         parts[name] = {"units": own.stack, "gate": gate, "forecaster": forecaster}
     further = {name: DenoiserProfile(**part) for name, part in parts.items() if name != MAIN}
     return unbound(Profile(**parts[MAIN], denoisers=further), arrays)
+
+
+def _part_of(schedule: Schedule, called: Sequence[bool]) -> Schedule:
+    """That of a denoiser which is `called` in some parts: the steps of others are -."""
+    masks = [schedule.own(start).mask for start, own in zip(schedule.starts, called, strict=True) if own]
+    return schedule._replace(mask=run_mask(masks), starts=(0,))
 
 
 def _arrays(schedule: Schedule, rows: Rows, prefix: str, channels: Sequence[int]) -> Arrays:

@@ -23,6 +23,7 @@ from cachesmith.runtime import (
     UnitResult,
     UseOutput,
 )
+from cachesmith.runtime.features import alike
 from cachesmith.runtime.hooks.watch import watch_each
 from cachesmith.runtime.runs.guidance import guided
 
@@ -103,7 +104,7 @@ class Loop:
         if self.computes(unit, call.inputs):
             known = self.past.answers.get((step, self._tick.branch))
             return COMPUTE_ALL if known is None else UseOutput(known)
-        past, lane = self._known(unit), unit.lane // len(call.inputs)
+        past, lane = self._known(call), unit.lane // len(call.inputs)
         rows = self._rows(step, lane, call.inputs[0])
         each = torch.split(rows, [now.shape[-1] for now in call.inputs], -1)
         streams = zip(each, call.inputs, strict=True)
@@ -135,12 +136,13 @@ class Loop:
             self.notes.append(Note(unit.lane // len(unit.streams), stream, self._tick.step, raw, output))
         return output
 
-    def _known(self, unit: Unit) -> list[tuple[Feature, Feature]]:
-        known = self.past.known.get((self._tick.branch, unit.name))
-        if known is None:
+    def _known(self, call: UnitCall) -> list[tuple[Feature, Feature]]:
+        known = self.past.known.get((self._tick.branch, call.unit.name))
+        if known is None or not alike(known[0][0], call.inputs):
             raise PolicyError(
-                f"a run is at step {self._tick.step} before anything is computed: requests that begin at several "
-                "steps, as with several values of `strength`, cannot be calibrated together; give one of them"
+                f"a run is at step {self._tick.step} before anything is computed that it can be forecast from: "
+                "requests that begin at several steps, as with several values of `strength`, or that are guided at "
+                "others, cannot be calibrated together; give one kind of them"
             )
         return known
 
@@ -149,6 +151,8 @@ class Loop:
         if self._tick.step is None:
             return
         known = self.past.known.setdefault((self._tick.branch, result.unit.name), [])
+        if known and not alike(known[0][0], result.inputs):
+            known.clear()  # guidance came on or went off: nothing fits the rows that there are now
         known.insert(0, (result.inputs, result.feature))
         del known[TAPS:]
         if result.unit.group != GUIDANCE:

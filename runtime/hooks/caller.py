@@ -43,15 +43,28 @@ def _holds(frame: FrameType | None, method: str, owner: Any) -> bool:
 
 
 def numbers(frame: FrameType) -> dict[str, float]:
-    """The numbers among the arguments of the call in `frame`, as the function uses them by now."""
+    """The numbers among the arguments of the call in `frame`, as the function uses them by now, and its guiders'."""
     code, values = frame.f_code, frame.f_locals
     names = code.co_varnames[: code.co_argcount + code.co_kwonlyargcount]
-    found: dict[str, float] = {}
+    found = _of_guiders(values["self"])
     for name in names:
         value: Any = values.get(name)
         found |= {f"{name}.{k}": v for k, v in value.items() if _number(v)} if isinstance(value, dict) else {}
         if _number(value):
             found[name] = value
+    return found
+
+
+def _of_guiders(owner: Any) -> dict[str, float]:
+    """Strengths and beginning and end of the guidance of pipelines that have it as a part: `guider_guidance_scale`,
+    `guider_guidance_start`."""
+    found = {}
+    for name, part in vars(owner).items():
+        if {"num_conditions", "prepare_inputs"} <= {*dir(type(part))}:
+            for key, given in part.config.items():
+                value = vars(part).get(key, vars(part).get(f"_{key}", given))
+                if _number(value):
+                    found[f"{name}_{key}" if "guidance" in key else f"{name}_guidance_{key}"] = value
     return found
 
 

@@ -176,10 +176,21 @@ class Plan:
         return decisions
 
     def _as_fitted(self, unit: Unit, step: int, computed: Sequence[int]) -> bool:
-        """Whether the newest computed steps are those of a whole run, for which weights were fitted."""
-        letters, taps = self.masks[unit.group], self.taps(unit)
+        """Whether the newest computed steps are those of a whole run, for which weights were fitted, as far as these
+        read them: after a step at which guidance came on, they do not read what was before."""
+        letters, taps = self.masks[unit.group], self._read(unit, step)
         whole = computed_steps(letters[:step])[::-1]
         return list(computed[:taps]) == whole[:taps]
+
+    def _read(self, unit: Unit, step: int) -> int:
+        """How many of the newest computed steps have a weight at `step`."""
+        rows, taps = self.forecaster(unit).rows, self.taps(unit)
+        if not isinstance(rows, Fitted):
+            return taps
+        lanes, arrays = slice(unit.lane, unit.lane + len(unit.streams)), self.policy.arrays
+        names = [rows.weights, *([] if rows.input_weights is None else [rows.input_weights])]
+        read = [tap for tap in range(taps) if any(arrays[name][lanes, step, tap].any() for name in names)]
+        return max(read, default=-1) + 1
 
     def forecast(self, unit: Unit, step: int, computed: Sequence[int]) -> Forecast:
         """How `unit` is forecast at `step` from the steps already `computed` (newest first)."""

@@ -36,4 +36,4 @@ def test_rows_beyond_the_samples_are_guidance(
 def test_the_half_that_moves_the_latents_less_follows(make: Any, guidance: str, follower: str | None) -> None:
     renderer = make()
     shape = probe(renderer, uncached(renderer, 1, 3)[0].requests)
-    assert shape == Shape(guidance, follower, (32,), shape.call)  # type: ignore[arg-type]
+    assert shape == Shape(guidance, follower, (32,), shape.call, 10.0)  # type: ignore[arg-type]

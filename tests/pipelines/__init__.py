@@ -2,6 +2,7 @@
 
 from tests.pipelines.audio import AUDIO
 from tests.pipelines.flux import FLUX
+from tests.pipelines.guided import GUIDED
 from tests.pipelines.image import IMAGE
 from tests.pipelines.ltx2 import LTX2
 from tests.pipelines.parts import TinyPipeline
@@ -10,4 +11,4 @@ from tests.pipelines.wan import WAN
 
 __all__ = ["PIPELINES", "TinyPipeline"]
 
-PIPELINES: dict[str, TinyPipeline] = FLUX | IMAGE | WAN | VIDEO | LTX2 | AUDIO
+PIPELINES: dict[str, TinyPipeline] = FLUX | IMAGE | WAN | VIDEO | LTX2 | AUDIO | GUIDED

@@ -7,6 +7,7 @@ from typing import Any
 import diffusers
 import pytest
 import torch
+from diffusers.guiders import ClassifierFreeGuidance
 from diffusers.models.attention_dispatch import _AttentionBackendRegistry
 from tests.calibrate.sampled import sampler_of
 from tests.tiny import Pipeline, policy, sample_dit, sample_flux, tiny_dit, tiny_flux
@@ -44,6 +45,19 @@ def test_every_argument_that_is_a_scale(flux: Pipeline) -> None:
     assert any("true cfg scale of 1, but this is 2" in text for text in told)
     inside = said(flux, policy(sampler=sampler), sample_flux, joint_attention_kwargs={"scale": 0.5})
     assert any("joint attention kwargs.scale of 1, but this is 0.5" in text for text in inside)
+
+
+def test_guiders_that_a_pipeline_has_as_parts(dit: Pipeline) -> None:
+    """What HunyuanVideo-1.5 is guided by is no argument of its call."""
+    dit.guider = ClassifierFreeGuidance(guidance_scale=4.0, stop=0.5)
+    sampler = sampler_of(dit, sample_dit)
+    assert sampler.scales is not None and sampler.scales["guider_guidance_stop"] == (0.5, 0.5)
+    assert not said(dit, policy(sampler=sampler), sample_dit)
+    dit.guider.guidance_scale = 5.0
+    (told,) = said(dit, policy(sampler=sampler), sample_dit)
+    assert "guider guidance scale of 4, but this is 5 (mismatch.guidance)" in told
+    dit.guider = None
+    assert not said(dit, policy(sampler=sampler), sample_dit)
 
 
 def test_a_range_of_scales(dit: Pipeline) -> None:
