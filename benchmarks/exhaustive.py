@@ -5,8 +5,8 @@
 
 20 steps, 7 of them computed, steps 0, 1, 2 and the last always: 560 schedules. Each is sampled with plain reuse of the
 stack, and with the line through its last two computed outputs. Then the product's own search
-(`calibrate.shapes.search_shapes`) is run for each of these scores on the same samples. It is not bound to the four
-steps, so what it chooses may rank before the first. Beside it: even steps with the same ends, and annealing and hill
+(`search_shapes`) is run for each of these scores on the same samples. It is not bound to the four steps, so what it
+chooses may rank before the first. Beside it: even steps with the same ends, and annealing and hill
 climbing inside the space, as BudCache has them. Writes `exhaustive.md`; `exhaustive.jsonl` keeps what is done, so that
 the same command goes on.
 """
@@ -26,7 +26,7 @@ from diffusers import DiffusionPipeline
 
 from cachesmith.calibrate.methods.searches.moves import Losses, ScheduleSpace, anneal, climb
 from cachesmith.calibrate.methods.searches.reuse import ScheduleSampler
-from cachesmith.calibrate.shapes import RunShape, search_shapes
+from cachesmith.calibrate.schedules.search import RunShape, of_point, search_shapes
 from cachesmith.commands.output import write_text
 from cachesmith.policies.schedule import computed_steps, even, from_steps
 from cachesmith.progress import stage
@@ -72,7 +72,8 @@ def chosen(space: ScheduleSpace, score: Score, trials: int) -> dict[str, str]:
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     study = optuna.create_study(direction="maximize")
     run = RunShape(space.steps)
-    ours = search_shapes(study, space.budget, run, trials, 0, lambda schedule: score(schedule.mask)).mask
+    best = search_shapes(study, space.budget, run, trials, 0, lambda schedule: score(schedule.mask))
+    ours = of_point(best, space.budget, run).mask
     loss = Losses(lambda computed: -score(from_steps(computed, space.steps)))
     rng = random.Random(0)
     found = anneal(space, space.drawn(rng), loss, ANNEALING, HOT, COLD, rng)

@@ -5,7 +5,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from time import monotonic
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,14 +16,19 @@ from cachesmith.calibrate.config import CalibrationConfig
 from cachesmith.calibrate.fleet.groups import at_least
 from cachesmith.calibrate.objective import PSNR, Objective
 from cachesmith.calibrate.prepared import Prepared
-from cachesmith.calibrate.shapes import RunShape, search_shapes, typical_schedule, usual_schedule
+from cachesmith.calibrate.schedules.path_costs import path_costs, step_levels
+from cachesmith.calibrate.schedules.search import (
+    Point,
+    RunShape,
+    of_point,
+    search_shapes,
+    typical_schedule,
+    usual_schedule,
+)
 from cachesmith.calibrate.studies import open_study
 from cachesmith.calibrate.work_folder import Memo, digest_of, load_tensors, save_tensors
-from cachesmith.policies import computations
+from cachesmith.policies import Follower, computations
 from cachesmith.sampling.metrics import METRICS
-
-SCREENING: dict[str, Any] = {"ridges": (1e-2,), "turns": 2, "share": 0.75}
-"""Of fits that only compare schedules."""
 
 SAVED_EVERY = 20.0
 """Seconds between two savings of unfinished gradients."""
@@ -51,6 +55,8 @@ class ProfileMaker:
         lpips = config.lpips if METRICS[config.objective].function is None else None
         self.objective = Objective(config.objective, lpips)
         self._memo = Memo(config.work / f"scores-{self.key}.jsonl")
+        self._costs = _costs(prepared)
+        self._cheaper: list[Point] = []
 
     def __call__(self, budget: float, earlier: tuple[Schedule, Rows] | None = None) -> Weighted:
         """The profile with at most `budget` full computations; it goes on from `earlier`, if that is given."""
@@ -68,26 +74,31 @@ class ProfileMaker:
         return Weighted(schedule, rows, fit.psnr, source, losses)
 
     def _schedule(self, budget: float) -> Schedule:
+        """The best of some shapes. What was best for the profile made before is tried first, and then the usual one."""
         by = "" if self.objective == PSNR else f"-{self.objective.name}"
-        name = f"shapes-{self.key}-{budget:g}-{self.plan.screened}{by}"
+        name = f"schedules-{self.key}-{budget:g}-{self.plan.screened}{by}"
         study = open_study(self.config.storage, self.config.work, name, ["maximize"])
-        run = RunShape(self.plan.steps, self.shape.follower, self.shape.starts)
+        run = self._run(self.shape.follower)
+        trials = self.plan.more_shapes if self._cheaper else self.plan.shapes
         with self.ledger.phase("schedules"):
-            best = search_shapes(study, budget, run, self.plan.shapes, self.config.seed, self._score)
-            usual = usual_schedule(budget, run)
+            point = search_shapes(study, budget, run, trials, self.config.seed, self._score, self._cheaper)
+            self._cheaper = [point]
+            best, usual = of_point(point, budget, run), usual_schedule(budget, run)
             return best if _better(*(self._quick(each, self.objective) for each in (best, usual))) else usual
 
     def screened(self, budget: int) -> Tensor:
         """Out-of-fold PSNR [N] of a quick fit for a budget, without a search for its schedule."""
         with self.ledger.phase("schedules"):
-            run = RunShape(self.plan.steps, None, self.shape.starts)
-            return self._quick(typical_schedule(budget, run))
+            return self._quick(typical_schedule(budget, self._run(None)))
+
+    def _run(self, follower: Follower | None) -> RunShape:
+        return RunShape(self.plan.steps, follower, self.shape.starts, self._costs)
 
     def _score(self, schedule: Schedule) -> float:
         return float(self._quick(schedule, self.objective).mean())
 
     def _quick(self, schedule: Schedule, objective: Objective = PSNR) -> Tensor:
-        """Out-of-fold scores [N] of a quick fit of a few samples."""
+        """Out-of-fold scores [N] of least squares of a few samples."""
         by = "" if objective == PSNR else f"{objective.name}, "
         key = f"{by}{self.plan.screened} samples: {schedule}"
         known = self._memo.get(key)
@@ -97,7 +108,6 @@ class ProfileMaker:
                 schedule,
                 self.shape.channels,
                 places=at_least(self.shards.groups, self.plan.screened),
-                **SCREENING,
                 advance=self._counted("schedules"),
                 objective=objective,
             )()
@@ -126,14 +136,15 @@ class ProfileMaker:
             polisher.load(load_tensors(path))
         saved = monotonic()
 
+        whole, graded = computations(fit.schedule.mask), _graded(fit.schedule.mask)
+        forwards = whole + graded if again else whole
+
         def advance(samples: float) -> None:
             nonlocal saved
-            whole = computations(fit.schedule.mask)
-            repeated = whole - 1 if again else 0
             phase = self.ledger.phases["gradients"]
-            phase.forwards += samples * (whole + repeated)
-            phase.backwards += samples * (whole - 1)
-            self.advance(samples * (2 * whole - 1 + repeated) / self.plan.steps)
+            phase.forwards += samples * forwards
+            phase.backwards += samples * graded
+            self.advance(samples * (forwards + graded) / self.plan.steps)
             if monotonic() - saved > SAVED_EVERY:
                 self._save(polisher, path)
                 saved = monotonic()
@@ -156,6 +167,20 @@ class ProfileMaker:
 
     def _file(self, kind: str, *what: object) -> Path:
         return self.config.work / f"{kind}-{self.key}-{digest_of(*what)}.pt"
+
+
+def _graded(mask: str) -> float:
+    """Full computations that a gradient goes back through: those after the first forecast."""
+    return computations(mask[next(step for step, letter in enumerate(mask) if letter in "FH") + 1 :])
+
+
+def _costs(prepared: Prepared) -> Tensor | None:
+    """What uncached paths say that segments cost; None where the sampler does not tell its noise levels."""
+    known = step_levels(prepared.renderer.pipe.scheduler)
+    if known is None or len(known[0]) != prepared.plan.steps + 1:
+        return None
+    levels, scales = known
+    return path_costs(prepared.shards.products() * scales[:, None] * scales, levels)
 
 
 def _better(samples: Tensor, usual: Tensor) -> bool:

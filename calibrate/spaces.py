@@ -32,13 +32,11 @@ def search_stack(prepared: Prepared, config: CalibrationConfig, advance: Advance
     """A profile for every budget: closed-loop least squares and gradients on the whole stack."""
     maker = ProfileMaker(prepared, config, advance)
     made: dict[float, Found] = {}
-    found: dict[str, Found] = {}
     budgets = config.budgets_of(prepared.shape.uncached)
     _check_parts(prepared.shape, budgets)
-    for name, budget in budgets.items():
-        if budget not in made:
-            made[budget] = _found(maker(budget, _earlier(config, budget, prepared)), budget, prepared)
-        found[name] = made[budget]
+    for budget in sorted({*budgets.values()}):
+        made[budget] = _found(maker(budget, _earlier(config, budget, prepared)), budget, prepared)
+    found = {name: made[budget] for name, budget in budgets.items()}
     if config.min_psnr is not None:
         budget = _fastest(maker, config)
         found["min-psnr"] = _found(maker(budget), budget, prepared)

@@ -96,11 +96,23 @@ def by_halves(budget: float, steps: int, power: float = 1.0, lead: float = 4 / 3
 
     budget: a multiple of a half; lead: 1 to 2.
     """
-    leading = min(steps, round(budget * lead))
-    following = round(2 * budget) - leading
-    computed = computed_steps(spaced(leading, steps, power))
-    whole = {computed[round(i * leading / following)] for i in range(following)}
-    return "".join("F" if i not in computed else "C" if i in whole else "H" for i in range(steps))
+    return halved(spaced(min(steps, round(budget * lead)), steps, power), budget)
+
+
+def halved(mask: str, budget: float, starts: Sequence[int] = (0,)) -> str:
+    """Of a mask's computed steps, evenly spread ones by half, so many that the budget is kept, but none of `starts`.
+
+    budget: a multiple of a half, from half of the computed steps and of `starts` together on.
+    """
+    computed = computed_steps(mask)
+    whole = min(round(2 * budget) - len(computed), len(computed))
+    wanted = {computed[round(i * len(computed) / whole)] for i in range(whole)}
+    for start in {*starts} - wanted:
+        wanted.remove(
+            min((step for step in wanted if step not in starts), key=lambda step: abs(step - start))
+        )
+        wanted.add(start)
+    return "".join(letter if letter != "C" or step in wanted else "H" for step, letter in enumerate(mask))
 
 
 def interval_gate(steps: int, interval: int, budget: int | None, warmup: int = 1) -> StaticGate:

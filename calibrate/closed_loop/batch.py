@@ -16,6 +16,9 @@ from cachesmith.sampling.pictures import Pictures
 from cachesmith.sampling.render import Renderer, device_of
 from cachesmith.sampling.requests import Request
 
+_AT_ONCE = 1 << 14
+"""Latents of every point that are held in float64."""
+
 
 @dataclass
 class Uncached:
@@ -31,6 +34,13 @@ class Uncached:
 
     def __len__(self) -> int:
         return len(self.requests)
+
+    def products(self) -> Tensor:
+        """Inner products of the points of each sample's path: [N, steps + 1, steps + 1], float64."""
+        total = torch.zeros(len(self.path), *(self.path.shape[1],) * 2, dtype=torch.float64)
+        for some in torch.split(self.path.flatten(2), _AT_ONCE, 2):
+            total += some.double() @ some.double().mT
+        return total
 
     def parts(self, size: int) -> "list[Uncached]":
         """The same in calls of at most `size` samples."""

@@ -72,8 +72,8 @@ def _more(config: CalibrationConfig, plan: BudgetPlan) -> str:
         return "more budget buys more trials"
     twice = plan_of(replace(config, budget=2 * config.budget))
     return (
-        f"twice the budget buys {twice.samples} samples instead of {plan.samples}, {twice.shapes} schedules a profile "
-        f"instead of {plan.shapes}, and {twice.iterations} gradients instead of {plan.iterations}"
+        f"twice the budget buys {twice.samples} samples instead of {plan.samples}, {twice.shapes} schedules to choose "
+        f"from instead of {plan.shapes}, and {twice.iterations} gradients instead of {plan.iterations}"
     )
 
 

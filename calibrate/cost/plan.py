@@ -12,14 +12,16 @@ _CHUNK = 8
 SCREENED = 16
 """Samples at most that schedules are compared on."""
 
-SHAPES = 3
-"""Schedules compared at least, for each profile."""
+SHAPES = 4
+"""Schedules compared at least, for the first profile: for others, what was best for the one before, and the usual."""
 
 PER_ROOT = 4.0
 """Fitting samples per square root of run equivalents a profile: 40 for 100."""
 
-SCREEN = 0.1
+SCREEN = 0.15
 """Share of the budget that comparisons of schedules may take."""
+
+MOST_SHAPES = 12
 
 _RECORDED = 4
 """Samples whose modules' scales are recorded."""
@@ -40,13 +42,14 @@ class PhasePlan:
 
 @dataclass(frozen=True)
 class BudgetPlan:
-    """samples: fitted on; screened: those that schedules are compared on; shapes: schedules per profile; iterations:
-    gradients per profile, of `size` samples."""
+    """samples: fitted on; screened: those that schedules are compared on; shapes: schedules of the profile that
+    computes least; more_shapes: of each other one; iterations: gradients per profile, of `size` samples."""
 
     steps: int
     samples: int
     screened: int
     shapes: int
+    more_shapes: int
     iterations: int
     size: int
     phases: tuple[PhasePlan, ...]
@@ -109,22 +112,36 @@ def make_plan(
     count = samples or _rounded(PER_ROOT * sqrt(budget / profiles))
     fixed = count * (1 + per_run)
     screened = min(count, SCREENED)
-    while screened > 4 and SHAPES * screened * per_run > SCREEN * budget:
+    while screened > 4 and _screening(computations, SHAPES) * screened > SCREEN * budget * steps:
         screened -= 4
-    shapes = max(SHAPES, min(12, int(SCREEN * budget / (screened * per_run))))
+    shapes = SHAPES
+    while shapes < MOST_SHAPES and _screening(computations, shapes + 1) * screened <= SCREEN * budget * steps:
+        shapes += 1
     size = min(_CHUNK, count)
     gradient = sum(_gradient(n, recomputed) for n in computations) * size / steps
-    left = budget - fixed - shapes * screened * per_run
+    screening = screened * _screening(computations, shapes)
+    left = budget - fixed - screening / steps
     iterations = max(0, min(ITERATIONS, int(left / gradient)))
     phases = [PhasePlan("references", count, count * steps)]
-    phases.append(PhasePlan("schedules", screened, shapes * screened * sum(computations)))
+    phases.append(PhasePlan("schedules", screened, screening))
     phases.append(PhasePlan("least squares", count, count * sum(computations)))
     if iterations:
         forwards = sum(n + (n - 1 if recomputed else 0) for n in computations) * size * iterations
         phases.append(
             PhasePlan("gradients", size, forwards, sum(n - 1 for n in computations) * size * iterations)
         )
-    return BudgetPlan(steps, count, screened, shapes, iterations, size, tuple(phases))
+    return BudgetPlan(steps, count, screened, shapes, more_shapes(shapes), iterations, size, tuple(phases))
+
+
+def more_shapes(shapes: int) -> int:
+    """Schedules that are compared for each profile but the first, of which `shapes` are."""
+    return max(2, shapes // 3)
+
+
+def _screening(computations: Sequence[float], shapes: int) -> float:
+    """Forwards of a sample in comparisons of schedules."""
+    least = min(computations)
+    return shapes * least + more_shapes(shapes) * (sum(computations) - least)
 
 
 def make_rfc_plan(steps: int, budget: float, trials: int, samples: int | None = None) -> BudgetPlan:
@@ -138,7 +155,7 @@ def make_rfc_plan(steps: int, budget: float, trials: int, samples: int | None = 
         PhasePlan("recording", recorded, recorded * steps),
         PhasePlan("trials", count, shapes * each * steps),
     )
-    return BudgetPlan(steps, count, count, shapes, 0, 0, phases)
+    return BudgetPlan(steps, count, count, shapes, shapes, 0, 0, phases)
 
 
 def _gradient(computations: float, recomputed: bool) -> float:

@@ -12,7 +12,7 @@ from cachesmith.calibrate.memory.on_meta import pipeline_without_weights
 from cachesmith.calibrate.memory.phases import PhaseMemory, phases, placed
 from cachesmith.calibrate.memory.placement import USUAL_BATCH, Placement
 from cachesmith.calibrate.memory.sizes import Sizes, sizes_of
-from cachesmith.calibrate.shapes import RunShape, usual_schedule
+from cachesmith.calibrate.schedules.search import RunShape, usual_schedule
 from cachesmith.policies import Follower
 from cachesmith.sampling.render import Renderer
 from cachesmith.sampling.requests import Request, differing_arguments

@@ -12,7 +12,13 @@ from cachesmith.calibrate import CalibrationConfig, calibrate
 from cachesmith.calibrate.closed_loop.axes import RAW
 from cachesmith.calibrate.closed_loop.lanes import Schedule, as_policy, line_weights, of_policy
 from cachesmith.calibrate.fitting import fit_method
-from cachesmith.calibrate.shapes import RunShape, _first_points, schedule_of, typical_schedule, usual_schedule
+from cachesmith.calibrate.schedules.search import (
+    RunShape,
+    first_points,
+    schedule_of,
+    typical_schedule,
+    usual_schedule,
+)
 from cachesmith.policies import Policy, PolicyError, computations, load
 from cachesmith.runtime import apply
 from cachesmith.sampling.render import Renderer
@@ -150,7 +156,7 @@ def test_every_denoiser_begins_with_a_computed_step(
     run = RunShape(steps, follower, starts)
     tried = [usual_schedule(budget, run), typical_schedule(int(budget), run)]
     for edge in (0.15, 0.85):
-        trial = _first_points(budget, run)[-1] | {f"share-{i}": edge for i in range(len(starts) - 1)}
+        trial = first_points(budget, run)[-1] | {f"share-{i}": edge for i in range(len(starts) - 1)}
         tried.append(schedule_of(Fixed(trial), budget, run))
     for schedule in tried:
         assert len(schedule.mask) == steps and computations(schedule.mask) <= budget

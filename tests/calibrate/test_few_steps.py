@@ -6,20 +6,21 @@ import pytest
 from tests.calibrate.small import pipeline, run
 from tests.tiny import sample_dit
 
-from cachesmith.calibrate.shapes import RunShape, usual_schedule
+from cachesmith.calibrate.schedules.search import RunShape, usual_schedule
 from cachesmith.policies import computations
 from cachesmith.runtime import apply
 
 
 def test_four_steps_end_to_end(tmp_path: Path) -> None:
     policy = run(tmp_path, steps=4, speedups=(4 / 3, 2.0), budget=10.0)
-    assert {name: p.nfc for name, p in policy.document.profiles.items()} == {"1.33333x": 3, "balanced": 2}
+    nfc = {name: profile.nfc for name, profile in policy.document.profiles.items()}
+    assert nfc["balanced"] == 2 and nfc["1.33333x"] in (2, 3)  # what does no better computes no more
     three, two = (policy.profile(name).quality for name in ("1.33333x", "balanced"))
     assert three is not None and two is not None and three.psnr >= two.psnr
     pipe = pipeline()
     with apply(pipe, policy, "1.33333x") as session:
         sample_dit(pipe, steps=4, guidance_scale=1.5)
-    assert session.stats.nfc == 3 and not session.stats.fallbacks
+    assert session.stats.nfc == nfc["1.33333x"] and not session.stats.fallbacks
     with apply(pipe, policy, "balanced") as session, pytest.warns(RuntimeWarning, match="8 or more"):
         sample_dit(pipe, steps=5, guidance_scale=1.5)
     assert session.stats.nfc == 5

@@ -7,7 +7,7 @@ from tests.tiny import tiny_dit
 
 from cachesmith.calibrate.closed_loop.axes import segments
 from cachesmith.calibrate.closed_loop.loop import Loop, Past
-from cachesmith.calibrate.shapes import RunShape, schedule_of
+from cachesmith.calibrate.schedules.search import RunShape, schedule_of
 from cachesmith.policies import PolicyError, Stack, computations
 from cachesmith.runtime import Tick, UnitCall
 from cachesmith.runtime.models.units import resolve_units

@@ -1,0 +1,100 @@
+"""What a segment of forecasts costs, told from the uncached runs' own paths: no forward is spent.
+
+In the variable y of noise level tau in which a step is y_{s+1} = y_s + h_s v_s, h_s = tau_{s+1} - tau_s (flow matching:
+the latents and sigma; variance preserving: latents over their signal and the noise-to-signal ratio), a segment
+a .. b - 1 with step a computed ends in y_b = y_{a+1} + sum of h_s v_s. With the line through v_a and v_a', a' the
+computed step before, in place of v_s, it ends elsewhere by a combination of four vectors of the path, and inner
+products of its points tell how far.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from cachesmith.runtime.models.sampler import is_flow, noise_levels
+
+_STILL = 1e-6
+"""Of the largest noise level: a step of less counts as one of this."""
+
+_UNIT = 0.1
+"""An initial noise level this close to 1 says that latents keep their variance."""
+
+
+def step_levels(scheduler: Any) -> tuple[Tensor, Tensor] | None:
+    """Noise levels before every step and after the last [S + 1], and what latents are multiplied by there to be y.
+
+    float64; None where the scheduler does not tell a falling level for each of its timesteps.
+    """
+    known = noise_levels(scheduler)
+    levels = torch.tensor([*known, 0.0], dtype=torch.float64)
+    if bool((levels.diff() > 0).any()) or not bool(levels.isfinite().all()):
+        return None
+    keeps_variance = abs(float(getattr(scheduler, "init_noise_sigma", 1.0)) - 1) < _UNIT
+    if is_flow(scheduler) or not keeps_variance:
+        return levels, torch.ones_like(levels)
+    return levels, (1 + levels.square()).sqrt()
+
+
+def path_costs(products: Tensor, levels: Tensor) -> Tensor:
+    """Squared error at the end of every segment: C [S, S, S + 1], infinite where steps do not ascend.
+
+    products: [N, S + 1, S + 1], inner products of the points y of each sample's path; levels: [S + 1]. C[i, j, k] is
+    that of computing j, with i < j the computed step before, and forecasting j + 1 .. k - 1; C[j, j, k] has no step
+    before.
+    """
+    steps = len(levels) - 1
+    least = _STILL * float(levels.abs().max())
+    lengths = levels.diff().clamp_max(-least)
+    moves = torch.eye(steps + 1, dtype=torch.float64).diff(dim=0)
+    basis = torch.cat([moves / lengths[:, None], torch.eye(steps + 1, dtype=torch.float64)])
+    gram = basis @ products.double().mean(0) @ basis.T
+    cost = torch.full((steps, steps, steps + 1), torch.inf, dtype=torch.float64)
+    for computed in range(steps):
+        cost[: computed + 1, computed, computed + 1 :] = _errors(gram, lengths, computed)
+    return cost
+
+
+def _errors(gram: Tensor, lengths: Tensor, computed: int) -> Tensor:
+    """Of segments that begin at `computed`: [computed + 1 steps before, S - computed ends].
+
+    gram: of the velocities (the first S) and points of a path.
+    """
+    steps = len(lengths)
+    before, ahead = torch.arange(computed + 1), torch.arange(computed + 1, steps)
+    gaps = (computed - before).double()[:, None]
+    slopes = torch.where(gaps > 0, (ahead - computed) / gaps, 0.0)
+    # sum of h_s (1 + t) v_a - h_s t v_a' over the forecast steps: none of them, the first, the first two ...
+    first, second = (
+        torch.nn.functional.pad((lengths[ahead] * each).cumsum(1), (1, 0)) for each in (1 + slopes, -slopes)
+    )
+    ends = torch.arange(steps + computed + 1, 2 * steps + 1)
+    shape = (len(before), len(ends))
+    where = torch.stack(
+        [
+            ends.expand(shape),
+            ends[0].expand(shape),
+            torch.full(shape, computed),
+            before[:, None].expand(shape),
+        ],
+        2,
+    )
+    ones = torch.ones(shape, dtype=torch.float64)
+    left = torch.stack([ones, -ones, -first, -second], 2)
+    pairs = gram[where[..., :, None], where[..., None, :]]
+    found: Tensor = torch.einsum("abi,abij,abj->ab", left, pairs, left).clamp_min(0)
+    return found
+
+
+def tilted(cost: Tensor, tilt: float, starts: Sequence[int] = (0,)) -> Tensor:
+    """Costs of which those at a run's end count e^tilt times as much as those at its start.
+
+    starts: the steps at which a denoiser takes over: each is computed, and has no step before it.
+    """
+    steps = len(cost)
+    found: Tensor = cost * torch.exp(tilt * torch.arange(steps + 1, dtype=torch.float64) / steps)
+    for start in starts[1:]:
+        found[:, :start, start + 1 :] = torch.inf
+        found[:start, start] = found[start, start]
+    return found

@@ -1,0 +1,163 @@
+"""Which schedule a profile has: an Optuna study of shapes, judged by closed-loop fits of a few samples.
+
+A shape's score is the out-of-fold PSNR of one pass of least squares: where its weights can bring it, at the cost of a
+few cached runs, and no sample is set aside for it. A shape is the optimum of what the uncached paths say segments cost,
+tilted towards a run's start or end (an error is damped or amplified by the steps after it, which paths do not tell), or
+steps that get ever further apart; and where one half of guidance can follow the other, how many are computed by half.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+import optuna
+from torch import Tensor
+
+from cachesmith.calibrate.closed_loop.lanes import Schedule
+from cachesmith.calibrate.fit.scales import plan_schedules
+from cachesmith.calibrate.schedules.path_costs import tilted
+from cachesmith.calibrate.studies import run_trials
+from cachesmith.policies import Follower
+from cachesmith.policies.schedule import halved, spaced
+
+Point = dict[str, Any]
+"""Parameters of a trial."""
+
+FEW, MOST = 1.3, 1.5
+"""Power of the usual spacing, see `spaced`: where less than `MANY` of all steps are computed, and from there on."""
+
+MANY = 0.18
+
+TILTS = (-6.0, 3.0)
+
+FIRST_TILTS = (0.0, 1.5, -3.0)
+"""Tried first."""
+
+SHARES = (0.15, 0.85)
+"""Of the computations that are left, a denoiser before the last one takes no smaller and no larger part."""
+
+LEADS = (4 / 3, 1.0)
+"""Computed steps of the followed half in full computations; 1 has no step by half."""
+
+Score = Callable[[Schedule], float]
+
+
+@dataclass(frozen=True)
+class RunShape:
+    """What a schedule is for: a run of `steps`, the half of guidance that can follow the other, and the steps at which
+    a denoiser takes over (`Schedule.starts`). costs: of segments, see `path_costs`; None where paths do not tell."""
+
+    steps: int
+    follower: Follower | None = None
+    starts: tuple[int, ...] = (0,)
+    costs: Tensor | None = None
+
+    @property
+    def lengths(self) -> list[int]:
+        """How many steps each denoiser has."""
+        return [stop - start for start, stop in pairwise((*self.starts, self.steps))]
+
+
+def search_shapes(
+    study: optuna.Study,
+    budget: float,
+    run: RunShape,
+    trials: int,
+    seed: int,
+    score: Score,
+    first: Sequence[Point] = (),
+) -> Point:
+    """Run trials until the study has `trials` finished ones; return the best shape for `budget` computations.
+
+    first: shapes that are tried before the usual ones.
+    """
+
+    def objective(trial: optuna.Trial) -> float:
+        return score(schedule_of(trial, budget, run))
+
+    run_trials(study, objective, trials, seed, [*first, *first_points(budget, run)])
+    return dict(study.best_params)
+
+
+def first_points(budget: float, run: RunShape) -> list[Point]:
+    """Shapes that are tried first, the usual one before all: denoisers have computations as they have steps."""
+    by_half = _has_halves(budget, run)
+    usual = 1.15 if by_half else FEW if budget < MANY * run.steps else MOST
+    usually, evenly = (_powered(power, run) for power in (usual, 1.0))
+    if run.costs is None:
+        points = [usually, evenly]
+    else:
+        points = [usually, *({"spacing": "path", "tilt": tilt} for tilt in FIRST_TILTS), evenly]
+    return [{"lead": LEADS[i % len(LEADS)], **point} if by_half else point for i, point in enumerate(points)]
+
+
+def _powered(power: float, run: RunShape) -> Point:
+    spacing = {} if run.costs is None else {"spacing": "power"}
+    shares = {
+        f"share-{i}": _bounded(length / sum(run.lengths[i:])) for i, length in enumerate(run.lengths[:-1])
+    }
+    return {**spacing, "power": power, **shares}
+
+
+def usual_schedule(budget: float, run: RunShape) -> Schedule:
+    """The shape that is tried first; others have to be better by more than chance."""
+    return of_point(first_points(budget, run)[0], budget, run)
+
+
+def typical_schedule(budget: int, run: RunShape) -> Schedule:
+    """The shape that stands for all where none is searched for."""
+    if run.costs is None:
+        return usual_schedule(budget, run)
+    return of_point({"spacing": "path", "tilt": 0.0, "lead": LEADS[0]}, budget, run)
+
+
+def of_point(point: Point, budget: float, run: RunShape) -> Schedule:
+    """The schedule of a shape."""
+    return schedule_of(optuna.trial.FixedTrial(point), budget, run)
+
+
+def schedule_of(trial: Any, budget: float, run: RunShape) -> Schedule:
+    """The schedule of a trial's parameters."""
+    by_half = _has_halves(budget, run)
+    lead = trial.suggest_float("lead", 1.0, 1.7) if by_half else 1.0
+    count = min(sum(run.lengths), round(budget * lead) if by_half else int(budget))
+    if run.costs is not None and trial.suggest_categorical("spacing", ("power", "path")) == "path":
+        letters = _planned(count, trial.suggest_float("tilt", *TILTS), run)
+    else:
+        letters = _spaced(count, trial, run)
+    if by_half:
+        letters = halved(letters, budget, run.starts)
+    return Schedule(letters, run.follower if "H" in letters else None, run.starts)
+
+
+def _planned(count: int, tilt: float, run: RunShape) -> str:
+    """The `count` steps of which paths say that a run ends closest: they share out denoisers' computations, too."""
+    assert run.costs is not None, "asked for where paths tell"
+    first = run.starts[0]
+    starts = [start - first for start in run.starts]
+    cost = tilted(run.costs[first:, first:, first:], tilt, starts)
+    return "-" * first + plan_schedules(cost, [count])[count]
+
+
+def _spaced(count: int, trial: Any, run: RunShape) -> str:
+    """Steps that get ever further apart: every denoiser's first ones are as dense as the run's."""
+    power = trial.suggest_float("power", 1.0, 1.6)
+    letters, left = "-" * run.starts[0], count
+    for i, length in enumerate(run.lengths):
+        own, others = left, len(run.lengths) - i - 1
+        if others:
+            share = trial.suggest_float(f"share-{i}", *SHARES)
+            own = min(max(round(left * share), 1), left - others)
+        own, left = min(own, length), left - own
+        letters += spaced(own, length, power)
+    return letters
+
+
+def _has_halves(budget: float, run: RunShape) -> bool:
+    """Whether there are enough computations for some by half."""
+    return run.follower is not None and budget >= 3 * len(run.lengths)
+
+
+def _bounded(share: float) -> float:
+    return min(max(share, SHARES[0]), SHARES[1])
