@@ -26,7 +26,7 @@ from diffusers import DiffusionPipeline
 
 from cachesmith.calibrate.methods.searches.moves import Losses, ScheduleSpace, anneal, climb
 from cachesmith.calibrate.methods.searches.reuse import ScheduleSampler
-from cachesmith.calibrate.schedules.search import RunShape, of_point, search_shapes
+from cachesmith.calibrate.schedules.search import RunShape, search_shapes, shaped
 from cachesmith.commands.output import write_text
 from cachesmith.policies.schedule import computed_steps, even, from_steps
 from cachesmith.progress import stage
@@ -73,7 +73,7 @@ def chosen(space: ScheduleSpace, score: Score, trials: int) -> dict[str, str]:
     study = optuna.create_study(direction="maximize")
     run = RunShape(space.steps)
     best = search_shapes(study, space.budget, run, trials, 0, lambda schedule: score(schedule.mask))
-    ours = of_point(best, space.budget, run).mask
+    ours = shaped(best, space.budget, run).mask
     loss = Losses(lambda computed: -score(from_steps(computed, space.steps)))
     rng = random.Random(0)
     found = anneal(space, space.drawn(rng), loss, ANNEALING, HOT, COLD, rng)

@@ -18,10 +18,10 @@ from cachesmith.calibrate.objective import PSNR, Objective
 from cachesmith.calibrate.prepared import Prepared
 from cachesmith.calibrate.schedules.path_costs import path_costs, step_levels
 from cachesmith.calibrate.schedules.search import (
-    Point,
     RunShape,
-    of_point,
+    ShapeParameters,
     search_shapes,
+    shaped,
     typical_schedule,
     usual_schedule,
 )
@@ -56,7 +56,7 @@ class ProfileMaker:
         self.objective = Objective(config.objective, lpips)
         self._memo = Memo(config.work / f"scores-{self.key}.jsonl")
         self._costs = _costs(prepared)
-        self._cheaper: list[Point] = []
+        self._cheaper: list[ShapeParameters] = []
 
     def __call__(self, budget: float, earlier: tuple[Schedule, Rows] | None = None) -> Weighted:
         """The profile with at most `budget` full computations; it goes on from `earlier`, if that is given."""
@@ -83,7 +83,7 @@ class ProfileMaker:
         with self.ledger.phase("schedules"):
             point = search_shapes(study, budget, run, trials, self.config.seed, self._score, self._cheaper)
             self._cheaper = [point]
-            best, usual = of_point(point, budget, run), usual_schedule(budget, run)
+            best, usual = shaped(point, budget, run), usual_schedule(budget, run)
             return best if _better(*(self._quick(each, self.objective) for each in (best, usual))) else usual
 
     def screened(self, budget: int) -> Tensor:

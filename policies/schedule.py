@@ -96,10 +96,10 @@ def by_halves(budget: float, steps: int, power: float = 1.0, lead: float = 4 / 3
 
     budget: a multiple of a half; lead: 1 to 2.
     """
-    return halved(spaced(min(steps, round(budget * lead)), steps, power), budget)
+    return with_halves(spaced(min(steps, round(budget * lead)), steps, power), budget)
 
 
-def halved(mask: str, budget: float, starts: Sequence[int] = (0,)) -> str:
+def with_halves(mask: str, budget: float, starts: Sequence[int] = (0,)) -> str:
     """Of a mask's computed steps, evenly spread ones by half, so many that the budget is kept, but none of `starts`.
 
     budget: a multiple of a half, from half of the computed steps and of `starts` together on.

@@ -19,9 +19,9 @@ from cachesmith.calibrate.fit.scales import plan_schedules
 from cachesmith.calibrate.schedules.path_costs import tilted
 from cachesmith.calibrate.studies import run_trials
 from cachesmith.policies import Follower
-from cachesmith.policies.schedule import halved, spaced
+from cachesmith.policies.schedule import spaced, with_halves
 
-Point = dict[str, Any]
+ShapeParameters = dict[str, Any]
 """Parameters of a trial."""
 
 FEW, MOST = 1.3, 1.5
@@ -37,8 +37,8 @@ FIRST_TILTS = (0.0, 1.5, -3.0)
 SHARES = (0.15, 0.85)
 """Of the computations that are left, a denoiser before the last one takes no smaller and no larger part."""
 
-LEADS = (4 / 3, 1.0)
-"""Computed steps of the followed half in full computations; 1 has no step by half."""
+LEAD = 4 / 3
+"""Computed steps of the followed half in full computations, usually; 1 has no step by half."""
 
 Score = Callable[[Schedule], float]
 
@@ -66,8 +66,8 @@ def search_shapes(
     trials: int,
     seed: int,
     score: Score,
-    first: Sequence[Point] = (),
-) -> Point:
+    first: Sequence[ShapeParameters] = (),
+) -> ShapeParameters:
     """Run trials until the study has `trials` finished ones; return the best shape for `budget` computations.
 
     first: shapes that are tried before the usual ones.
@@ -76,23 +76,23 @@ def search_shapes(
     def objective(trial: optuna.Trial) -> float:
         return score(schedule_of(trial, budget, run))
 
-    run_trials(study, objective, trials, seed, [*first, *first_points(budget, run)])
+    usual = [shape for shape in first_shapes(budget, run) if shape not in first]
+    run_trials(study, objective, trials, seed, [*first, *usual])
     return dict(study.best_params)
 
 
-def first_points(budget: float, run: RunShape) -> list[Point]:
+def first_shapes(budget: float, run: RunShape) -> list[ShapeParameters]:
     """Shapes that are tried first, the usual one before all: denoisers have computations as they have steps."""
     by_half = _has_halves(budget, run)
     usual = 1.15 if by_half else FEW if budget < MANY * run.steps else MOST
-    usually, evenly = (_powered(power, run) for power in (usual, 1.0))
-    if run.costs is None:
-        points = [usually, evenly]
-    else:
-        points = [usually, *({"spacing": "path", "tilt": tilt} for tilt in FIRST_TILTS), evenly]
-    return [{"lead": LEADS[i % len(LEADS)], **point} if by_half else point for i, point in enumerate(points)]
+    points = [{**_powered(usual, run), "lead": LEAD}]
+    if run.costs is not None:
+        points += [{"spacing": "path", "tilt": tilt, "lead": 1.0} for tilt in FIRST_TILTS]
+    points.append({**_powered(1.0, run), "lead": 1.0})
+    return [{name: value for name, value in p.items() if by_half or name != "lead"} for p in points]
 
 
-def _powered(power: float, run: RunShape) -> Point:
+def _powered(power: float, run: RunShape) -> ShapeParameters:
     spacing = {} if run.costs is None else {"spacing": "power"}
     shares = {
         f"share-{i}": _bounded(length / sum(run.lengths[i:])) for i, length in enumerate(run.lengths[:-1])
@@ -102,17 +102,17 @@ def _powered(power: float, run: RunShape) -> Point:
 
 def usual_schedule(budget: float, run: RunShape) -> Schedule:
     """The shape that is tried first; others have to be better by more than chance."""
-    return of_point(first_points(budget, run)[0], budget, run)
+    return shaped(first_shapes(budget, run)[0], budget, run)
 
 
 def typical_schedule(budget: int, run: RunShape) -> Schedule:
     """The shape that stands for all where none is searched for."""
     if run.costs is None:
         return usual_schedule(budget, run)
-    return of_point({"spacing": "path", "tilt": 0.0, "lead": LEADS[0]}, budget, run)
+    return shaped({"spacing": "path", "tilt": 0.0}, budget, run)
 
 
-def of_point(point: Point, budget: float, run: RunShape) -> Schedule:
+def shaped(point: ShapeParameters, budget: float, run: RunShape) -> Schedule:
     """The schedule of a shape."""
     return schedule_of(optuna.trial.FixedTrial(point), budget, run)
 
@@ -127,7 +127,7 @@ def schedule_of(trial: Any, budget: float, run: RunShape) -> Schedule:
     else:
         letters = _spaced(count, trial, run)
     if by_half:
-        letters = halved(letters, budget, run.starts)
+        letters = with_halves(letters, budget, run.starts)
     return Schedule(letters, run.follower if "H" in letters else None, run.starts)
 
 

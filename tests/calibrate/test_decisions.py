@@ -24,9 +24,9 @@ from cachesmith.calibrate.profiles import ProfileMaker
 from cachesmith.calibrate.rfc import search as rfc
 from cachesmith.calibrate.schedules.search import (
     RunShape,
-    first_points,
-    of_point,
+    first_shapes,
     search_shapes,
+    shaped,
     usual_schedule,
 )
 from cachesmith.policies import PolicyError
@@ -113,7 +113,7 @@ def test_the_usual_schedule_unless_another_is_better(
         return {"power": 1.2}
 
     monkeypatch.setattr(profiles, "search_shapes", search)
-    monkeypatch.setattr(profiles, "of_point", lambda *_: schedules["best"])
+    monkeypatch.setattr(profiles, "shaped", lambda *_: schedules["best"])
     monkeypatch.setattr(profiles, "usual_schedule", lambda *_: schedules["usual"])
     assert maker._schedule(2) == schedules[kept]
     maker._schedule(3)  # the next profile begins with what was best, and compares fewer
@@ -134,14 +134,16 @@ def test_the_study_takes_its_best_trial_and_begins_with_the_usual_shapes() -> No
 
     run = RunShape(20)
     best = search_shapes(study, 5, run, 4, 0, score, [{"power": 1.4}])
-    assert of_point(best, 5, run) == seen[1] == usual_schedule(5, run)
-    assert [t.params["power"] for t in study.trials[:3]] == [1.4, *(p["power"] for p in first_points(5, run))]
+    assert shaped(best, 5, run) == seen[1] == usual_schedule(5, run)
+    assert [t.params["power"] for t in study.trials[:3]] == [1.4, *(p["power"] for p in first_shapes(5, run))]
 
 
 def test_a_floor_of_quality_is_held_at_its_lower_end(tmp_path: Path) -> None:
     """Not by the mean: samples of 3 dB a computation, give or take 4."""
 
     class Maker:
+        shape = SimpleNamespace(starts=(0,))
+
         def screened(self, budget: int) -> Tensor:
             return 3.0 * budget + torch.tensor([4.0, -4.0] * 8)
 

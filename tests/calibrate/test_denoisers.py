@@ -14,7 +14,7 @@ from cachesmith.calibrate.closed_loop.lanes import Schedule, as_policy, line_wei
 from cachesmith.calibrate.fitting import fit_method
 from cachesmith.calibrate.schedules.search import (
     RunShape,
-    first_points,
+    first_shapes,
     schedule_of,
     typical_schedule,
     usual_schedule,
@@ -156,7 +156,7 @@ def test_every_denoiser_begins_with_a_computed_step(
     run = RunShape(steps, follower, starts)
     tried = [usual_schedule(budget, run), typical_schedule(int(budget), run)]
     for edge in (0.15, 0.85):
-        trial = first_points(budget, run)[-1] | {f"share-{i}": edge for i in range(len(starts) - 1)}
+        trial = first_shapes(budget, run)[-1] | {f"share-{i}": edge for i in range(len(starts) - 1)}
         tried.append(schedule_of(Fixed(trial), budget, run))
     for schedule in tried:
         assert len(schedule.mask) == steps and computations(schedule.mask) <= budget

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from cachesmith.calibrate.closed_loop.batch import Uncached
 from cachesmith.calibrate.schedules.path_costs import path_costs, step_levels, tilted
-from cachesmith.calibrate.schedules.search import RunShape, of_point
+from cachesmith.calibrate.schedules.search import RunShape, shaped
 
 STEPS = 6
 
@@ -89,7 +89,7 @@ def test_levels_that_do_not_fall_tell_nothing() -> None:
 def test_the_cheapest_schedule_is_found(starts: tuple[int, ...], budget: float, follower: Any) -> None:
     path, levels = world()
     run = RunShape(STEPS, follower, starts, path_costs(products(path), levels))
-    schedule = of_point({"spacing": "path", "tilt": 0.5, "lead": 1.0}, budget, run)
+    schedule = shaped({"spacing": "path", "tilt": 0.5, "lead": 1.0}, budget, run)
     mask = schedule.mask
     assert mask[: starts[0]] == "-" * starts[0] and all(mask[start] == "C" for start in starts)
     assert mask.count("C") + mask.count("H") == (int(budget) if schedule.follower is None else round(budget))

@@ -5,8 +5,6 @@ import inspect
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from torch import Tensor
-
 TRUE_SCALE = "true_cfg_scale"
 """Guidance by a negative prompt, in pipelines where `guidance_scale` is an input of the network."""
 
@@ -72,4 +70,4 @@ def _number(value: Any) -> float | None:
 
 
 def _says_something(negative: Any) -> bool:
-    return isinstance(negative, Tensor) or (isinstance(negative, str) and bool(negative.strip()))
+    return bool(negative.strip()) if isinstance(negative, str) else negative is not None
