@@ -1,5 +1,6 @@
 """A floor of quality: the fewest computations that hold it, or a refusal that says what to change."""
 
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,6 +14,8 @@ from cachesmith.policies import PolicyError, preset
 
 class Maker:
     """Holds 3 dB a computation, in every sample."""
+
+    shape = SimpleNamespace(starts=(0,))
 
     def screened(self, budget: int) -> torch.Tensor:
         return torch.full((8,), 3.0 * budget)
