@@ -87,7 +87,7 @@ def bench(
 
     All sample the same prompts and seeds in one process. Quality is the error against the uncached pictures; speed is
     the median wall time of whole runs, taken in turns; p50, p90 and p99 are seconds of one pipeline call, of --batch
-    pictures; efficiency is the speed-up divided by steps / NFC.
+    pictures; efficiency is the measured speed-up divided by steps / NFC.
 
     Cost: 1 + --repeats runs of all pictures, uncached and by every row.
 

@@ -159,7 +159,7 @@ def _row(
     )
 
 
-SPENT = ("seconds", "speed-up", "efficiency", "cache MiB", "fallbacks")
+SPENT = ("seconds", "measured speed-up", "efficiency", "cache MiB", "fallbacks")
 """Headings after those of the metrics."""
 
 
