@@ -144,9 +144,10 @@ def test_calibrate_refuses_before_any_work(cli: Cli, shop: Shop, arguments: list
 
 def test_a_dry_run_loads_nothing_and_writes_nothing(cli: Cli, shop: Shop, tmp_path: Path) -> None:
     out = tmp_path / "x.policy.safetensors"
+    out.write_text("an earlier one")
     said = succeeds(cli("calibrate", shop.model, "--prompts", shop.prompts, "--out", out, "--dry-run"))
     assert "least squares" in said and "device GiB" in said and "twice the budget" in said
-    assert not list(tmp_path.iterdir())
+    assert list(tmp_path.iterdir()) == [out] and out.read_text() == "an earlier one"
 
 
 def test_a_dry_run_as_json(cli: Cli, shop: Shop, tmp_path: Path) -> None:

@@ -25,6 +25,10 @@ def test_what_it_would_export(shop: Shop, stacked: Path, cli: Cli, tmp_path: Pat
     done = cli("export", shop.model, "--policy", stacked, "--out", tmp_path / "b", "--dry-run")
     assert done.exit_code == 0 and "blocks-000-002" in done.stdout and "nothing was written" in done.stdout
     assert not (tmp_path / "b").exists()
+    (tmp_path / "b").mkdir()
+    (tmp_path / "b" / "manifest.json").write_text("mine")
+    again = cli("export", shop.model, "--policy", stacked, "--out", tmp_path / "b", "--dry-run")
+    assert again.exit_code == 0, "nothing is overwritten"
 
 
 def test_export_inspect_run(shop: Shop, stacked: Path, cli: Cli, tmp_path: Path) -> None:

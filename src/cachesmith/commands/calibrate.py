@@ -219,11 +219,11 @@ def calibrate(
         note("--validation, --moves and --iterations are no longer used: --budget says what is spent")
     kept = work or out.with_name(out.name.removesuffix(SUFFIX) + ".work")
     need("optuna", "sklearn", "torchmetrics")
-    check_policy_file(out, force)
+    check_policy_file(out, force or dry_run)
     check_folder(kept, "--work")
     if report is not None:
         need("matplotlib")
-        _check_report(report, force)
+        _check_report(report, force or dry_run)
     hush_libraries()
 
     from cachesmith.calibrate import CalibrationConfig

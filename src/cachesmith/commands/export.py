@@ -144,7 +144,7 @@ def export(
     --target onnxruntime --out bundle
     """
     need("onnx", "onnxscript")
-    check_folder(out, "--out", (MANIFEST,), force)
+    check_folder(out, "--out", (MANIFEST,), force or dry_run)
 
     from cachesmith.export import BuildConfig, ExportConfig
     from cachesmith.export.config import OPSET, PICTURE_RANGE
