@@ -20,7 +20,7 @@ from cachesmith.policies.schedule import from_steps
 from cachesmith.sampling.render import Renderer
 from cachesmith.sampling.requests import Request
 
-LEAD = (0, 1, 2, 4)
+_FIRST = (0, 1, 2, 4)
 """Computed steps at the start."""
 
 LISTS = {
@@ -48,9 +48,9 @@ def fit_l2p(
     Adam. Raises `PolicyError` for a budget below 5 or above the number of steps, and for more than 200 steps.
     """
     steps = renderer.steps
-    if not len(LEAD) < budget <= steps or steps > _LONGEST:
+    if not len(_FIRST) < budget <= steps or steps > _LONGEST:
         raise PolicyError(
-            f"the budget is {budget} of {steps} steps; give one from {len(LEAD) + 1} to {steps}, of at most {_LONGEST} "
+            f"the budget is {budget} of {steps} steps; give one from {len(_FIRST) + 1} to {steps}, of at most {_LONGEST} "
             "steps"
         )
     features = final_features(renderer, requests).double()
@@ -63,11 +63,11 @@ def fit_l2p(
 def l2p_mask(budget: int, steps: int) -> str:
     """Return the mask of the authors' list, or of evenly spread steps after the first four."""
     if steps == 50 and budget in LISTS:
-        return from_steps((*LEAD, *LISTS[budget]), steps)
+        return from_steps((*_FIRST, *LISTS[budget]), steps)
     # the last of the first four is where the spread begins; near the full number of steps, gaps close up
-    count, start = budget - len(LEAD), LEAD[-1]
+    count, start = budget - len(_FIRST), _FIRST[-1]
     spread = {start + max(1, round((steps - start) * i / (count + 1))) for i in range(1, count + 1)}
-    chosen = {*LEAD, *spread} & {*range(steps)}
+    chosen = {*_FIRST, *spread} & {*range(steps)}
     missing = (step for step in range(steps) if step not in chosen)
     while len(chosen) < budget:
         chosen.add(next(missing))
