@@ -50,8 +50,8 @@ def fit_l2p(
     steps = renderer.steps
     if not len(_FIRST) < budget <= steps or steps > _LONGEST:
         raise PolicyError(
-            f"the budget is {budget} of {steps} steps; give one from {len(_FIRST) + 1} to {steps}, of at most {_LONGEST} "
-            "steps"
+            f"the budget is {budget} of {steps} steps; give one from {len(_FIRST) + 1} to {steps}, of at most "
+            f"{_LONGEST} steps"
         )
     features = final_features(renderer, requests).double()
     weights = trained(torch.einsum("sne,tne->st", features, features) / features[0].numel(), epochs, rate)
