@@ -9,9 +9,9 @@ pipeline's own sampler. Work is counted alike for all: multiply-adds of the bloc
 one uncached step, which is block executions / blocks where whole blocks are skipped. NFC is the same, but for this
 project's runtime, which counts block executions / blocks itself. Thresholds are set to the budget by bisection on the
 requests of the screening. Every setting is screened on a few samples; each method's best are measured on all, and
-timed in turns. Writes `peers.json`, `peers.md` and `peers.png`; `peers.jsonl` keeps what is done but the times, so that
-the same command goes on after an interruption. With `--add`, rows that `peers.json` already has and this run does not
-measure stay as they are; rows that are new then have no times, since only those of one run compare.
+timed in turns. Writes `peers.json`, `peers.md` and `peers.png`; `peers.jsonl` and `fitted-*` keep what is done but the
+times, so that the same command goes on after an interruption. With `--add`, rows that `peers.json` already has and this
+run does not measure stay as they are; rows that are new then have no times, since only those of one run compare.
 """
 
 import argparse
@@ -20,8 +20,9 @@ import json
 import random
 import warnings
 from collections.abc import Iterator
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
+from hashlib import sha256
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -204,6 +205,8 @@ def main() -> None:
         lpips = load_lpips(args.lpips)
     # a recalibrated policy has rows of its own, the others' stay; times are taken anew
     fixed = {name: value for name, value in facts.items() if name not in ("policy", "repeats")}
+    digest = sha256(json.dumps(fixed, sort_keys=True).encode()).hexdigest()
+    run = replace(run, kept=args.out / f"fitted-{digest[:12]}")
     race = Race(run, Journal(args.out / "peers.jsonl", fixed), lpips)
     listed = list(entries(run, tuple(args.families), args.only))
     with stage("quality", len(listed)) as advance:

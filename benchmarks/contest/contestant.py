@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from cachesmith.policies import Policy
@@ -27,7 +28,8 @@ Enter = Callable[[Renderer], AbstractContextManager[Gauge]]
 class Course:
     """What everybody runs: the same requests; `tuning` is for fitting, `policy` is ours, or None.
 
-    Settings are screened, and timed, on the first `screened` requests.
+    Settings are screened, and timed, on the first `screened` requests. `kept`: folder of the policies
+    that were fitted, for this course alone.
     """
 
     renderer: Renderer
@@ -36,6 +38,7 @@ class Course:
     budgets: tuple[int, ...]
     policy: Policy | None = None
     screened: int | None = None
+    kept: Path | None = None
 
     @property
     def screen(self) -> tuple[Request, ...]:

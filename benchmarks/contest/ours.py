@@ -8,7 +8,7 @@ from itertools import product
 from typing import Any
 
 from cachesmith.calibrate.methods import METHODS
-from cachesmith.policies import PRESETS, Interval, Policy, mask, preset
+from cachesmith.policies import PRESETS, SUFFIX, Interval, Policy, load, mask, preset, save
 from cachesmith.runtime import apply
 from cachesmith.sampling.render import Renderer
 from contest.contestant import Contestant, Course, Dial, Enter, Entry, Gauge
@@ -46,7 +46,7 @@ def entries(course: Course) -> Iterator[Entry]:
     for name, made in PRESETS.items():
         yield from _settings(course, name, made, partial(preset, name))
     for name, fit in METHODS.items():
-        fitted = cache(partial(_fitted, fit, course))
+        fitted = cache(partial(_fitted, name, fit, course))
         yield from _settings(
             course, f"{name} (fitted)", fit, lambda f=fitted, **o: f(tuple(sorted(o.items())))
         )
@@ -57,8 +57,19 @@ def entries(course: Course) -> Iterator[Entry]:
             yield Contestant(label, CALIBRATED, "calibrated", enter)
 
 
-def _fitted(fit: Callable[..., Policy], course: Course, options: tuple[tuple[str, Any], ...]) -> Policy:
-    return fit(course.renderer, list(course.tuning), **dict(options))
+def _fitted(
+    name: str, fit: Callable[..., Policy], course: Course, options: tuple[tuple[str, Any], ...]
+) -> Policy:
+    """Fit, or read what was fitted before: a search takes minutes to hours."""
+    if course.kept is None:
+        return fit(course.renderer, list(course.tuning), **dict(options))
+    path = course.kept / " ".join((name, *(f"{key}={value}" for key, value in options)))
+    path = path.with_name(path.name + SUFFIX)
+    if not path.exists():
+        policy = fit(course.renderer, list(course.tuning), **dict(options))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        save(policy, path)
+    return load(path)
 
 
 def _same(policy: Policy) -> Policy:

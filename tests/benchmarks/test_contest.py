@@ -338,6 +338,23 @@ def test_presets_and_methods_enter_by_their_options(monkeypatch: pytest.MonkeyPa
     assert isinstance(fitted, Contestant) and nfc(course, fitted.enter) == pytest.approx(6)
 
 
+def test_what_was_fitted_is_not_fitted_again(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Not in another process either: a search takes long, and it is entered twice, screened and confirmed."""
+    fits: list[int] = []
+
+    def fit(renderer: Renderer, requests: Any, *, budget: int = 5) -> Policy:
+        fits.append(budget)
+        return preset("fora", interval=12 // budget)
+
+    monkeypatch.setitem(METHODS, "made-up", fit)
+    course = replace(dit_course(), kept=tmp_path / "kept")
+    for _ in range(2):
+        (found,) = (e for e in ours.entries(course) if e.method == "made-up (fitted)")
+        assert isinstance(found, Contestant) and nfc(course, found.enter) == pytest.approx(6)
+    assert fits == [6]
+    assert [path.name for path in (tmp_path / "kept").iterdir()] == ["made-up budget=6.policy.safetensors"]
+
+
 def test_intervals_follow_from_budgets() -> None:
     assert ours.intervals(50, (8, 10, 14), warmup=2) == (7, 6, 4)
     assert ours.intervals(50, (8, 10, 14), warmup=1) == (7, 5, 4)
