@@ -141,7 +141,9 @@ class _Calibration:
         sampler = sampler_key(self.pipe.scheduler, shape.guidance, calls, given)
         document = Document(
             name=config.name, profiles=profiles, model=self.models[MAIN], sampler=sampler,
-            models={name: self.models[name] for name in shape.denoisers if name != MAIN},
+            models={
+                name: self.models[name] for called in shape.denoisers for name in called if name != MAIN
+            },
             calibration=self._provenance(found, ledger),
         )  # fmt: skip
         policy = Policy(document, _merged([each.policy.arrays for each in found.values()]))

@@ -23,7 +23,7 @@ class Shape:
     """guidance: none, in one batch, or by calls of its own; follower: the half that is forecast from the other.
 
     channels: of each stream that leaves the blocks. call: as asked for. uncached: full computations of a run.
-    denoisers: which one is called in each part of a run (see `turns`), by name; starts: the step at which the part
+    denoisers: which are called in each part of a run (see `turns`), by name; starts: the step at which the part
     begins, the first one's where the run does.
     """
 
@@ -32,7 +32,7 @@ class Shape:
     channels: tuple[int, ...]
     call: PipelineCall
     uncached: float
-    denoisers: tuple[str, ...] = (MAIN,)
+    denoisers: tuple[tuple[str, ...], ...] = ((MAIN,),)
     starts: tuple[int, ...] = (0,)
 
 
@@ -120,10 +120,12 @@ def probe(renderer: Renderer, requests: Sequence[Request]) -> Shape:
     channels = tuple(stream.shape[-1] for stream in first)
     course = course_of(renderer, requests)
     calls = [reach[i : i + len(first)] for i in range(0, len(reach), len(first))]
-    guidance: _Guidance = "sequential" if len(calls) > 1 else "batched" if len(first[0]) > samples else "none"
+    guidance: _Guidance = (
+        "sequential" if course.branches > 1 else "batched" if len(first[0]) > samples else "none"
+    )
     return Shape(
         guidance,
-        _follower(guidance, calls, samples) if course.steady else None,
+        _follower(guidance, calls, samples) if course.steady and course.branches == len(calls) else None,
         channels,
         bypass.call,
         course.calls,

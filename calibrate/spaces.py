@@ -128,9 +128,10 @@ def search_rfc(prepared: Prepared, config: CalibrationConfig, advance: Advance) 
     """A profile for every budget: RFE's scales from recorded runs, RCS's thresholds by Optuna (arXiv 2602.19506)."""
     from cachesmith.calibrate.rfc.search import search_rfc_points
 
-    if len(prepared.shape.denoisers) > 1:
+    names = list(dict.fromkeys(name for called in prepared.shape.denoisers for name in called))
+    if len(names) > 1:
         raise PolicyError(
-            f"the space `rfc` is for one denoiser, and this pipeline calls {', '.join(prepared.shape.denoisers)}; "
+            f"the space `rfc` is for one denoiser, and this pipeline calls {', '.join(names)}; "
             "leave --space rfc out"
         )
     return none_worse_than_cheaper(search_rfc_points(prepared, config, advance))

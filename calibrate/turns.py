@@ -1,6 +1,6 @@
 """The parts of a run: which denoiser is called, and for what, told from a run with no block computed.
 
-A part ends where another denoiser takes over, and where one is called for what it was not called for a step ago: a
+A part ends where other denoisers take over, and where one is called for what it was not called for a step ago: a
 branch of guidance that comes on, or another number of rows where both halves were one batch and guidance goes off.
 Nothing is known of such a call, so that every part begins with a computed step.
 """
@@ -10,82 +10,99 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from torch import Tensor
+
 from cachesmith.calibrate.closed_loop.replay import replayed
 from cachesmith.policies import MAIN, PolicyError, Stack
 from cachesmith.runtime import Answer, Tick, UnitCall, UnitResult, UseOutput, Watcher
 from cachesmith.runtime.hooks.watch import watch_each
-from cachesmith.runtime.models.denoisers import denoisers
 from cachesmith.sampling.render import Renderer
 from cachesmith.sampling.requests import Request
 
 
 class RunPart(NamedTuple):
-    """From step `start` on the denoiser of this name is called, always for the same or for less."""
+    """From step `start` on these denoisers are called, in this order, always for the same or for less."""
 
-    denoiser: str
+    denoisers: tuple[str, ...]
     start: int
 
 
 class _Call(NamedTuple):
-    """One call of a step: its branch of guidance, and the shape of what enters the blocks."""
+    """One call of a step: of which denoiser, for which branch of guidance, the shape of what enters the blocks."""
 
+    denoiser: str
     branch: str
     shape: tuple[tuple[int, ...], ...]
 
 
 @dataclass(frozen=True)
 class Course:
-    """How an uncached run goes. parts: in order; calls: per branch of guidance, as `Stats.nfc` counts; steady: whether
-    no step makes a call that the first does not make."""
+    """How an uncached run goes. parts: in order; calls: per branch of guidance, as `Stats.nfc` counts; branches: calls
+    of one denoiser at the first step; steady: whether no step makes a call that the first does not make."""
 
     parts: tuple[RunPart, ...]
     calls: float
+    branches: int
     steady: bool
 
 
-class _Turn(Watcher):
-    """Notes the calls of one denoiser by step, and how many each branch has; has no block computed."""
+class _Heard:
+    """The calls by step, in their order; how many each branch has; denoisers whose call is in progress, and whether
+    one was called in another's."""
 
     def __init__(self) -> None:
-        super().__init__()
-        self.steps: dict[int, set[_Call]] = defaultdict(set)
+        self.steps: dict[int, list[_Call]] = defaultdict(list)
         self.branches: Counter[str] = Counter()
+        self.within: list[str] = []
+        self.nested = False
+
+
+class _Turn(Watcher):
+    """Notes the calls of one denoiser; has no block computed."""
+
+    def __init__(self, name: str, heard: _Heard) -> None:
+        super().__init__()
+        self.name, self.heard = name, heard
 
     def begin(self, tick: Tick) -> None:
         """A transformer call."""
         super().begin(tick)
-        self.branches[tick.branch] += 1
+        self.heard.nested |= bool(self.heard.within)
+        self.heard.within.append(self.name)
+        self.heard.branches[tick.branch] += 1
 
     def answer(self, call: UnitCall) -> Answer:
         """Return the inputs."""
         if self._tick.step is not None:
             shape = tuple(tuple(tensor.shape) for tensor in call.inputs)
-            self.steps[self._tick.step].add(_Call(self._tick.branch, shape))
+            self.heard.steps[self._tick.step].append(_Call(self.name, self._tick.branch, shape))
         return UseOutput(call.inputs)
 
     def observe(self, result: UnitResult) -> None:
         """Nothing is computed."""
 
+    def end(self, output: Tensor) -> bool:
+        """The call is over."""
+        self.heard.within.pop()
+        return False
+
 
 def course_of(renderer: Renderer, requests: Sequence[Request]) -> Course:
-    """How runs of `requests`, one batch, go. Raises `PolicyError` where denoisers do not take turns, or differ in the
-    channels of their blocks."""
-    pipe = renderer.pipe
-    turns = {name: _Turn() for name in denoisers(pipe)}
+    """How runs of `requests`, one batch, go. Raises `PolicyError` where one denoiser calls another, or they differ in
+    the channels of their blocks."""
+    pipe, heard = renderer.pipe, _Heard()
     with (
-        watch_each(pipe, Stack(), lambda name, _: turns[name]),
+        watch_each(pipe, Stack(), lambda name, _: _Turn(name, heard)),
         replayed(pipe, len(requests), [], renderer.steps),
     ):
         renderer(requests)
-    called = {name: turn.steps for name, turn in turns.items() if turn.steps}
-    _check_turns(type(pipe).__name__, called, renderer.steps)
-    steps = {step: (name, calls) for name, own in called.items() for step, calls in own.items()}
-    branches = sum((turn.branches for turn in turns.values()), Counter[str]())
-    first = steps[min(steps)][1]
+    _check(type(pipe).__name__, heard)
+    first = heard.steps[min(heard.steps)]
     return Course(
-        tuple(_parts(steps)),
-        branches.total() / len(branches),
-        all(calls <= first for _, calls in steps.values()),
+        tuple(_parts(heard.steps)),
+        heard.branches.total() / len(heard.branches),
+        max(Counter(call.denoiser for call in first).values()),
+        all({*calls} <= {*first} for calls in heard.steps.values()),
     )
 
 
@@ -114,40 +131,29 @@ def _fractions(request: Request) -> frozenset[tuple[str, float]]:
     return frozenset((n, v) for n, v in request.arguments.items() if isinstance(v, float))
 
 
-def _parts(steps: Mapping[int, tuple[str, set[_Call]]]) -> list[RunPart]:
+def _parts(steps: Mapping[int, list[_Call]]) -> list[RunPart]:
     parts: list[RunPart] = []
     before: set[_Call] = set()
     for step in sorted(steps):
-        name, calls = steps[step]
-        if not parts or name != parts[-1].denoiser or not calls <= before:
-            parts.append(RunPart(name, step))
-        before = calls
+        names = tuple(dict.fromkeys(call.denoiser for call in steps[step]))
+        if not parts or names != parts[-1].denoisers or not {*steps[step]} <= before:
+            parts.append(RunPart(names, step))
+        before = {*steps[step]}
     return parts
 
 
-def _check_turns(kind: str, called: Mapping[str, Mapping[int, set[_Call]]], steps: int) -> None:
-    names = sorted(called, key=lambda name: min(called[name]))
-    starts = [min(called[name]) for name in names]
-    if not names:
+def _check(kind: str, heard: _Heard) -> None:
+    calls = [call for step in sorted(heard.steps) for call in heard.steps[step]]
+    names = " and ".join(dict.fromkeys(call.denoiser for call in calls))
+    if not calls:
         raise PolicyError(
             f"no call of {kind} is at a step of its scheduler; calibrate with another scheduler"
         )
-    if len(names) > 1 and [{*called[name]} for name in names] != [
-        {*range(a, b)} for a, b in zip(starts, [*starts[1:], steps], strict=True)
-    ]:
+    if heard.nested:
+        raise PolicyError(f"{names} of {kind} call one another, so they cannot be calibrated")
+    if len({tuple(shape[-1] for shape in call.shape) for call in calls}) > 1:
         raise PolicyError(
-            f"{' and '.join(names)} of {kind} do not take turns, one after the other; only denoisers that do can be "
-            "calibrated together"
+            f"the blocks of {names} differ in their channels, so they cannot be calibrated together"
         )
-    channels = {
-        tuple(shape[-1] for shape in call.shape)
-        for own in called.values()
-        for calls in own.values()
-        for call in calls
-    }
-    if len(channels) > 1:
-        raise PolicyError(
-            f"the blocks of {' and '.join(names)} differ in their channels, so they cannot be calibrated together"
-        )
-    if names[0] != MAIN:
+    if calls[0].denoiser != MAIN:
         raise PolicyError(f"{kind} does not begin with {MAIN}, so it cannot be calibrated")

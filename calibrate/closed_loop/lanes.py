@@ -108,17 +108,17 @@ def as_policy(
     schedule: Schedule,
     rows: Rows,
     prefix: str,
-    names: Sequence[str] = (MAIN,),
+    names: Sequence[Sequence[str]] = ((MAIN,),),
     channels: Sequence[int] | None = None,
 ) -> Policy:
-    """As a policy bound to no model; names: the denoiser of every part. Every channel is a group of its own.
+    """As a policy bound to no model; names: the denoisers of every part. Every channel is a group of its own.
 
     channels: of each stream; by default there is one.
     """
     arrays: Arrays = {}
     parts: dict[str, dict[str, Any]] = {}
-    for name in dict.fromkeys(names):
-        own = _part_of(schedule, [called == name for called in names])
+    for name in dict.fromkeys(name for called in names for name in called):
+        own = _part_of(schedule, [name in called for called in names])
         folder = prefix if name == MAIN else f"{prefix}/{name}"
         fitted = Fitted(
             weights=f"{folder}/weights", input_weights=f"{folder}/input_weights", ids=f"{folder}/ids"

@@ -75,7 +75,10 @@ def test_weights_are_better_than_lines(tmp_path: Path) -> None:
     assert known is not None and known[0].starts == (0, 6)
     schedule, _ = known
     plain = as_policy(
-        schedule, line_weights(schedule, 24, torch.device("cpu")), "line", ("transformer", "transformer_2")
+        schedule,
+        line_weights(schedule, 24, torch.device("cpu")),
+        "line",
+        (("transformer",), ("transformer_2",)),
     )
     held = requests(prompts(4), 4, 99)
     renderer = Renderer(pipe, STEPS, 4, guidance_scale=1.0)
@@ -100,13 +103,12 @@ def test_the_space_rfc_is_for_one_denoiser(tmp_path: Path) -> None:
         calibrate(tiny_wan(), prompts(12), settings(tmp_path, space="rfc"))
 
 
-def test_denoisers_that_do_not_take_turns_are_refused(tmp_path: Path) -> None:
-    """The second one asks the first."""
-    pipe = tiny_wan()
-    pipe.transformer_2.register_forward_pre_hook(
-        lambda _, args, kwargs: pipe.transformer(*args, **kwargs) and None, with_kwargs=True
-    )
-    with pytest.raises(PolicyError, match="transformer and transformer_2 of WanPipeline do not take turns"):
+def test_denoisers_that_call_one_another_are_refused(tmp_path: Path) -> None:
+    """The second one asks the first before it returns."""
+    pipe, given = tiny_wan(), {}
+    pipe.transformer_2.register_forward_pre_hook(lambda *args: given.update(args[-1]), with_kwargs=True)
+    pipe.transformer_2.proj_out.register_forward_pre_hook(lambda *_: pipe.transformer(**given) and None)
+    with pytest.raises(PolicyError, match="transformer and transformer_2 of WanPipeline call one another"):
         calibrate(pipe, prompts(12), settings(tmp_path))
 
 
@@ -135,7 +137,7 @@ def test_goes_on_from_an_earlier_policy(tmp_path: Path) -> None:
 def test_schedule_and_weights_return_from_the_policy() -> None:
     schedule = Schedule("CCFFCFCFFF", None, (0, 4))
     rows = {s: torch.rand(1, RAW, 5) for s, letter in enumerate(schedule.mask) if letter != "C"}
-    found = of_policy(as_policy(schedule, rows, "x", ("transformer", "transformer_2")), "default")
+    found = of_policy(as_policy(schedule, rows, "x", (("transformer",), ("transformer_2",))), "default")
     assert found is not None and found[0] == schedule and found[1].keys() == rows.keys()
     assert all(torch.equal(found[1][step], rows[step]) for step in rows)
 

@@ -29,6 +29,7 @@ def renderer_of(name: str, **more: Any) -> tuple[Renderer, Any]:
         ("ZImagePipeline (no guidance at the end)", (0, 5), 8, False),
         ("AceStepPipeline (guidance in the middle)", (0, 5, 7), 8, False),
         ("StableDiffusion3Pipeline (a layer skipped)", (0, 1), (8 + 4) / 2, False),
+        ("Ideogram4Pipeline", (0,), 8, True),
         pytest.param(
             "HunyuanVideo15Pipeline (no guidance at the start)",
             (0, 2),
@@ -48,7 +49,7 @@ def test_parts_follow_guidance(name: str, starts: tuple[int, ...], uncached: flo
     schedule, channels = Schedule(mask, None, starts), probe(renderer, asked).channels
     rows = line_weights(schedule, sum(channels), torch.device("cpu"))
     with apply(
-        renderer.pipe, as_policy(schedule, rows, "x", [part.denoiser for part in course.parts], channels)
+        renderer.pipe, as_policy(schedule, rows, "x", [part.denoisers for part in course.parts], channels)
     ) as session:
         renderer(asked)
     assert not session.stats.fallbacks and session.stats.nfc < uncached
@@ -67,7 +68,7 @@ def test_requests_that_are_guided_at_other_steps_are_refused() -> None:
 def test_an_earlier_policy_is_gone_on_from_in_the_same_parts() -> None:
     schedule = Schedule("CFFCFCFF", None, (0, 3))
     rows = line_weights(schedule, 4, torch.device("cpu"))
-    known = of_policy(as_policy(schedule, rows, "x", ("transformer",) * 2), "default")
+    known = of_policy(as_policy(schedule, rows, "x", (("transformer",),) * 2), "default")
     assert known is not None and known[0].starts == (0,)
     assert in_parts(*known, (0, 3)) == schedule and in_parts(*known, (0, 3, 5)) is None
     assert in_parts(*known, (0, 4)) is None

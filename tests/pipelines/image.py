@@ -44,23 +44,24 @@ def simple(
     return build
 
 
+def qwen_vae() -> Any:
+    """An autoencoder of videos, for pictures of a single frame."""
+    return diffusers.AutoencoderKLQwenImage(
+        base_dim=4,
+        z_dim=4,
+        dim_mult=[1, 1],
+        num_res_blocks=1,
+        temperal_downsample=[False],
+        latents_mean=[0.0] * 4,
+        latents_std=[1.0] * 4,
+    )
+
+
 def qwen(name: str, pooling: bool = False) -> Any:
-    """The decoder of Qwen-Image is one of videos: a picture is a single frame."""
+    """Pictures that are edited want an autoencoder that makes few latents of them."""
 
     def build() -> Any:
-        vae = (
-            PoolingVAE()
-            if pooling
-            else diffusers.AutoencoderKLQwenImage(
-                base_dim=4,
-                z_dim=4,
-                dim_mult=[1, 1],
-                num_res_blocks=1,
-                temperal_downsample=[False],
-                latents_mean=[0.0] * 4,
-                latents_std=[1.0] * 4,
-            )
-        )
+        vae = PoolingVAE() if pooling else qwen_vae()
         model = transformer("QwenImageTransformer2DModel", in_channels=16, out_channels=4)
         return assemble(name, transformer=model, vae=vae, scheduler=flow())
 

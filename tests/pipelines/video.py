@@ -28,18 +28,23 @@ WIDE: dict[str, Any] = {"height": 32, "width": 32, "num_frames": 9}
 BLOCKS = 4
 
 
-def hunyuan_video(name: str, **changes: Any) -> Any:
+def hunyuan_video_vae() -> Any:
     """8 x 8 pixels and 4 frames become one latent."""
+    return diffusers.AutoencoderKLHunyuanVideo(
+        latent_channels=4,
+        down_block_types=("HunyuanVideoDownBlock3D",) * BLOCKS,
+        up_block_types=("HunyuanVideoUpBlock3D",) * BLOCKS,
+        block_out_channels=(4,) * BLOCKS,
+        layers_per_block=1,
+        norm_num_groups=2,
+    )
+
+
+def hunyuan_video(name: str, **changes: Any) -> Any:
+    """The autoencoder's latents are not patched."""
 
     def build() -> Any:
-        vae = diffusers.AutoencoderKLHunyuanVideo(
-            latent_channels=4,
-            down_block_types=("HunyuanVideoDownBlock3D",) * BLOCKS,
-            up_block_types=("HunyuanVideoUpBlock3D",) * BLOCKS,
-            block_out_channels=(4,) * BLOCKS,
-            layers_per_block=1,
-            norm_num_groups=2,
-        )
+        vae = hunyuan_video_vae()
         model = transformer("HunyuanVideoTransformer3DModel", **{"patch_size": 1} | changes)
         return assemble(name, transformer=model, vae=vae, scheduler=flow(shift=7.0))
 

@@ -27,6 +27,7 @@ from cachesmith.runtime.models.fingerprint import sampler_key
 from cachesmith.sampling.bench import bench
 from cachesmith.sampling.evaluate import Evaluator
 from cachesmith.sampling.loop import SamplingLoop
+from cachesmith.sampling.pictures import pictures_of
 from cachesmith.sampling.render import Renderer
 from cachesmith.sampling.requests import Request, batches, differing_arguments, read_prompts, requests
 from cachesmith.sampling.scores import compare, summarise
@@ -346,3 +347,11 @@ def test_sound_is_measured() -> None:
     scores = compare(loud, quiet)
     error = float((loud.images - quiet.images).double().square().mean()) / 4
     assert scores.psnr.item() == pytest.approx(-10 * np.log10(error)) and "ssim" not in scores.values
+
+
+def test_pictures_are_found_under_the_name_that_a_pipeline_gives_them() -> None:
+    """Kandinsky's pipelines return `image`."""
+    found = pictures_of(SimpleNamespace(image=torch.ones(1, 3, 4, 4)), [], "pt", None)
+    assert found.media == "image" and found.images.shape == (1, 3, 4, 4)
+    with pytest.raises(CachesmithError, match="holds none of images, frames and audios"):
+        pictures_of(SimpleNamespace(image=None), [], "pt", None)

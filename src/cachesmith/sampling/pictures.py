@@ -122,7 +122,12 @@ def as_tensor(value: Any, drawn: bool = True) -> Tensor:
 
 
 def _field(result: Any) -> tuple[str, Media]:
-    fields: dict[str, Media] = {"images": "image", "frames": "video", "audios": "audio"}
+    fields: dict[str, Media] = {
+        "images": "image",
+        "frames": "video",
+        "audios": "audio",
+        "image": "image",  # Kandinsky's
+    }
     for field, media in fields.items():
         if getattr(result, field, None) is not None:
             return field, media
