@@ -24,8 +24,10 @@ import torch
 from contest.journal import Journal
 from diffusers import DiffusionPipeline
 
+from cachesmith.calibrate.closed_loop.batch import sample
 from cachesmith.calibrate.methods.searches.moves import Losses, ScheduleSpace, anneal, climb
 from cachesmith.calibrate.methods.searches.reuse import ScheduleSampler
+from cachesmith.calibrate.schedules.path_costs import path_costs, step_levels
 from cachesmith.calibrate.schedules.search import RunShape, search_shapes, shaped
 from cachesmith.commands.output import write_text
 from cachesmith.policies.schedule import computed_steps, even, from_steps
@@ -45,10 +47,16 @@ Score = Callable[[str], float]
 
 
 class Scores:
-    """Scores of masks by every judge, remembered on disk."""
+    """Scores of masks by every judge, remembered on disk. run: what the uncached paths tell the search."""
 
     def __init__(self, renderer: Renderer, asked: Sequence[Request], journal: Journal):
-        self._uncached, self._journal = renderer(asked).images, journal
+        uncached = sample(renderer, asked)
+        known = step_levels(renderer.pipe.scheduler)
+        assert known is not None, "the examples' samplers tell their noise levels"
+        levels, scales = known
+        costs = path_costs(uncached.products() * scales[:, None] * scales, levels)
+        self.run = RunShape(renderer.steps, costs=costs)
+        self._uncached, self._journal = uncached.images, journal
         self._samplers = {name: ScheduleSampler(renderer, asked, name == "line") for name in JUDGES}
 
     def __call__(self, judge: str, mask: str) -> float:
@@ -67,11 +75,10 @@ def every(space: ScheduleSpace) -> Iterator[str]:
         yield from_steps((*space.forced, *chosen), space.steps)
 
 
-def chosen(space: ScheduleSpace, score: Score, trials: int) -> dict[str, str]:
+def chosen(space: ScheduleSpace, run: RunShape, score: Score, trials: int) -> dict[str, str]:
     """Name -> mask of what each search chooses by `score`."""
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     study = optuna.create_study(direction="maximize")
-    run = RunShape(space.steps)
     best = search_shapes(study, space.budget, run, trials, 0, lambda schedule: score(schedule.mask))
     ours = shaped(best, space.budget, run).mask
     loss = Losses(lambda computed: -score(from_steps(computed, space.steps)))
@@ -81,6 +88,7 @@ def chosen(space: ScheduleSpace, score: Score, trials: int) -> dict[str, str]:
     best = loss.best()
     return {
         f"cachesmith's search, {trials} trials": ours,
+        "optimum along the uncached paths": shaped({"spacing": "path", "tilt": 0.0}, space.budget, run).mask,
         f"annealing and hill climbing, {len(loss.known)} evaluations": from_steps(best, space.steps),
         "even steps": even(space.steps, 0, space.steps - 1, space.budget),
     }
@@ -143,7 +151,7 @@ def main() -> None:
                 advance()
         by = partial(score, judge)
         best = masks[values.index(max(values))]
-        named = {"all 560" if len(masks) == 560 else "all": best, **chosen(space, by, args.trials)}
+        named = {"all 560" if len(masks) == 560 else "all": best, **chosen(space, score.run, by, args.trials)}
         parts.append(table(judge, sorted(values, reverse=True), named, by))
     write_text(args.out / "exhaustive.md", "\n".join(parts))
 
