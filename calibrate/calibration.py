@@ -164,7 +164,9 @@ class _Calibration:
     def _shards(self) -> AbstractContextManager[Shards]:
         groups = request_groups(self.fitting, self.where.batch, self.plan.screened)
         folder = self.config.work / f"references-{self.key}"
-        return hired(self.renderer, groups, folder, self.config.workers, self.load, self.where)
+        return hired(
+            self.renderer, groups, folder, self.config.workers, self.load, self.where, self.config.ray
+        )
 
     def _references(self, shards: Shards, ledger: Ledger, advance: Any) -> None:
         def sampled(samples: float) -> None:

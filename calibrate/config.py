@@ -39,7 +39,8 @@ class CalibrationConfig:
     for figures; baselines: whether it measures fewer steps, even steps, TaylorSeer and DBCache beside the profiles;
     earlier: a policy whose profiles are gone on from. objective: the metric, one of `METRICS`, by which schedules of
     the stack are compared; weights are fitted to the latents, and `min_psnr` and a cheaper profile are held against
-    PSNR, all the same. workers: processes that share the samples, this one among them, one a GPU. lpips: weights from
+    PSNR, all the same. workers: processes that share the samples, this one among them, one a GPU; ray: the
+    address of the Ray cluster that has the others, in place of this machine. lpips: weights from
     `benchmarks/fetch_lpips.py`, to measure held-out LPIPS as well.
     """
 
@@ -66,6 +67,7 @@ class CalibrationConfig:
     lpips: Path | None = None
     objective: str = "psnr"
     workers: int = 1
+    ray: str | None = None
 
     def __post_init__(self) -> None:
         for name, least in LEAST.items():
@@ -74,6 +76,10 @@ class CalibrationConfig:
         for name in ("seconds", "fitting", "workers"):
             if getattr(self, name) is not None and not getattr(self, name) > 0:
                 raise PolicyError(f"{name} is {getattr(self, name)}; it must be above 0")
+        if self.ray is not None and self.workers == 1:
+            raise PolicyError(
+                "a Ray cluster is for several workers; say how many, this process among them: --workers N"
+            )
         self._check_space()
         for speedup in self.speedups:
             self._check_speedup(speedup)

@@ -1,20 +1,22 @@
-"""Who has the samples of a calibration: this process, or processes beside it."""
+"""Who has the samples of a calibration: this process, and processes beside it or actors of a Ray cluster."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 
 from cachesmith.calibrate.fleet.groups import Group, shared_out
 from cachesmith.calibrate.fleet.processes import Process
 from cachesmith.calibrate.fleet.recipe import Loader, Recipe, print_of
-from cachesmith.calibrate.fleet.remote import Remote
+from cachesmith.calibrate.fleet.remote import Line, Remote
 from cachesmith.calibrate.fleet.shard import Shard
 from cachesmith.calibrate.fleet.shards import InProcess, Shards, Worker
 from cachesmith.calibrate.memory.placement import Placement
-from cachesmith.policies import PolicyError
+from cachesmith.policies import CachesmithError, PolicyError
 from cachesmith.sampling.render import Renderer, device_of
 
 
@@ -26,11 +28,12 @@ def hired(
     workers: int,
     load: Loader | None,
     where: Placement,
+    ray: str | None = None,
 ) -> Iterator[Shards]:
     """The samples, shared out; workers that are processes of their own end with the block.
 
-    workers: processes, this one among them. Raises `PolicyError` where the machine has fewer GPUs,
-    or where there is no `load`.
+    workers: processes, this one among them; the others are of this machine, or actors of the cluster at `ray`. Raises
+    `PolicyError` where there are fewer GPUs, or where there is no `load`, `CachesmithError` where there is no cluster.
     """
     device, count = device_of(renderer.pipe), sum(len(group.numbers) for group in groups)
     if workers == 1:
@@ -41,16 +44,40 @@ def hired(
             "workers load the pipeline themselves: give `calibrate` a function that loads it onto a device, load=..."
         )
     wanted = min(count, workers)
-    threads = max(1, torch.get_num_threads() // wanted) if device.type == "cpu" else None
-    recipes = _recipes(renderer, groups, folder, load, where, worker_devices(device, wanted), threads)
-    own: list[Worker] = [InProcess(Shard(renderer, recipes[0].groups, folder, where))]
-    shards = Shards(groups, own, device, wanted)
-    try:
-        for number, recipe in enumerate(recipes[1:], 1):
-            own.append(Remote(f"worker {number}", partial(Process, recipe)))
-        yield shards
-    finally:
-        shards.close()
+    with _lines(ray, device, wanted) as (line, devices, threads):
+        recipes = _recipes(renderer, groups, folder, load, where, devices, threads)
+        own: list[Worker] = [InProcess(Shard(renderer, recipes[0].groups, folder, where))]
+        shards = Shards(groups, own, device, wanted)
+        try:
+            for number, recipe in enumerate(recipes[1:], 1):
+                own.append(Remote(f"worker {number}", partial(line, recipe)))
+            yield shards
+        finally:
+            shards.close()
+
+
+class _Lines(NamedTuple):
+    """How another worker is started, a device for each worker, and the threads of a CPU that each gets."""
+
+    start: Callable[[Recipe], Line]
+    devices: list[str]
+    threads: int | None
+
+
+@contextmanager
+def _lines(ray: str | None, device: torch.device, workers: int) -> Iterator[_Lines]:
+    if ray is None:
+        threads = max(1, torch.get_num_threads() // workers) if device.type == "cpu" else None
+        yield _Lines(Process, worker_devices(device, workers), threads)
+        return
+    if find_spec("ray") is None:
+        raise CachesmithError("ray is not installed; install it with: pip install 'cachesmith[fleet]'")
+    from cachesmith.calibrate.fleet.ray_cluster import Actor, check_room, joined
+
+    with joined(ray):
+        check_room(device.type, workers - 1)
+        # an actor sees the one GPU that it was given, and as many threads as CPUs
+        yield _Lines(Actor, [str(device), *[device.type] * (workers - 1)], None)
 
 
 def worker_devices(own: torch.device, workers: int) -> list[str]:

@@ -3,7 +3,10 @@
 import multiprocessing
 import signal
 from multiprocessing.connection import Connection
+from threading import RLock
 from typing import Any
+
+from tqdm import tqdm
 
 from cachesmith.calibrate.fleet.recipe import Recipe
 from cachesmith.calibrate.fleet.remote import GoneError
@@ -51,6 +54,8 @@ class Process:
 def serve(end: Connection, recipe: Recipe) -> None:
     """Answer calls until the other end is closed. Ctrl-C is for whoever asks."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # a bar's usual lock is a semaphore of all processes, and Python complains of it where one is ended
+    tqdm.set_lock(RLock())
     desk = Desk(recipe)
     while True:
         try:

@@ -1,7 +1,6 @@
 """A worker elsewhere: where it dies, another takes its place and is led to where it was."""
 
 import warnings
-from collections import Counter
 from collections.abc import Callable
 from typing import Any, Protocol
 
@@ -30,8 +29,7 @@ class Line(Protocol):
 class Remote:
     """A shard at the other end of a line.
 
-    sent, received: bytes, by the name of the call. repeated: forwards of one sample and step that were lost with a
-    worker and computed again.
+    repeated: forwards of one sample and step that were lost with a worker and computed again.
     """
 
     def __init__(self, name: str, connect: Callable[[], Line]):
@@ -39,8 +37,6 @@ class Remote:
         self._line: Line | None = connect()
         self._journal = Journal()
         self._closed = False
-        self.sent: Counter[str] = Counter()
-        self.received: Counter[str] = Counter()
         self.repeated = 0.0
 
     def __call__(self, call: Call) -> Any:
@@ -51,13 +47,14 @@ class Remote:
             except GoneError as error:
                 if self._closed:
                     raise
-                self._replace(call, error)
+                self._replace(error)
+                reason = error
                 continue
             self._journal.add(call)
             return answer
         raise CachesmithError(
-            f"{TRIES} workers died one after another while they were asked for `{call.name}`; give them more memory, "
-            "fewer --workers, or a smaller --batch; the same command goes on where it stopped"
+            f"{TRIES} workers died one after another while they were asked for `{call.name}` ({reason}); give "
+            "them more memory, fewer --workers, or a smaller --batch; the same command goes on where it stopped"
         )
 
     def close(self) -> None:
@@ -66,7 +63,7 @@ class Remote:
         if self._line is not None:
             self._line.close()
 
-    def _replace(self, call: Call, error: GoneError) -> None:
+    def _replace(self, error: GoneError) -> None:
         warnings.warn(
             f"{self._name} died ({error}) and is replaced; what it was computing is computed again",
             RuntimeWarning,
@@ -91,11 +88,7 @@ class Remote:
 
     def _exchange(self, call: Call) -> Any:
         assert self._line is not None
-        message = to_bytes(call)
-        reply = self._line.ask(message)
-        self.sent[call.name] += len(message)
-        self.received[call.name] += len(reply)
-        answer, error = from_bytes(reply)
+        answer, error = from_bytes(self._line.ask(to_bytes(call)))
         if error is not None:
             raise error
         return answer

@@ -149,6 +149,15 @@ def calibrate(
             rich_help_panel=options.FLEET,
         ),
     ] = 1,
+    ray: Annotated[
+        str | None,
+        typer.Option(
+            "--ray",
+            metavar="ADDRESS",
+            help="The workers beside this process are actors of a Ray cluster: HOST:6379, auto or local.",
+            rich_help_panel=options.FLEET,
+        ),
+    ] = None,
     offload: Annotated[
         OffloadOption,
         typer.Option(
@@ -218,7 +227,7 @@ def calibrate(
     if unused is not None:
         note("--validation, --moves and --iterations are no longer used: --budget says what is spent")
     kept = work or out.with_name(out.name.removesuffix(SUFFIX) + ".work")
-    need("optuna", "sklearn", "torchmetrics")
+    need("optuna", "sklearn", "torchmetrics", *([] if ray is None else ["ray"]))
     check_policy_file(out, force or dry_run)
     check_folder(kept, "--work")
     if report is not None:
@@ -254,6 +263,7 @@ def calibrate(
         lpips=lpips,
         objective=objective,
         workers=workers,
+        ray=ray,
     )
     wanted = requests(read, len(read), 0)
     if dry_run:
@@ -263,7 +273,9 @@ def calibrate(
     offloaded = offload is OffloadOption.model
     pipe = open_pipeline(model, loading, given=given, offload=offloaded)
     require_requests(pipe, wanted, config.common, steps)
-    load_on = partial(open_pipeline_on, model, loading, offload=offloaded)
+    # workers of a cluster begin in a folder of their own
+    place = str(Path(model).resolve()) if Path(model).is_dir() else model
+    load_on = partial(open_pipeline_on, place, loading, offload=offloaded)
     result = _resumable(pipe, read, config, load_on)
     if report is not None:
         write_text(report / CONFIG, used_config())

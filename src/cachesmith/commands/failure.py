@@ -28,6 +28,7 @@ INSTALL = {
     "tensorrt": "'cachesmith[tensorrt]'",
     "tensorrt_rtx": "'cachesmith[tensorrt-rtx]'",
     "cache_dit": "'cachesmith[bench]'",
+    "ray": "'cachesmith[fleet]'",
     "PIL": "pillow",
     **dict.fromkeys(("imageio", "imageio_ffmpeg"), "'cachesmith[video]'"),
     **{name: name for name in ("transformers", "sentencepiece", "accelerate", "peft", "scipy")},

@@ -1,5 +1,6 @@
 """Workers elsewhere, here at the other end of a line in this process that breaks when it is told to."""
 
+import sys
 import warnings
 from collections import Counter
 from collections.abc import Iterator
@@ -27,11 +28,14 @@ from cachesmith.calibrate.fleet.processes import Desk
 from cachesmith.calibrate.fleet.recipe import Recipe, print_of
 from cachesmith.calibrate.fleet.remote import GoneError, Remote
 from cachesmith.calibrate.fleet.shards import Shards
-from cachesmith.calibrate.fleet.traffic import Shapes, equation_bytes, fit_bytes, gradient_bytes, walk_bytes
 from cachesmith.calibrate.fleet.wire import Call, answered, from_bytes, to_bytes
 from cachesmith.calibrate.memory.placement import Placement
 from cachesmith.policies import CachesmithError, PolicyError
 from cachesmith.sampling.requests import requests
+
+sys.path.insert(0, str(Path(__file__).parents[3] / "benchmarks"))
+
+from fleet import Shapes, equation_bytes, fit_bytes, gradient_bytes, walk_bytes
 
 CHANNELS = 32
 MASK = Schedule("CFFCFFFFFF")
@@ -52,15 +56,21 @@ def load(_: str) -> Any:
 
 
 class Breaking:
-    """A line that breaks once for each kind of call: when an answer of that kind is due for the n-th time."""
+    """A line that breaks once for each kind of call: when an answer of that kind is due for the n-th time.
 
-    def __init__(self, breaks: dict[str, int], asked: Counter[str], recipe: Recipe):
-        self.desk, self.breaks, self.asked = Desk(recipe), breaks, asked
+    moved: each kind of call that was made, and bytes of message and answer.
+    """
+
+    def __init__(
+        self, breaks: dict[str, int], asked: Counter[str], moved: list[tuple[str, int]], recipe: Recipe
+    ):
+        self.desk, self.breaks, self.asked, self.moved = Desk(recipe), breaks, asked, moved
 
     def ask(self, message: bytes) -> bytes:
         name = from_bytes(message).name
         self.asked[name] += 1
         reply = answered(self.desk, message)
+        self.moved.append((name, len(message) + len(reply)))
         if self.asked[name] == self.breaks.get(name):
             raise GoneError("exit code -9")
         return reply
@@ -70,9 +80,13 @@ class Breaking:
 
 @contextmanager
 def fleet(
-    folder: Path, breaks: dict[str, int], workers: int = 1, stamp: str | None = None
+    folder: Path,
+    breaks: dict[str, int],
+    workers: int = 1,
+    stamp: str | None = None,
+    moved: list[tuple[str, int]] | None = None,
 ) -> Iterator[Shards]:
-    """Workers, the first with a line that breaks."""
+    """Workers, the first with a line that breaks; moved: see `Breaking`."""
     groups = request_groups(requests([{"class_labels": label} for label in range(4)], 4, 7), 2)
     stamp = stamp or print_of(load("cpu"))
     recipes = [
@@ -80,7 +94,7 @@ def fleet(
         for own in shared_out(groups, workers)
     ]
     lines = [
-        partial(Breaking, broken, Counter[str](), recipe)
+        partial(Breaking, broken, Counter[str](), [] if moved is None else moved, recipe)
         for broken, recipe in zip((breaks, {}), recipes, strict=False)
     ]
     shards = Shards(groups, [Remote("worker", line) for line in lines], torch.device("cpu"))
@@ -111,7 +125,7 @@ def test_whenever_a_worker_dies_nothing_is_lost(tmp_path: Path) -> None:
 
 def test_a_call_that_kills_every_worker_is_given_up(tmp_path: Path) -> None:
     def connect() -> Any:
-        return Breaking({"reference": 1}, Counter(), recipe)
+        return Breaking({"reference": 1}, Counter(), [], recipe)
 
     recipe = Recipe(load, "cpu", STEPS, Placement(), {}, {}, tmp_path, "")
     remote = Remote("worker 1", connect)
@@ -184,7 +198,8 @@ def test_errors_arrive_as_what_they_are() -> None:
 
 def test_bytes_are_those_that_were_told(tmp_path: Path) -> None:
     """But for the envelopes, of less than a kilobyte each."""
-    with fleet(tmp_path, {}, workers=2) as shards:
+    messages: list[tuple[str, int]] = []
+    with fleet(tmp_path, {}, workers=2, moved=messages) as shards:
         shards.references(lambda _: None)
         folds, theta = torch.arange(4) % 2, torch.zeros(2, 1, AXES, CHANNELS)
         shards.begin(range(2), Start(MASK, (CHANNELS,), 2), folds)
@@ -194,10 +209,9 @@ def test_bytes_are_those_that_were_told(tmp_path: Path) -> None:
         shards.equations(first, theta, torch.ones(4), 1.0)
         rows = line_weights(MASK, CHANNELS, torch.device("cpu"))
         shards.gradients(range(4), Point(MASK, (first,), rows, (theta[0],)), lambda _: None)
-        moved = Counter[str]()
-        for worker in shards.workers:
-            assert isinstance(worker, Remote)
-            moved += worker.sent + worker.received
+    moved = Counter[str]()
+    for name, size in messages:
+        moved[name] += size
     shapes = Shapes(MASK, CHANNELS, samples=4, folds=2, workers=2, away=2)
     assert 0 < moved["go"] - walk_bytes(shapes) < 4000
     assert 0 < moved["equations"] + moved["sums"] - equation_bytes(shapes) < 8000

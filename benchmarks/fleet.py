@@ -1,9 +1,18 @@
-"""Bytes between workers and whoever leads them, told from shapes: what is in the messages, less their envelopes."""
+"""Bytes between workers and whoever leads them, told from shapes: what is in the messages, less their envelopes.
+
+python benchmarks/fleet.py
+
+Prints the table of `fleet.md` that is on paper: the plan of FLUX.1-dev at NFC 8 of 50 steps.
+`tests/calibrate/fleet/test_remote.py` holds what is told here against the messages.
+"""
 
 from dataclasses import dataclass
 
+from cachesmith.calibrate import CalibrationConfig
 from cachesmith.calibrate.closed_loop.axes import AXES, RAW
+from cachesmith.calibrate.closed_loop.fit import FOLDS
 from cachesmith.calibrate.closed_loop.lanes import Schedule
+from cachesmith.calibrate.cost.plan import longest_share, plan_of
 from cachesmith.calibrate.fleet.groups import Group, shared_out
 
 FLOAT_BYTES = 4
@@ -60,3 +69,39 @@ def gradient_bytes(shapes: Shapes, segments: int) -> int:
 def fit_bytes(shapes: Shapes, segments: int, turns: float, walks: float) -> int:
     """Of least squares with so many turns and walks a segment."""
     return round(segments * (turns * equation_bytes(shapes) + walks * walk_bytes(shapes)))
+
+
+CHANNELS, STEPS, COMPUTED = 3072, 50, 8
+SEGMENTS, TURNS, WALKS = 7, 2, 5
+"""Of the schedule: segments that forecast; turns and walks of each that are assumed."""
+
+
+def main() -> None:
+    """Print a line for each number of workers."""
+    plan = plan_of(CalibrationConfig(steps=STEPS, budget=100, speedups=(STEPS / COMPUTED,)))
+    schedule = Schedule("C" + "CFFFFFF" * SEGMENTS)
+    print(
+        "| workers | run equivalents of the busiest | one walk | equations of one turn | least squares | one gradient |"
+    )
+    print("| ---: | ---: | ---: | ---: | ---: | ---: |")
+    for workers in (1, 2, 8, 64):
+        share = longest_share(plan, workers)
+        fit = Shapes(schedule, CHANNELS, plan.samples, FOLDS, workers, workers - 1)
+        descent = Shapes(schedule, CHANNELS, plan.size, FOLDS, workers, workers - 1)
+        amounts = [
+            walk_bytes(fit),
+            equation_bytes(fit),
+            fit_bytes(fit, SEGMENTS, TURNS, WALKS),
+            gradient_bytes(descent, SEGMENTS),
+        ]
+        print(f"| {workers} | {share:.1f} | {' | '.join(_written(amount) for amount in amounts)} |")
+
+
+def _written(amount: float) -> str:
+    if amount < 1e9:
+        return f"{amount / 1e6:.3g} MB" if amount else "0"
+    return f"{amount / 1e9:.3g} GB"
+
+
+if __name__ == "__main__":
+    main()
