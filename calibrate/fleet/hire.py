@@ -72,9 +72,9 @@ def _lines(ray: str | None, device: torch.device, workers: int) -> Iterator[_Lin
         return
     if find_spec("ray") is None:
         raise CachesmithError("ray is not installed; install it with: pip install 'cachesmith[fleet]'")
-    from cachesmith.calibrate.fleet.ray_cluster import Actor, check_room, joined
+    from cachesmith.calibrate.fleet.ray_cluster import Actor, check_room, joined_cluster
 
-    with joined(ray):
+    with joined_cluster(ray):
         check_room(device.type, workers - 1)
         # an actor sees the one GPU that it was given, and as many threads as CPUs
         yield _Lines(Actor, [str(device), *[device.type] * (workers - 1)], None)

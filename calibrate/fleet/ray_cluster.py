@@ -51,7 +51,7 @@ class _Served:
 
 
 @contextmanager
-def joined(address: str) -> Iterator[None]:
+def joined_cluster(address: str) -> Iterator[None]:
     """Join the cluster at `address` unless one is joined already.
 
     address: `host:6379`, `auto` for that of RAY_ADDRESS, or `local`: one is started here. Raises `CachesmithError`
