@@ -47,8 +47,9 @@ check: install                     ## what CI runs: style, types, layers, tests
 	$(BIN)/lint-imports
 	$(BIN)/pytest -n $(JOBS)
 
-slow: install                      ## the slow tests; one is of a network that diffusers does not know
+slow: install                      ## the slow tests: of a network that diffusers does not know, and of quantised weights, too
 	-$(BIN)/pip install --quiet --no-deps visage-image
+	-$(BIN)/pip install --quiet --no-deps --constraint constraints.txt torchao
 	$(BIN)/pytest -m slow
 
 gpu: install                       ## needs an NVIDIA GPU: tables of forecasts, loops and engines
