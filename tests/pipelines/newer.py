@@ -6,7 +6,7 @@ import diffusers
 import torch
 
 from tests.experts import wan_vae
-from tests.pipelines.image import qwen_vae
+from tests.pipelines.image import LISTED, qwen_vae
 from tests.pipelines.parts import (
     CLIP,
     MASKED,
@@ -118,6 +118,12 @@ def ideogram_4() -> Any:
     return pipe
 
 
+def nucleus() -> Any:
+    """The autoencoder of Qwen-Image."""
+    model = transformer("NucleusMoEImageTransformer2DModel")
+    return assemble("NucleusMoEImagePipeline", transformer=model, vae=qwen_vae(), scheduler=flow())
+
+
 KANDINSKY: Made = {
     "prompt_embeds_qwen": text,
     "prompt_embeds_clip": pooled,
@@ -141,6 +147,9 @@ NEWER: dict[str, TinyPipeline] = {
             "max_sequence_length": 8,
             **SIDE,
         },
+    ),
+    "NucleusMoEImagePipeline": TinyPipeline(
+        nucleus, prompted(LISTED, guided=True, guidance_scale=4.0, height=32, width=32)
     ),
     "EasyAnimatePipeline": TinyPipeline(
         easyanimate, prompted(MASKED, guided=True, guidance_scale=4.0, **CLIP)

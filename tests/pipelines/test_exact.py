@@ -5,6 +5,8 @@ from typing import Any, NamedTuple
 
 import pytest
 import torch
+from diffusers import QwenImageAutoBlocks
+from diffusers.guiders import ClassifierFreeGuidance
 
 from cachesmith.policies import Interval, Policy, Stack, preset
 from cachesmith.runtime import apply
@@ -113,6 +115,33 @@ def test_guidance_that_is_off_for_the_second_half() -> None:
     plain, whole, cached = check(*asked("Lumina2Pipeline", cfg_trunc_ratio=0.5))
     assert whole.stats.nfc == (8 + 4) / 2 and cached.stats.nfc == (3 + 2) / 2
     assert counted(plain, whole, cached) and not cached.stats.fallbacks
+
+
+def test_a_modular_pipeline_with_a_guider_that_stops() -> None:
+    parts = PIPELINES["QwenImagePipeline"].pipe()
+    blocks = QwenImageAutoBlocks()
+    for name in ("text_encoder", "vae_encoder", "controlnet_vae_encoder"):
+        blocks.sub_blocks.pop(name)
+    pipe = blocks.init_pipeline()
+    guider = ClassifierFreeGuidance(guidance_scale=4.0, stop=0.5)
+    pipe.update_components(
+        transformer=parts.transformer, vae=parts.vae, scheduler=parts.scheduler, guider=guider
+    )
+    pipe.set_progress_bar_config(disable=True)
+    request = PIPELINES["QwenImagePipeline"].request(0) | {"num_inference_steps": 8, "output_type": "pt"}
+    request.pop("true_cfg_scale")
+
+    def call() -> torch.Tensor:
+        images: torch.Tensor = pipe(**request, generator=torch.Generator().manual_seed(1), output="images")
+        return images
+
+    plain = call()
+    with apply(pipe, preset("uncached")) as session:
+        assert torch.equal(call(), plain)
+    assert session.stats.nfc == (8 + 4) / 2
+    with apply(pipe, policy(Stack(), Interval(interval=3))) as session:
+        assert not torch.equal(call(), plain)
+    assert session.stats.nfc == (3 + 2) / 2 and not session.stats.fallbacks
 
 
 def test_the_second_expert_is_guided_by_a_scale_of_its_own() -> None:
