@@ -54,7 +54,7 @@ class Scores:
         known = step_levels(renderer.pipe.scheduler)
         assert known is not None, "the examples' samplers tell their noise levels"
         levels, scales = known
-        costs = path_costs(uncached.products() * scales[:, None] * scales, levels)
+        costs = path_costs(uncached.moves(scales), levels)
         self.run = RunShape(renderer.steps, costs=costs)
         self._uncached, self._journal = uncached.images, journal
         self._samplers = {name: ScheduleSampler(renderer, asked, name == "line") for name in JUDGES}

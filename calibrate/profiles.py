@@ -180,7 +180,7 @@ def _costs(prepared: Prepared) -> Tensor | None:
     if known is None or len(known[0]) != prepared.plan.steps + 1:
         return None
     levels, scales = known
-    return path_costs(prepared.shards.products() * scales[:, None] * scales, levels)
+    return path_costs(prepared.shards.moves(scales), levels)
 
 
 def _better(samples: Tensor, usual: Tensor) -> bool:

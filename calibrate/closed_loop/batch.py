@@ -35,11 +35,16 @@ class Uncached:
     def __len__(self) -> int:
         return len(self.requests)
 
-    def products(self) -> Tensor:
-        """Inner products of the points of each sample's path: [N, steps + 1, steps + 1], float64."""
-        total = torch.zeros(len(self.path), *(self.path.shape[1],) * 2, dtype=torch.float64)
+    def moves(self, scales: Tensor) -> Tensor:
+        """Inner products of y_{s+1} - y_s, y_s = scales_s x_s, of each sample's path: [N, steps, steps], float64.
+
+        scales: [steps + 1].
+        """
+        count, points = self.path.shape[:2]
+        total = torch.zeros(count, points - 1, points - 1, dtype=torch.float64)
         for some in torch.split(self.path.flatten(2), _AT_ONCE, 2):
-            total += some.double() @ some.double().mT
+            steps = (some.double() * scales[:, None]).diff(dim=1)
+            total += steps @ steps.mT
         return total
 
     def parts(self, size: int) -> "list[Uncached]":

@@ -60,9 +60,9 @@ class Shard:
         self.samples[place], sampled = reference(self.renderer, self.groups[place], self.folder)
         return Referenced(sampled, self.samples[place].path.shape[1] - 1)
 
-    def products(self) -> Tensor:
-        """Inner products of the points of each sample's path: [N, steps + 1, steps + 1], float64."""
-        return torch.cat([self.samples[place].products() for place in self.groups])
+    def moves(self, scales: Tensor) -> Tensor:
+        """See `Uncached.moves`."""
+        return torch.cat([self.samples[place].moves(scales) for place in self.groups])
 
     def begin(self, places: Sequence[int], start: Start, folds: Tensor) -> None:
         """Begin a walk of the groups at `places`; folds: of their samples [N]."""

@@ -80,10 +80,10 @@ class Shards:
             sampled(answer.sampled)
         return steps
 
-    def products(self) -> Tensor:
-        """Inner products of the points of each sample's path: [N, steps + 1, steps + 1], float64."""
+    def moves(self, scales: Tensor) -> Tensor:
+        """See `Uncached.moves`: [N, steps, steps]."""
         order = self._standing([number for group in self.groups for number in group.numbers])
-        return _in_order(order, self._all(dict.fromkeys(order, Call("products"))))
+        return _in_order(order, self._all(dict.fromkeys(order, Call("moves", (scales,)))))
 
     def begin(self, places: Sequence[int], start: Start, folds: Tensor) -> None:
         """Begin a walk of the groups at `places`; folds: of their samples [N]."""

@@ -3,8 +3,9 @@
 In the variable y of noise level tau in which a step is y_{s+1} = y_s + h_s v_s, h_s = tau_{s+1} - tau_s (flow matching:
 the latents and sigma; variance preserving: latents over their signal and the noise-to-signal ratio), a segment
 a .. b - 1 with step a computed ends in y_b = y_{a+1} + sum of h_s v_s. With the line through v_a and v_a', a' the
-computed step before, in place of v_s, it ends elsewhere by a combination of four vectors of the path, and inner
-products of its points tell how far.
+computed step before, in place of v_s, it ends elsewhere by a combination of a path's steps, and their inner products
+tell how far. Latents that are rounded to half precision at every step blur it: of two kinds of segment the longer one
+seems dearer than it is.
 """
 
 from collections.abc import Sequence
@@ -37,19 +38,18 @@ def step_levels(scheduler: Any) -> tuple[Tensor, Tensor] | None:
     return levels, (1 + levels.square()).sqrt()
 
 
-def path_costs(products: Tensor, levels: Tensor) -> Tensor:
+def path_costs(moves: Tensor, levels: Tensor) -> Tensor:
     """Squared error at the end of every segment: C [S, S, S + 1], infinite where steps do not ascend.
 
-    products: [N, S + 1, S + 1], inner products of the points y of each sample's path; levels: [S + 1]. C[i, j, k] is
-    that of computing j, with i < j the computed step before, and forecasting j + 1 .. k - 1; C[j, j, k] has no step
-    before.
+    moves: [N, S, S], inner products of each sample's y_{s+1} - y_s; levels: [S + 1]. C[i, j, k] is that of computing j,
+    with i < j the computed step before, and forecasting j + 1 .. k - 1; C[j, j, k] has no step before.
     """
     steps = len(levels) - 1
     least = _STILL * float(levels.abs().max())
     lengths = levels.diff().clamp_max(-least)
-    moves = torch.eye(steps + 1, dtype=torch.float64).diff(dim=0)
-    basis = torch.cat([moves / lengths[:, None], torch.eye(steps + 1, dtype=torch.float64)])
-    gram = basis @ products.double().mean(0) @ basis.T
+    walked = torch.ones(steps + 1, steps, dtype=torch.float64).tril(-1)
+    basis = torch.cat([torch.diag(1 / lengths), walked])
+    gram = basis @ moves.double().mean(0) @ basis.T
     cost = torch.full((steps, steps, steps + 1), torch.inf, dtype=torch.float64)
     for computed in range(steps):
         cost[: computed + 1, computed, computed + 1 :] = _errors(gram, lengths, computed)
@@ -59,7 +59,7 @@ def path_costs(products: Tensor, levels: Tensor) -> Tensor:
 def _errors(gram: Tensor, lengths: Tensor, computed: int) -> Tensor:
     """Of segments that begin at `computed`: [computed + 1 steps before, S - computed ends].
 
-    gram: of the velocities (the first S) and points of a path.
+    gram: of the velocities (the first S) and points of a path, which begins at 0.
     """
     steps = len(lengths)
     before, ahead = torch.arange(computed + 1), torch.arange(computed + 1, steps)

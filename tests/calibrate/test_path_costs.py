@@ -24,8 +24,8 @@ def world() -> tuple[Tensor, Tensor]:
     return path, torch.cat([levels + 0.1, torch.zeros(1)])
 
 
-def products(path: Tensor) -> Tensor:
-    return path @ path.mT
+def moves(path: Tensor) -> Tensor:
+    return Uncached([], path, torch.zeros(len(path), 1)).moves(torch.ones(path.shape[1]))
 
 
 def walked(path: Tensor, levels: Tensor, before: int, computed: int, end: int) -> float:
@@ -42,7 +42,7 @@ def walked(path: Tensor, levels: Tensor, before: int, computed: int, end: int) -
 
 def test_a_segment_costs_what_walking_it_by_a_line_is_off_by() -> None:
     path, levels = world()
-    cost = path_costs(products(path), levels)
+    cost = path_costs(moves(path), levels)
     for computed in range(STEPS):
         for before in range(computed + 1):
             for end in range(computed + 1, STEPS + 1):
@@ -56,7 +56,7 @@ def test_velocities_on_a_line_cost_nothing_once_two_are_known() -> None:
     slope, first = torch.randn(2, 5, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     velocity = first + torch.arange(STEPS)[:, None] * slope
     path = torch.cat([torch.zeros(1, 5), (velocity / STEPS).neg().cumsum(0)])[None].double()
-    cost = path_costs(products(path), levels)
+    cost = path_costs(moves(path), levels)
     assert float(cost[0, 1, 2:].max()) < 1e-12 < float(cost[1, 1, 3])
 
 
@@ -88,7 +88,7 @@ def test_levels_that_do_not_fall_tell_nothing() -> None:
 @pytest.mark.parametrize("follower", [None, "later"])
 def test_the_cheapest_schedule_is_found(starts: tuple[int, ...], budget: float, follower: Any) -> None:
     path, levels = world()
-    run = RunShape(STEPS, follower, starts, path_costs(products(path), levels))
+    run = RunShape(STEPS, follower, starts, path_costs(moves(path), levels))
     schedule = shaped({"spacing": "path", "tilt": 0.5, "lead": 1.0}, budget, run)
     mask = schedule.mask
     assert mask[: starts[0]] == "-" * starts[0] and all(mask[start] == "C" for start in starts)
@@ -111,10 +111,11 @@ def cheapest(path: Tensor, levels: Tensor, count: int, starts: tuple[int, ...], 
     return min(found)[1]
 
 
-def test_products_are_those_of_the_path() -> None:
+def test_moves_are_those_of_the_scaled_path() -> None:
     path = torch.randn(2, 4, 3, 70, 100, generator=torch.Generator().manual_seed(3))
-    flat = path.flatten(2).double()
-    assert torch.allclose(Uncached([], path, torch.zeros(2, 1)).products(), flat @ flat.mT)
+    scales = torch.tensor([2.0, 1.5, 1.0, 1.0])
+    steps = (path.flatten(2).double() * scales[:, None]).diff(dim=1)
+    assert torch.allclose(Uncached([], path, torch.zeros(2, 1)).moves(scales), steps @ steps.mT)
 
 
 def test_errors_at_the_end_count_more() -> None:
