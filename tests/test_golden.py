@@ -12,7 +12,7 @@ IDS = {
     "fashion_dit": "6d855c9bb1469b67",
     "fashion_flux": "8d59d4651ef7a3ee",
     "emoji_qwen": "749639063479a783",
-    "moving_wan": "8c651acb23f5593e",
+    "moving_wan": "bd541bd3025363d6",
 }
 TOLERANCE = 1e-5
 
