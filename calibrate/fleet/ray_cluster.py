@@ -17,6 +17,9 @@ from cachesmith.policies import CachesmithError, PolicyError
 REACHED = 10.0
 """Seconds within which a cluster must be reached; Ray itself tries for minutes, and then ends this process."""
 
+STARTED = 600.0
+"""Seconds within which an actor must have a place: where a machine is gone, one that replaces another may find none."""
+
 
 class Actor:
     """An actor on whatever machine Ray chooses, with a GPU of its own where the pipeline computes on one."""
@@ -24,11 +27,20 @@ class Actor:
     def __init__(self, recipe: Recipe):
         served = ray.remote(_Served).options(num_cpus=1, num_gpus=_gpus(recipe.device), max_restarts=0)
         self._actor: Any = served.remote(recipe)
+        self._started = False
 
     def ask(self, message: bytes) -> bytes:
-        """Send a message and wait for its answer."""
+        """Send a message and wait for its answer. Raises `CachesmithError` where the cluster has no place for it."""
         try:
+            if not self._started:
+                ray.get(self._actor.__ray_ready__.remote(), timeout=STARTED)
+                self._started = True
             reply: bytes = ray.get(self._actor.answer.remote(message))
+        except ray.exceptions.GetTimeoutError:
+            raise CachesmithError(
+                f"the Ray cluster gave a worker no place within {STARTED:g} s; add a machine, or write fewer "
+                "--workers; the same command goes on where it stopped"
+            ) from None
         except ray.exceptions.RayError as error:
             raise GoneError(_reason(error)) from None
         return reply

@@ -7,6 +7,7 @@ import signal
 import warnings
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ from cachesmith.calibrate import calibrate
 from cachesmith.calibrate.closed_loop import fit
 from cachesmith.calibrate.fleet.processes import Process
 from cachesmith.calibrate.fleet.recipe import Recipe
+from cachesmith.calibrate.fleet.remote import GoneError
 from cachesmith.calibrate.fleet.shards import Shards
 from cachesmith.policies import CachesmithError, Policy, PolicyError
 
@@ -138,6 +140,24 @@ def test_more_workers_than_a_cluster_has_room_for_are_refused(monkeypatch: pytes
     check_room("cuda", 2)
     with pytest.raises(PolicyError, match=r"2 GPUs free for 7 workers .* write --workers 3"):
         check_room("cuda", 7)
+
+
+@ray_is_noisy
+def test_a_worker_without_a_place_is_not_waited_for_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    ray = local_ray(monkeypatch)
+
+    def get(_: Any, timeout: float | None = None) -> None:
+        raise ray.exceptions.GetTimeoutError if timeout else ray.exceptions.ActorDiedError
+
+    monkeypatch.setattr(ray, "get", get)
+    actor = object.__new__(ray_cluster().Actor)
+    method = SimpleNamespace(remote=lambda *_: None)
+    actor._actor, actor._started = SimpleNamespace(__ray_ready__=method, answer=method), False
+    with pytest.raises(CachesmithError, match="no place within 600 s; add a machine"):
+        actor.ask(b"")
+    actor._started = True
+    with pytest.raises(GoneError, match="actor died"):
+        actor.ask(b"")
 
 
 def test_ray_has_to_be_installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
