@@ -11,7 +11,7 @@ from tests.golden_pictures import GOLDEN, MODELS, TINY, committed, example_pictu
 IDS = {
     "fashion_dit": "6d855c9bb1469b67",
     "fashion_flux": "8d59d4651ef7a3ee",
-    "emoji_qwen": "749639063479a783",
+    "emoji_qwen": "b3f8b48cfd0ea6bd",
     "moving_wan": "bd541bd3025363d6",
 }
 TOLERANCE = 1e-5
