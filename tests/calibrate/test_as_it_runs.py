@@ -26,6 +26,7 @@ def attention(transformer: Any) -> None:
     transformer.set_attention_backend("_native_math")
 
 
+@pytest.mark.usefixtures("process_backend")
 @pytest.mark.parametrize(
     ("change", "names"),
     [

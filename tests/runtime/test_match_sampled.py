@@ -1,14 +1,12 @@
 """What is really sampled against what the policy was made for: scales, sizes, precision, attention, LoRAs, weights."""
 
 import warnings
-from collections.abc import Iterator
 from typing import Any
 
 import diffusers
 import pytest
 import torch
 from diffusers.guiders import ClassifierFreeGuidance
-from diffusers.models.attention_dispatch import _AttentionBackendRegistry
 from tests.calibrate.sampled import sampler_of
 from tests.tiny import Pipeline, policy, sample_dit, sample_flux, tiny_dit, tiny_flux
 from torch import nn
@@ -190,14 +188,6 @@ def test_quantised_weights_are_named_and_never_crash(flux: Pipeline) -> None:
     assert "the quantization none, but this is Int8" in told
     assert weights_hash(flux.transformer) is None
     assert not said(flux, policy(model=model_key(flux.transformer)), sample_flux)
-
-
-@pytest.fixture
-def process_backend() -> Iterator[None]:
-    """diffusers sets an attention backend for the whole process: it is put back."""
-    before = _AttentionBackendRegistry._active_backend
-    yield
-    _AttentionBackendRegistry.set_active_backend(before)
 
 
 @pytest.mark.usefixtures("process_backend")
