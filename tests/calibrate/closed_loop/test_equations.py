@@ -2,11 +2,9 @@
 
 import pytest
 import torch
-from tests.calibrate.closed_loop.world import Flux, dit, prepared
-from torch import Tensor
+from tests.calibrate.closed_loop.world import Flux, dit, moved, prepared
 
 from cachesmith.calibrate.closed_loop.axes import AXES, Segment
-from cachesmith.calibrate.closed_loop.batch import Batch
 from cachesmith.calibrate.closed_loop.design import combinations, tokens_of
 from cachesmith.calibrate.closed_loop.equations import Equations, factored, solve
 from cachesmith.calibrate.closed_loop.lanes import Schedule, corrected, line_weights
@@ -14,19 +12,6 @@ from cachesmith.calibrate.closed_loop.stack_equations import StackEquations, las
 from cachesmith.calibrate.memory.live_bytes import LiveBytes, bytes_of
 
 CHANNELS = 32
-
-
-def moved(batch: Batch, segment: Segment, theta: Tensor, directions: list[Tensor]) -> list[Tensor]:
-    """How latents move [N, M] as theta [folds, ...] does along each direction, by autograd on theta itself."""
-    base = line_weights(batch.schedule, CHANNELS, torch.device("cpu"))
-    theta = theta.clone().requires_grad_()
-    end, _ = batch.differentiable(segment.stop, corrected(batch.schedule, segment, base, theta))
-    cotangent = torch.zeros_like(end, requires_grad=True)
-    (adjoint,) = torch.autograd.grad(end, theta, cotangent, create_graph=True)
-    return [
-        torch.autograd.grad(adjoint, cotangent, along.expand_as(theta), retain_graph=True)[0].flatten(1)
-        for along in directions
-    ]
 
 
 @pytest.mark.parametrize(

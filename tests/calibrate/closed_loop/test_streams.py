@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from tests.calibrate.closed_loop.world import prepared, shards
+from tests.calibrate.closed_loop.world import moved, prepared, shards
 from tests.pipelines import PIPELINES
 from torch import Tensor
 
@@ -13,7 +13,7 @@ from cachesmith.calibrate.closed_loop.axes import AXES, Segment
 from cachesmith.calibrate.closed_loop.batch import Batch
 from cachesmith.calibrate.closed_loop.design import combinations
 from cachesmith.calibrate.closed_loop.fit import SegmentFitter
-from cachesmith.calibrate.closed_loop.lanes import Schedule, as_policy, corrected, line_weights, of_policy
+from cachesmith.calibrate.closed_loop.lanes import Schedule, as_policy, line_weights, of_policy
 from cachesmith.calibrate.closed_loop.polish import Polisher
 from cachesmith.calibrate.closed_loop.replay import joined, replayed
 from cachesmith.calibrate.closed_loop.stack_equations import StackEquations, last_of
@@ -40,19 +40,6 @@ def ltx2() -> Iterator[Renderer]:
     with torch.random.fork_rng():
         pipe = PIPELINES["LTX2Pipeline"].pipe()
     yield Renderer(pipe, len(MASK.mask), 8, output_type="latent")
-
-
-def moved(batch: Batch, segment: Segment, directions: list[Tensor]) -> list[Tensor]:
-    """How latents move [N, latents] along each direction of theta [lanes, AXES, channels]."""
-    base = line_weights(batch.schedule, sum(CHANNELS), CPU)
-    theta = torch.zeros(2, *directions[0].shape, requires_grad=True)
-    end, _ = batch.differentiable(segment.stop, corrected(batch.schedule, segment, base, theta))
-    cotangent = torch.zeros_like(end, requires_grad=True)
-    (adjoint,) = torch.autograd.grad(end, theta, cotangent, create_graph=True)
-    return [
-        torch.autograd.grad(adjoint, cotangent, along.expand_as(theta), retain_graph=True)[0].flatten(1)
-        for along in directions
-    ]
 
 
 def system_of(batch: Batch, segment: Segment, miss: Tensor | None = None) -> StackEquations:
@@ -121,7 +108,7 @@ def test_the_equations_of_both_are_the_derivative_of_where_the_segment_ends(
     batch = prepared(ltx2, schedule, segment.start, sum(CHANNELS), ASKED)
     generator = torch.Generator().manual_seed(3)
     one, other = torch.randn(2, len(schedule.lanes), AXES, sum(CHANNELS), generator=generator)
-    far, wide = moved(batch, segment, [one, other])
+    far, wide = moved(batch, segment, torch.zeros(2, *one.shape), [one, other])
     miss = torch.randn(far.shape, generator=generator)
     system = system_of(batch, segment, miss)
     for fold in range(2):
@@ -146,7 +133,8 @@ def test_a_unit_of_any_coordinate_moves_the_end_equally_far(ltx2: Renderer) -> N
         parts = [torch.zeros(1, AXES, each) for each in CHANNELS]
         parts[stream] = torch.randn(1, AXES, CHANNELS[stream], generator=generator)
         phi = factor.T @ parts[stream].flatten()
-        (far,) = moved(batch, segment, [torch.cat(parts, -1)])
+        along = torch.cat(parts, -1)
+        (far,) = moved(batch, segment, torch.zeros(2, *along.shape), [along])
         width = (VIDEO + SOUND) / 32
         assert float(far.square().mean()) == pytest.approx(float(phi.square().sum()) / width, rel=0.01)
 

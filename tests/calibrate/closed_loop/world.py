@@ -8,8 +8,9 @@ import torch
 from tests.tiny import sample_flux, tiny_dit, tiny_flux
 from torch import Tensor
 
+from cachesmith.calibrate.closed_loop.axes import Segment
 from cachesmith.calibrate.closed_loop.batch import Batch, Uncached, sample
-from cachesmith.calibrate.closed_loop.lanes import Schedule, line_weights
+from cachesmith.calibrate.closed_loop.lanes import Schedule, corrected, line_weights
 from cachesmith.calibrate.fleet.groups import Group, shared_out
 from cachesmith.calibrate.fleet.shard import Shard
 from cachesmith.calibrate.fleet.shards import InProcess, Shards
@@ -96,3 +97,16 @@ def shards(
             shard.samples[place] = Uncached(group.requests, whole.path[rows], whole.images[rows])
         members.append(InProcess(shard))
     return Shards(groups, members, torch.device("cpu"))
+
+
+def moved(batch: Batch, segment: Segment, theta: Tensor, directions: list[Tensor]) -> list[Tensor]:
+    """How latents move [N, M] as theta [folds, ...] does along each direction, by autograd on theta itself."""
+    base = line_weights(batch.schedule, theta.shape[-1], torch.device("cpu"))
+    theta = theta.clone().requires_grad_()
+    end, _ = batch.differentiable(segment.stop, corrected(batch.schedule, segment, base, theta))
+    cotangent = torch.zeros_like(end, requires_grad=True)
+    (adjoint,) = torch.autograd.grad(end, theta, cotangent, create_graph=True)
+    return [
+        torch.autograd.grad(adjoint, cotangent, along.expand_as(theta), retain_graph=True)[0].flatten(1)
+        for along in directions
+    ]
