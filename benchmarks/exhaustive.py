@@ -27,7 +27,7 @@ from diffusers import DiffusionPipeline
 from cachesmith.calibrate.closed_loop.batch import sample
 from cachesmith.calibrate.methods.searches.moves import Losses, ScheduleSpace, anneal, climb
 from cachesmith.calibrate.methods.searches.reuse import ScheduleSampler
-from cachesmith.calibrate.schedules.path_costs import path_costs, step_levels
+from cachesmith.calibrate.schedules.path_costs import told_by_paths
 from cachesmith.calibrate.schedules.search import RunShape, search_shapes, shaped
 from cachesmith.commands.output import write_text
 from cachesmith.policies.schedule import computed_steps, even, from_steps
@@ -51,10 +51,7 @@ class Scores:
 
     def __init__(self, renderer: Renderer, asked: Sequence[Request], journal: Journal):
         uncached = sample(renderer, asked)
-        known = step_levels(renderer.pipe.scheduler)
-        assert known is not None, "the examples' samplers tell their noise levels"
-        levels, scales = known
-        costs = path_costs(uncached.moves(scales), levels)
+        costs = told_by_paths(renderer.pipe.scheduler, renderer.steps, uncached.moves)
         self.run = RunShape(renderer.steps, costs=costs)
         self._uncached, self._journal = uncached.images, journal
         self._samplers = {name: ScheduleSampler(renderer, asked, name == "line") for name in JUDGES}

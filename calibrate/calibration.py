@@ -112,15 +112,15 @@ class _Calibration:
 
     def run(self) -> CalibrationResult:
         """Do everything."""
-        config = self.config
+        config, every = self.config, (*self.fitting, *self.parts.heldout)
         ledger = Ledger(config.steps, config.work / f"ledger-{self.key}.json", device_of(self.pipe))
         with self._shards() as shards, stage("run equivalents", self.plan.runs) as advance:
             ledger.workers = len(shards.workers)
-            check_one_course(self.renderer, [*self.fitting, *self.parts.heldout])
+            check_one_course(self.renderer, every)
             self._references(shards, ledger, advance)
             probed = shards.groups[0].requests
-            shape, others = probe(self.renderer, probed), (*self.fitting, *self.parts.heldout)
-            calls = [shape.call, *other_sizes(self.renderer, probed[0], others)]
+            shape = probe(self.renderer, probed)
+            calls = [shape.call, *other_sizes(self.renderer, probed[0], every)]
             prepared = Prepared(self.renderer, shards, shape, self.plan, ledger, self.key)
             search = search_rfc if config.space == "rfc" else search_stack
             found = search(prepared, config, advance)
@@ -137,7 +137,7 @@ class _Calibration:
                 for name, each in found.items()
             }
             phase.forwards += len(self.parts.heldout) * sum(p.nfc or 0.0 for p in profiles.values())
-        given = [request.arguments for request in (*self.fitting, *self.parts.heldout)]
+        given = [request.arguments for request in every]
         sampler = sampler_key(self.pipe.scheduler, shape.guidance, calls, given)
         document = Document(
             name=config.name, profiles=profiles, model=self.models[MAIN], sampler=sampler,

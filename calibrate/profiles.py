@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from time import monotonic
 
@@ -16,7 +17,7 @@ from cachesmith.calibrate.config import CalibrationConfig
 from cachesmith.calibrate.fleet.groups import at_least
 from cachesmith.calibrate.objective import PSNR, Objective
 from cachesmith.calibrate.prepared import Prepared
-from cachesmith.calibrate.schedules.path_costs import path_costs, step_levels
+from cachesmith.calibrate.schedules.path_costs import told_by_paths
 from cachesmith.calibrate.schedules.search import (
     RunShape,
     ShapeParameters,
@@ -55,7 +56,7 @@ class ProfileMaker:
         lpips = config.lpips if METRICS[config.objective].function is None else None
         self.objective = Objective(config.objective, lpips)
         self._memo = Memo(config.work / f"scores-{self.key}.jsonl")
-        self._costs = _costs(prepared)
+        self._scheduler = prepared.renderer.pipe.scheduler
         self._cheaper: list[ShapeParameters] = []
 
     def __call__(self, budget: float, earlier: tuple[Schedule, Rows] | None = None) -> Weighted:
@@ -90,6 +91,11 @@ class ProfileMaker:
         """Out-of-fold PSNR [N] of a quick fit for a budget, without a search for its schedule."""
         with self.ledger.phase("schedules"):
             return self._quick(typical_schedule(budget, self._run(None)))
+
+    @cached_property
+    def _costs(self) -> Tensor | None:
+        """Of segments, see `RunShape`. All paths are read for it: nobody needs them where no schedule is looked for."""
+        return told_by_paths(self._scheduler, self.plan.steps, self.shards.moves)
 
     def _run(self, follower: Follower | None) -> RunShape:
         return RunShape(self.plan.steps, follower, self.shape.starts, self._costs)
@@ -172,15 +178,6 @@ class ProfileMaker:
 def _graded(mask: str) -> float:
     """Full computations that a gradient goes back through: those after the first forecast."""
     return computations(mask[next(step for step, letter in enumerate(mask) if letter in "FH") + 1 :])
-
-
-def _costs(prepared: Prepared) -> Tensor | None:
-    """What uncached paths say that segments cost; None where the sampler does not tell its noise levels."""
-    known = step_levels(prepared.renderer.pipe.scheduler)
-    if known is None or len(known[0]) != prepared.plan.steps + 1:
-        return None
-    levels, scales = known
-    return path_costs(prepared.shards.moves(scales), levels)
 
 
 def _better(samples: Tensor, usual: Tensor) -> bool:

@@ -110,7 +110,7 @@ class SegmentFitter:
     """Fits one schedule on uncached samples: on all of them, or on the groups at `places`.
 
     channels: of each stream that leaves the blocks.
-    ridges, turns, share of the tokens: less of them for a quick fit. start: weights to begin with, by default lines;
+    ridges, turns: less of them for a quick fit. start: weights to begin with, by default lines;
     they are kept if `hold`, and only their curvature is found.
     advance(samples) is called for every computed step. objective: what samples are scored by.
     """
@@ -124,14 +124,13 @@ class SegmentFitter:
         places: Sequence[int] | None = None,
         ridges: Sequence[float] = RIDGES,
         turns: int = TURNS,
-        share: float = 1.0,
         start: Rows | None = None,
         hold: bool = False,
         advance: Callable[[float], None] | None = None,
         objective: Objective = PSNR,
     ):
         self.shards, self.schedule, self.channels, self.ridges = shards, schedule, channels, ridges
-        self.turns, self.share, self.hold, self.device = turns, share, hold, shards.device
+        self.turns, self.hold, self.device = turns, hold, shards.device
         self.places = range(len(shards.groups)) if places is None else places
         self.count = sum(len(shards.groups[place].numbers) for place in self.places)
         self.folds, self.start = min(FOLDS, self.count), start
@@ -162,7 +161,7 @@ class SegmentFitter:
         together, ridge = theta[0], 0.0
         equations: StackEquations | None = None
         for turn in range(self.turns):
-            share = self.share if turn or self.hold else FEW
+            share = 1.0 if turn or self.hold else FEW
             equations = None  # the last turn's sums make room for the next ones
             equations = self._equations(segment, theta, best.squares, share)
             if self.hold:

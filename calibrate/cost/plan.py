@@ -43,16 +43,20 @@ class PhasePlan:
 @dataclass(frozen=True)
 class BudgetPlan:
     """samples: fitted on; screened: those that schedules are compared on; shapes: schedules of the profile that
-    computes least; more_shapes: of each other one; iterations: gradients per profile, of `size` samples."""
+    computes least; iterations: gradients per profile, of `size` samples."""
 
     steps: int
     samples: int
     screened: int
     shapes: int
-    more_shapes: int
     iterations: int
     size: int
     phases: tuple[PhasePlan, ...]
+
+    @property
+    def more_shapes(self) -> int:
+        """Schedules of each profile but the one that computes least."""
+        return _more(self.shapes)
 
     @property
     def runs(self) -> float:
@@ -130,18 +134,17 @@ def make_plan(
         phases.append(
             PhasePlan("gradients", size, forwards, sum(n - 1 for n in computations) * size * iterations)
         )
-    return BudgetPlan(steps, count, screened, shapes, more_shapes(shapes), iterations, size, tuple(phases))
+    return BudgetPlan(steps, count, screened, shapes, iterations, size, tuple(phases))
 
 
-def more_shapes(shapes: int) -> int:
-    """Schedules that are compared for each profile but the first, of which `shapes` are."""
+def _more(shapes: int) -> int:
     return max(2, shapes // 3)
 
 
 def _screening(computations: Sequence[float], shapes: int) -> float:
     """Forwards of a sample in comparisons of schedules."""
     least = min(computations)
-    return shapes * least + more_shapes(shapes) * (sum(computations) - least)
+    return shapes * least + _more(shapes) * (sum(computations) - least)
 
 
 def make_rfc_plan(steps: int, budget: float, trials: int, samples: int | None = None) -> BudgetPlan:
@@ -155,7 +158,7 @@ def make_rfc_plan(steps: int, budget: float, trials: int, samples: int | None = 
         PhasePlan("recording", recorded, recorded * steps),
         PhasePlan("trials", count, shapes * each * steps),
     )
-    return BudgetPlan(steps, count, count, shapes, shapes, 0, 0, phases)
+    return BudgetPlan(steps, count, count, shapes, 0, 0, phases)
 
 
 def _gradient(computations: float, recomputed: bool) -> float:

@@ -1,1 +1,1 @@
-"""Samples spread over processes, and what is summed over them. No mathematics of the estimator."""
+"""Samples spread over processes and machines, and what is summed over them. No mathematics of the estimator."""

@@ -82,7 +82,7 @@ class Shards:
 
     def moves(self, scales: Tensor) -> Tensor:
         """See `Uncached.moves`: [N, steps, steps]."""
-        order = self._standing([number for group in self.groups for number in group.numbers])
+        order = self._everywhere()
         return _in_order(order, self._all(dict.fromkeys(order, Call("moves", (scales,)))))
 
     def begin(self, places: Sequence[int], start: Start, folds: Tensor) -> None:
@@ -146,7 +146,7 @@ class Shards:
 
     def quality(self, policy: Policy) -> tuple[Tensor, float]:
         """Closed-loop PSNR in dB of all samples [N], and full computations, a mean over them."""
-        order = self._standing([number for group in self.groups for number in group.numbers])
+        order = self._everywhere()
         answers = self._all(dict.fromkeys(order, Call("quality", (policy,))))
         samples = _in_order(order, {w: each[0] for w, each in answers.items()})
         return samples, sum(len(order[w]) * each[1] for w, each in answers.items()) / len(samples)
@@ -154,6 +154,10 @@ class Shards:
     def _of(self, worker: int) -> list[int]:
         """Of the walk's groups, those that a worker has samples of."""
         return [place for place in self._places if place in self._held[worker]]
+
+    def _everywhere(self) -> dict[int, list[int]]:
+        """`_standing` of all samples."""
+        return self._standing([number for group in self.groups for number in group.numbers])
 
     def _standing(self, numbers: Sequence[int]) -> dict[int, list[int]]:
         """Each worker that has any of these samples, and where its own stand among them, in its order."""

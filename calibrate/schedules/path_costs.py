@@ -8,7 +8,7 @@ tell how far. Latents that are rounded to half precision at every step blur it: 
 seems dearer than it is.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -21,6 +21,18 @@ _STILL = 1e-6
 
 _UNIT = 0.1
 """An initial noise level this close to 1 says that latents keep their variance."""
+
+
+def told_by_paths(scheduler: Any, steps: int, moves: Callable[[Tensor], Tensor]) -> Tensor | None:
+    """`path_costs` of uncached runs of `scheduler`; None where it does not tell a noise level for each of the `steps`.
+
+    moves: see `Uncached.moves`.
+    """
+    known = step_levels(scheduler)
+    if known is None or len(known[0]) != steps + 1:
+        return None
+    levels, scales = known
+    return path_costs(moves(scales), levels)
 
 
 def step_levels(scheduler: Any) -> tuple[Tensor, Tensor] | None:
@@ -90,7 +102,7 @@ def _errors(gram: Tensor, lengths: Tensor, computed: int) -> Tensor:
 def tilted(cost: Tensor, tilt: float, starts: Sequence[int] = (0,)) -> Tensor:
     """Costs of which those at a run's end count e^tilt times as much as those at its start.
 
-    starts: the steps at which a denoiser takes over: each is computed, and has no step before it.
+    starts: of the run's parts (`Schedule.starts`): each is computed, and has no step before it.
     """
     steps = len(cost)
     found: Tensor = cost * torch.exp(tilt * torch.arange(steps + 1, dtype=torch.float64) / steps)

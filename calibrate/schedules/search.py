@@ -35,7 +35,7 @@ FIRST_TILTS = (0.0, 1.5, -3.0)
 """Tried first."""
 
 SHARES = (0.15, 0.85)
-"""Of the computations that are left, a denoiser before the last one takes no smaller and no larger part."""
+"""Of the computations that are left, a part of the run before the last one takes no smaller and no larger share."""
 
 LEAD = 4 / 3
 """Computed steps of the followed half in full computations, usually; 1 has no step by half."""
@@ -46,7 +46,7 @@ Score = Callable[[Schedule], float]
 @dataclass(frozen=True)
 class RunShape:
     """What a schedule is for: a run of `steps`, the half of guidance that can follow the other, and the steps at which
-    a denoiser takes over (`Schedule.starts`). costs: of segments, see `path_costs`; None where paths do not tell."""
+    parts of the run begin (`Schedule.starts`). costs: of segments, see `path_costs`; None where paths do not tell."""
 
     steps: int
     follower: Follower | None = None
@@ -55,7 +55,7 @@ class RunShape:
 
     @property
     def lengths(self) -> list[int]:
-        """How many steps each denoiser has."""
+        """How many steps each part has."""
         return [stop - start for start, stop in pairwise((*self.starts, self.steps))]
 
 
@@ -82,7 +82,7 @@ def search_shapes(
 
 
 def first_shapes(budget: float, run: RunShape) -> list[ShapeParameters]:
-    """Shapes that are tried first, the usual one before all: denoisers have computations as they have steps."""
+    """Shapes that are tried first, the usual one before all: parts of a run have computations as they have steps."""
     by_half = _has_halves(budget, run)
     usual = 1.15 if by_half else FEW if budget < MANY * run.steps else MOST
     points = [{**_powered(usual, run), "lead": LEAD}]
@@ -132,7 +132,7 @@ def schedule_of(trial: Any, budget: float, run: RunShape) -> Schedule:
 
 
 def _planned(count: int, tilt: float, run: RunShape) -> str:
-    """The `count` steps of which paths say that a run ends closest: they share out denoisers' computations, too."""
+    """The `count` steps of which paths say that a run ends closest: they share out the parts' computations, too."""
     assert run.costs is not None, "asked for where paths tell"
     first = run.starts[0]
     starts = [start - first for start in run.starts]
@@ -141,7 +141,7 @@ def _planned(count: int, tilt: float, run: RunShape) -> str:
 
 
 def _spaced(count: int, trial: Any, run: RunShape) -> str:
-    """Steps that get ever further apart: every denoiser's first ones are as dense as the run's."""
+    """Steps that get ever further apart: every part's first ones are as dense as the run's."""
     power = trial.suggest_float("power", 1.0, 1.6)
     letters, left = "-" * run.starts[0], count
     for i, length in enumerate(run.lengths):

@@ -56,7 +56,7 @@ def renderer() -> Renderer:
 
 
 def plan(samples: int = SAMPLES) -> BudgetPlan:
-    return BudgetPlan(STEPS, samples, samples, 1, 1, 1, samples, ())
+    return BudgetPlan(STEPS, samples, samples, 1, 1, samples, ())
 
 
 @pytest.mark.parametrize("mask", ["CFFFFCFFFF", "CFCFCFFFFF"])
