@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 UNKNOWN_STEP = "the timestep is not on the scheduler's list"
 UNGUIDED = "the batch is not the same samples twice, as guidance makes it"
+UNLED = "the call that leads guidance left the first or last block out, so nothing can follow it"
 CHANGED_SHAPE = "the batch, shape, dtype or device changed during a run"
 UNEXPECTED = "a module returned another number of tensors than its adapter says"
 REPEATED = "a module is called several times in one transformer call, as with chunked feed-forward layers"

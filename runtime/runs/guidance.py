@@ -180,7 +180,7 @@ class BranchesInCalls:
     def answer(self, call: UnitCall) -> Answer:
         """The call's forecast, or all of it is to be computed."""
         if not self.leads:
-            if self.computes(self.guidance, call.inputs):
+            if not self._added or self.computes(self.guidance, call.inputs):
                 return COMPUTE_ALL
             output = _follow(self.runner, self.guidance, call.inputs, self._added)
             return COMPUTE_ALL if output is None else UseOutput(output)
@@ -194,6 +194,9 @@ class BranchesInCalls:
         if self.leads:
             self.runner.observe(result)
             self._hold(result.feature)
+        elif not self._added:
+            # the leading call was not whole, and a difference from nothing would be taken for one from its blocks
+            self.runner.observe(UnitResult(self.guidance, result.inputs, ()))
         elif alike(result.feature, self._added):
             apart = difference(result.feature, self._added)
             self.runner.observe(UnitResult(self.guidance, self._added, apart))

@@ -20,7 +20,7 @@ from cachesmith.runtime.hooks.runner import (
     UnitResult,
     UseOutput,
 )
-from cachesmith.runtime.models.units import Unit, image_stream, network_units
+from cachesmith.runtime.models.units import GuidanceDifference, Unit, image_stream, network_units
 from cachesmith.runtime.plan.plan import Compute, Decision, Forecast, Plan
 from cachesmith.runtime.runs.memory import Branch, Memory
 from cachesmith.runtime.stats import (
@@ -30,6 +30,7 @@ from cachesmith.runtime.stats import (
     OTHER_HISTORY,
     REPEATED,
     UNEXPECTED,
+    UNLED,
     Stats,
     Trace,
 )
@@ -203,7 +204,7 @@ class SamplingRun:
     def _unusable(self, result: UnitResult) -> str | None:
         """Why nothing can be forecast from what was computed."""
         if len(result.outputs) != len(result.unit.streams):
-            return UNEXPECTED
+            return UNLED if isinstance(result.unit, GuidanceDifference) else UNEXPECTED
         return REPEATED if self._again(result.unit) else None
 
     def _again(self, unit: Unit) -> bool:

@@ -15,7 +15,7 @@ from cachesmith.runtime import ComputeRows, UseOutput, apply
 from cachesmith.runtime.hooks.rows import check_rows, take_rows
 from cachesmith.runtime.plan.cache_size import cache_bytes
 from cachesmith.runtime.runs.sampling_run import SamplingRun
-from cachesmith.runtime.stats import NON_FINITE, UNGUIDED
+from cachesmith.runtime.stats import NON_FINITE, NOT_WHOLE, UNGUIDED, UNLED
 from cachesmith.zoo import KNOWN, ZOO
 
 HALVES: list[Follower] = ["first", "second"]
@@ -161,6 +161,38 @@ def test_calls_of_which_the_later_follows(flux: Pipeline) -> None:
     assert session.stats.forecast == {"stack": 5, "guidance": 8} and not session.stats.fallbacks
     plan, shape = session.plan, {"hidden_states": (2, 64, 32), "encoder_hidden_states": (2, 3, 32)}
     assert plan is not None and session.stats.cache_bytes == cache_bytes(plan, shape, 4)
+
+
+@pytest.mark.filterwarnings("ignore:cachesmith computed")
+@pytest.mark.parametrize("place", [3, 4], ids=["computed", "forecast"])
+def test_calls_after_one_that_left_a_block_out_are_computed(dit: Pipeline, place: int) -> None:
+    """Nothing is known of what its blocks added, and what the calls after it add is no difference from that."""
+    blocks, x = dit.transformer.transformer_blocks, torch.randn(2, 4, 8, 8)
+
+    def call(t: Tensor, label: int, left_out: bool = False) -> Tensor:
+        dit.transformer.transformer_blocks = blocks[1:] if left_out else blocks
+        labels = torch.tensor([label, label])
+        out: Tensor = dit.transformer(x, timestep=t.expand(2), class_labels=labels).sample
+        dit.transformer.transformer_blocks = blocks
+        return out
+
+    def follow() -> list[Tensor]:
+        dit.scheduler.set_timesteps(STEPS)
+        made = []
+        for step, t in enumerate(dit.scheduler.timesteps[:6]):
+            call(t, 1, left_out=step == place)
+            made.append(call(t, 1000))
+            dit.scheduler.step(x, t, x)
+        return made
+
+    with torch.no_grad():
+        plain = follow()
+        with apply(dit.transformer, halved("CFFCFF" + "F" * 6, "later"), scheduler=dit.scheduler) as session:
+            made = follow()
+    assert torch.equal(made[place], plain[place])
+    assert session.stats.fallbacks[NOT_WHOLE] == session.stats.fallbacks[UNLED] == 1
+    computed = {0, 3, place, place + 1}
+    assert [torch.equal(a, b) for a, b in zip(made, plain, strict=True)] == [s in computed for s in range(6)]
 
 
 def test_two_samples_of_one_noise_are_no_halves_where_later_calls_follow(flux: Pipeline) -> None:
