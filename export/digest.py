@@ -10,7 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from cachesmith import __version__
+from cachesmith.policies import CachesmithError
 from cachesmith.policies.bundle.manifest import Build, Range
+from cachesmith.sampling.requests.contents import plain
 
 _FORMAT = 2
 """Raise it when the way engines are built changes."""
@@ -28,7 +30,7 @@ def versions() -> dict[str, str]:
 
 
 def digest(value: Any) -> str:
-    """Sha256 of a value made of plain data and tensors."""
+    """Sha256 of a value made of plain data, tensors, arrays and pictures: of these, of all their contents."""
     return hashlib.sha256(json.dumps(value, sort_keys=True, default=_plain).encode()).hexdigest()
 
 
@@ -37,7 +39,8 @@ def weights_digest(modules: Iterable[nn.Module]) -> str:
     """Sha256 of every byte of the modules' parameters and buffers, with names, shapes and dtypes."""
     found = hashlib.sha256()
     for place, module in enumerate(modules):
-        for name, value in sorted(module.state_dict().items()):
+        # a state dict lacks buffers that are not saved, which are constants of a graph all the same
+        for name, value in sorted({**module.state_dict(), **dict(module.named_buffers())}.items()):
             found.update(f"{place}:{name}:{value.dtype}:{tuple(value.shape)}:".encode())
             found.update(_bytes(value))
     return found.hexdigest()
@@ -49,10 +52,13 @@ def engine_digest(key: str, ranges: dict[str, Range], target: str, build: Build)
     return digest([_FORMAT, key, shapes, target, build.model_dump(mode="json")])
 
 
-def _plain(value: Any) -> str:
+def _plain(value: Any) -> Any:
     if isinstance(value, Tensor):
         return hashlib.sha256(_bytes(value)).hexdigest() + str(tuple(value.shape))
-    return str(value)
+    try:
+        return plain(value)
+    except CachesmithError:
+        return str(value)
 
 
 def _bytes(value: Tensor) -> memoryview:

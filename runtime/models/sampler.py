@@ -1,7 +1,7 @@
 """What a policy needs to know of a diffusers scheduler: its noise levels, and time axes made from them."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -12,11 +12,15 @@ SIGMA_FLOOR = 1e-4
 
 def is_flow(scheduler: Any) -> bool:
     """Whether x_t = (1 - sigma) x_0 + sigma noise (flow matching) rather than x_0 + sigma noise."""
-    config = getattr(scheduler, "config", {})
+    return is_flow_by(type(scheduler).__name__, getattr(scheduler, "config", {}))
+
+
+def is_flow_by(name: str, settings: Mapping[str, Any]) -> bool:
+    """As `is_flow`, by the scheduler's class and its settings, which are what a policy file has of it."""
     return bool(
-        type(scheduler).__name__.startswith("FlowMatch")
-        or config.get("use_flow_sigmas", False)
-        or config.get("prediction_type") == "flow_prediction"
+        name.startswith("FlowMatch")
+        or settings.get("use_flow_sigmas", False)
+        or settings.get("prediction_type") == "flow_prediction"
     )
 
 

@@ -1,13 +1,16 @@
 import hashlib
 import json
 from pathlib import Path
+from typing import Any
 
+import diffusers
 import pytest
 from tests.commands.shop import GOLDEN, Cli, Shop, fails, succeeds
 from tests.policies.several import HIGH, LOW, several_policy
 from tests.tiny import policy as small
 
-from cachesmith.policies import Document, Fixed, ModelKey, Policy, SamplerKey, Stack, load, save
+from cachesmith.commands.show.plan import plan_table
+from cachesmith.policies import Document, Fixed, Lagrange, ModelKey, Policy, SamplerKey, Stack, load, save
 from cachesmith.policies.bundle.manifest import (
     MANIFEST,
     FileEntry,
@@ -16,6 +19,9 @@ from cachesmith.policies.bundle.manifest import (
     TensorSpec,
     encode_manifest,
 )
+from cachesmith.policies.rows import forecast_weights
+from cachesmith.runtime.models.fingerprint import sampler_key
+from cachesmith.runtime.models.sampler import axis_values, is_flow, noise_levels
 
 
 def test_inspect_shows_everything(cli: Cli) -> None:
@@ -118,6 +124,29 @@ def test_inspect_shows_every_denoiser(cli: Cli, tmp_path: Path) -> None:
     said = succeeds(cli("inspect", two_experts(tmp_path)))
     assert HIGH in said and LOW in said and "40 blocks" in said and "30 blocks" in said
     assert said.count("transformer_2") == 3
+
+
+@pytest.mark.parametrize(
+    "scheduler",
+    [
+        diffusers.FlowMatchEulerDiscreteScheduler(shift=3.0),
+        diffusers.UniPCMultistepScheduler(
+            prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=3.0
+        ),
+        diffusers.DDIMScheduler(),
+    ],
+    ids=lambda scheduler: type(scheduler).__name__,
+)
+def test_a_plan_has_the_weights_that_a_run_takes(scheduler: Any) -> None:
+    """Over the log signal-to-noise ratio, which for a flow is made otherwise of the same noise levels."""
+    scheduler.set_timesteps(8)
+    policy = small(rows=Lagrange(order=1), axis="log-snr", sampler=sampler_key(scheduler))
+    times = axis_values("log-snr", noise_levels(scheduler), is_flow(scheduler))
+    shown = [row["units"]["stack"] for row in plan_table(policy, None)]
+    assert [step for step, each in enumerate(shown) if "weights" in each] == [2, 3, 5, 6]
+    for step in (2, 3, 5, 6):
+        past = [times[source] for source in shown[step]["sources"]]
+        assert shown[step]["weights"] == forecast_weights(Lagrange(order=1), past, times[step])
 
 
 def test_inspect_prints_one_plan_over_both_denoisers(cli: Cli, tmp_path: Path) -> None:

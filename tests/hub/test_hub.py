@@ -25,6 +25,7 @@ from cachesmith.policies import (
     Profile,
     Quality,
     SamplerKey,
+    Summary,
     load,
     save,
 )
@@ -78,6 +79,21 @@ def test_there_and_back_again(server: Hub) -> None:
     assert address == f"{server.url}/{REPO}/commit/abc"
     assert server.commits == [(REPO, "main", sorted(["README.md", FILENAME, "front_seconds.png"]))]
     assert load(REPO) == policy
+
+
+@pytest.mark.parametrize(("metric", "task"), [("worst_frame", "text-to-video"), ("psnr", "text-to-audio")])
+def test_the_card_of_what_is_no_picture(metric: str, task: str) -> None:
+    """SSIM is of pictures alone; the worst sample is known without a report, too."""
+    policy = calibrated()
+    worst = Summary(mean=30.25, low=29.0, high=31.0, worst=27.5)
+    quality = Quality(
+        samples=4, psnr=30.25, psnr_low=29.25, psnr_high=31.25, latent_error=0.1, metrics={"psnr": worst, metric: worst}
+    )  # fmt: skip
+    profile = policy.profile("fast").model_copy(update={"quality": quality})
+    document = policy.document.model_copy(update={"profiles": {"fast": profile}})
+    card = files_of(REPO, Policy(document))["README.md"].decode()
+    assert "| fast | 2.00 | 5.00 | 30.25 (29.25 to 31.25) | 27.50 | – | – |" in card
+    assert f"type: {task}" in card
 
 
 def test_what_was_downloaded_is_read_without_a_network(server: Hub, monkeypatch: pytest.MonkeyPatch) -> None:

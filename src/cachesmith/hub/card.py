@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from cachesmith.hub.facts import FRONT, PAGE, Facts
-from cachesmith.policies import Document, Policy, Profile
+from cachesmith.policies import Document, Policy, Profile, Quality
 
 if TYPE_CHECKING:
     from huggingface_hub import EvalResult, ModelCardData
@@ -55,7 +55,7 @@ def _results(document: Document) -> "Iterator[EvalResult]":
         for metric, value in measured.items():
             if value is not None:
                 yield EvalResult(
-                    task_type="text-to-image",
+                    task_type=_task(quality),
                     dataset_type="held-out",
                     dataset_name=f"{record.heldout_size} held-out samples, prompts {record.heldout_prompts[:16]}",
                     dataset_config=name,
@@ -63,6 +63,13 @@ def _results(document: Document) -> "Iterator[EvalResult]":
                     metric_value=round(value, 4),
                     metric_name=f"{metric.upper()} against uncached, profile {name}",
                 )
+
+
+def _task(quality: Quality) -> str:
+    """What the model draws, by the metrics that take it."""
+    if "worst_frame" in quality.metrics:
+        return "text-to-video"
+    return "text-to-audio" if quality.ssim is None else "text-to-image"
 
 
 def _body(repo_id: str, policy: Policy, base: Base, facts: Facts | None, pictures: bool) -> Iterator[str]:
@@ -139,8 +146,8 @@ def _quality(name: str, profile: Profile, facts: Facts | None) -> list[str]:
     return [
         *cells,
         f"{quality.psnr:.2f} ({quality.psnr_low:.2f} to {quality.psnr_high:.2f})",
-        _number(None if known is None else known.worst, 2),
-        f"{quality.ssim:.4f}",
+        _number(quality.worst("psnr") if known is None else known.worst, 2),
+        _number(quality.ssim, 4),
         _number(quality.lpips, 4),
     ]
 

@@ -64,13 +64,13 @@ def _decisions(
     policy: Policy, name: str | None, sampler: SamplerKey
 ) -> dict[str, list[dict[str, Any] | None]]:
     """By unit group of one denoiser, step by step."""
-    from cachesmith.runtime.models.sampler import axis_values
+    from cachesmith.runtime.models.sampler import axis_values, is_flow_by
     from cachesmith.runtime.plan.compile_plan import compile_plan
 
     profile = policy.profile(name)
-    flow = sampler.scheduler.startswith("FlowMatch")
+    flow = is_flow_by(sampler.scheduler, sampler.settings or {})
     times = axis_values(profile.axis, sampler.sigmas, flow)
-    plan = compile_plan(policy, profile, times, _stand_ins(policy, profile))
+    plan = compile_plan(policy, profile, times, _stand_ins(profile))
     if not plan.table:
         raise PolicyError(f"the gate `{profile.gate.kind}` decides while sampling: there is no plan to print")
     return {group: [_facts(decision) for decision in row] for group, row in plan.table.items()}
@@ -86,7 +86,7 @@ def _facts(decision: "Decision") -> dict[str, Any] | None:
     return {"sources": decision.sources, "weights": decision.weights}
 
 
-def _stand_ins(policy: Policy, profile: Profile) -> Any:
+def _stand_ins(profile: Profile) -> Any:
     """Units without modules, one for everything that the schedule can tell apart."""
     from cachesmith.runtime.models.units import BlockRun, GuidanceDifference, ModuleUnit
 
