@@ -2,9 +2,11 @@ import json
 from io import StringIO
 from typing import Any
 
+import diffusers
 import pytest
 import torch
 from rich.console import Console
+from tests.tiny import tiny_flux
 from tests.tiny_folder import open_tiny, save_tiny
 
 from cachesmith.policies import PRESETS, Quality, Summary
@@ -44,6 +46,24 @@ def test_bench_measures_everything_against_uncached(renderer: Renderer) -> None:
     assert fora.efficiency == pytest.approx(fora.speedup * 2 / STEPS)
     assert fora.speedup == pytest.approx(uncached.seconds / fora.seconds)
     assert all(len(row.runs) == 2 for row in rows)
+
+
+def test_a_run_that_begins_in_the_middle_is_counted_as_it_is() -> None:
+    """Of ten steps, a picture that is kept by half goes through five."""
+    flux = tiny_flux()
+    names = ("scheduler", "vae", "transformer", "text_encoder", "tokenizer", "text_encoder_2", "tokenizer_2")
+    pipe = diffusers.FluxImg2ImgPipeline(**{name: getattr(flux, name) for name in names})
+    pipe.set_progress_bar_config(disable=True)
+    noise = torch.Generator().manual_seed(0)
+    arguments = {
+        "image": torch.rand(1, 3, 16, 16, generator=noise), "height": 16, "width": 16,
+        "prompt_embeds": torch.randn(1, 3, 32, generator=noise),
+        "pooled_prompt_embeds": torch.randn(1, 32, generator=noise),
+    }  # fmt: skip
+    entered = {"line": (PRESETS["taylorseer-lite"](interval=2, order=1), None)}
+    rows = bench(Renderer(pipe, STEPS, 1, strength=0.5), entered, [Request(arguments, 1)], repeats=1)
+    assert [row.nfc for row in rows] == [5.0, 3.0]
+    assert rows[1].efficiency == pytest.approx(rows[1].speedup * 3 / 5)
 
 
 def test_uncached_comes_first_wherever_it_is_entered(renderer: Renderer) -> None:

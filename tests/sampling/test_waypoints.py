@@ -4,13 +4,14 @@ from copy import deepcopy
 from inspect import signature
 from typing import Any
 
+import diffusers
 import pytest
 import torch
 from tests.tiny import tiny_dit
 
 from cachesmith.sampling.render import Renderer
 from cachesmith.sampling.requests import Request, requests
-from cachesmith.sampling.waypoints import WAYPOINTS, follow, joined_path, waypoints
+from cachesmith.sampling.waypoints import WAYPOINTS, follow, joined_path, visited_steps, waypoints
 
 STEPS = 10
 
@@ -24,6 +25,16 @@ def test_waypoints_part_the_run(steps: int) -> None:
     found = waypoints(steps)
     assert list(found) == sorted(set(found)) and min(found) > 0 and max(found) < steps - 1
     assert len(found) == min(WAYPOINTS, steps - 2)
+
+
+@pytest.mark.filterwarnings("ignore:__array__")
+def test_steps_that_a_run_visits() -> None:
+    """A sampler of second order lists every step but the last twice."""
+    for scheduler, visited in ((None, STEPS), (diffusers.HeunDiscreteScheduler(), 2 * STEPS - 1)):
+        pipe = tiny_dit(scheduler=scheduler)
+        with visited_steps(pipe.scheduler) as runs:
+            Renderer(pipe, STEPS, batch=2, guidance_scale=1.0)(some(3))
+        assert runs == [visited, visited]
 
 
 def test_latents_are_those_of_each_sample() -> None:

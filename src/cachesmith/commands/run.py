@@ -4,6 +4,7 @@ import warnings
 from functools import partial
 from inspect import signature
 from pathlib import Path
+from statistics import fmean
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -137,11 +138,11 @@ def run(
     if opened is not None:
         chosen = chosen or preset("uncached")
         settings |= {"bundle": opened, "drop_torch_weights": drop_torch_weights}
-    pictures, stats, seconds = _sample(renderer, requests, chosen, profile, settings)
+    pictures, stats, seconds, taken = _sample(renderer, requests, chosen, profile, settings)
     _warn_unless_finite(pictures.image_samples)
     files = file_names(out, count, separate)
     save_samples(pictures.image_samples, files, fps, _sampling_rate(pipe))
-    facts = _facts(renderer, stats, seconds, len(requests), files)
+    facts = _facts(renderer, taken, stats, seconds, len(requests), files)
     print_json(facts) if json else _print(facts, kind(out))
 
 
@@ -170,12 +171,14 @@ def _sample(
     policy: Policy | None,
     profile: str | None,
     settings: dict[str, Any],
-) -> "tuple[Pictures, Stats | None, float]":
+) -> "tuple[Pictures, Stats | None, float, float]":
+    """Return what was drawn, what was computed, the seconds, and the steps that a run visits, on average."""
     from contextlib import nullcontext
 
     from cachesmith.commands.shared.steps_told import steps_told
     from cachesmith.runtime import apply
     from cachesmith.sampling.timing import elapsed
+    from cachesmith.sampling.waypoints import visited_steps
 
     pictures: list[Pictures] = []
     applied = nullcontext() if policy is None else apply(renderer.pipe, policy, profile, **settings)
@@ -184,9 +187,11 @@ def _sample(
         stage("sampling", len(requests)) as advance,
         applied as session,
         steps_told(renderer, requests, advance),
+        visited_steps(renderer.pipe.scheduler) as visited,
     ):
         seconds = elapsed(lambda: pictures.append(renderer(requests)), renderer.pipe.device)
-    return pictures[0], None if session is None else session.stats, seconds
+    taken = fmean(visited or [renderer.steps])
+    return pictures[0], None if session is None else session.stats, seconds, taken
 
 
 def _warn_unless_finite(samples: "Samples") -> None:
@@ -206,13 +211,17 @@ def _sampling_rate(pipe: Any) -> int:
 
 
 def _facts(
-    renderer: "Renderer", stats: "Stats | None", seconds: float, pictures: int, files: list[Path]
+    renderer: "Renderer",
+    steps: float,
+    stats: "Stats | None",
+    seconds: float,
+    pictures: int,
+    files: list[Path],
 ) -> dict[str, Any]:
-    steps = len(renderer.pipe.scheduler.timesteps)
     return {
         "pictures": pictures,
-        "steps": steps,
-        "nfc": float(steps) if stats is None else stats.nfc,
+        "steps": int(steps) if steps.is_integer() else steps,
+        "nfc": steps if stats is None else stats.nfc,
         "seconds": seconds,
         "seconds_per_picture": seconds / pictures,
         "batch": renderer.batch,
@@ -230,7 +239,7 @@ def _print(facts: dict[str, Any], sample: str) -> None:
     memory = facts["peak_memory_bytes"]
     say(
         f"{facts['pictures']} {sample}(s) in {facts['seconds']:.2f} s, {facts['seconds_per_picture']:.2f} s each, "
-        f"computed {facts['nfc']:.2f} of {facts['steps']} steps, cache {facts['cache_bytes'] / 2**20:.2f} MiB"
+        f"computed {facts['nfc']:.2f} of {facts['steps']:g} steps, cache {facts['cache_bytes'] / 2**20:.2f} MiB"
         + ("" if memory is None else f", peak memory {memory / 2**30:.2f} GiB")
         + f" -> {', '.join(files)}"
     )

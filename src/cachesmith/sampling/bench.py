@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
 from functools import partial
+from statistics import fmean
 from typing import Any
 
 from rich.progress import Progress
@@ -18,6 +19,7 @@ from cachesmith.sampling.render import Renderer
 from cachesmith.sampling.requests import Request, differing_arguments
 from cachesmith.sampling.scores import compare, summarise, tell_left_out
 from cachesmith.sampling.timing import elapsed, interleaved, medians
+from cachesmith.sampling.waypoints import visited_steps
 
 UNCACHED = "uncached"
 
@@ -32,8 +34,8 @@ Keep = Callable[[str, Pictures], None]
 class BenchRow:
     """What one contestant did.
 
-    `seconds` is the median of `runs`, whole pipeline calls over all requests; `efficiency` is the speed-up
-    divided by steps / nfc, the most that skipping can give.
+    `seconds` is the median of `runs`, whole pipeline calls over all requests; `efficiency` is the speed-up divided by
+    steps / nfc, the most that skipping can give: steps are those that uncached runs visit, on average.
     """
 
     name: str
@@ -75,21 +77,24 @@ def bench(
     task = progress.add_task("bench", total=len(entered) * (1 + repeats), note="")
     scored: dict[str, tuple[Quality, Stats | None]] = {}
     reference: Pictures | None = None
+    visited: list[int] = []
     for name, contestant in entered.items():
         progress.update(task, description=f"quality of {name}")
-        pictures, stats = play(renderer, contestant, requests)
-        reference = reference or pictures
+        with visited_steps(renderer.pipe.scheduler) as runs:
+            pictures, stats = play(renderer, contestant, requests)
+        if reference is None:
+            reference, visited = pictures, runs
         scores = compare(reference, pictures, lpips)
         scored[name] = summarise(scores, seed=0, parts=differing_arguments(requests)), stats
         if keep is not None:
             keep(name, pictures)
         progress.advance(task)
-    steps = _visited(renderer)
+    steps = fmean(visited or [renderer.steps])
     progress.update(task, description="speed")
     watches = {name: Stopwatch() for name in entered}
     calls = {name: partial(_timed, renderer, c, requests, watches[name]) for name, c in entered.items()}
-    runs = interleaved(calls, repeats, lambda _: progress.advance(task))
-    return [_row(name, *scored[name], runs, steps, watches[name], len(requests)) for name in entered]
+    seconds = interleaved(calls, repeats, lambda _: progress.advance(task))
+    return [_row(name, *scored[name], seconds, steps, watches[name], len(requests)) for name in entered]
 
 
 def play(
@@ -127,24 +132,18 @@ def _timed(
         return elapsed(partial(renderer, requests, watch.lap), renderer.pipe.device)
 
 
-def _visited(renderer: Renderer) -> int:
-    """Number of steps the sampler took: second-order samplers visit more than they are asked for."""
-    timesteps = getattr(renderer.pipe.scheduler, "timesteps", None)
-    return renderer.steps if timesteps is None else len(timesteps)
-
-
 def _row(
     name: str,
     quality: Quality,
     stats: Stats | None,
     runs: Mapping[str, tuple[float, ...]],
-    steps: int,
+    steps: float,
     watch: Stopwatch,
     pictures: int,
 ) -> BenchRow:
     seconds = medians(runs)
     speedup = seconds[UNCACHED] / seconds[name]
-    nfc = float(steps) if stats is None else stats.nfc
+    nfc = steps if stats is None else stats.nfc
     return BenchRow(
         name=name,
         nfc=nfc,

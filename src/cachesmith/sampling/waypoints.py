@@ -47,6 +47,30 @@ def follow(scheduler: Any, steps: Collection[int] | None = None) -> Iterator[lis
         yield seen
 
 
+@contextmanager
+def visited_steps(scheduler: Any) -> Iterator[list[int]]:
+    """Collect how many steps every run visits: fewer than its scheduler lists, where it begins in their middle.
+
+    Second-order samplers visit more than they are asked for. Pipelines that step a copy of their scheduler tell none.
+    """
+    runs: list[int] = []
+    begins = True
+
+    def announced(*_: Any, **__: Any) -> None:
+        nonlocal begins
+        begins = True
+
+    def stepped(*args: Any, **kwargs: Any) -> None:
+        nonlocal begins
+        if begins:
+            timestep = args[1] if len(args) > 1 else kwargs["timestep"]
+            runs.append(len(scheduler.timesteps) - begun_at(scheduler, timestep))
+        begins = False
+
+    with heard(scheduler, "set_timesteps", announced), heard(scheduler, "step", stepped):
+        yield runs
+
+
 def begun_at(scheduler: Any, timestep: Any) -> int:
     """The place of a run's first timestep on its scheduler's list: runs may begin in the middle of it."""
     timesteps = torch.as_tensor(scheduler.timesteps).flatten().cpu()
