@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from cachesmith.policies.errors import PolicyError
+from cachesmith.policies.file.reach import expect_reply
 
 FILENAME = "cachesmith.policy.safetensors"
 """What the policy file of a repository is called."""
@@ -41,6 +42,7 @@ def download(repo_id: str, revision: str | None, token: str | bool | None) -> Pa
     with speaking_of(repo_id, revision):
         from huggingface_hub import hf_hub_download
 
+        expect_reply(repo_id, FILENAME, revision)
         found = hf_hub_download(repo_id, FILENAME, revision=revision, token=token, library_name="cachesmith")
         # an entry of the cache is a link
         return Path(found).resolve()

@@ -169,6 +169,7 @@ def test_a_dry_run_reads_the_configuration_that_would_be_loaded(
         return {}
 
     monkeypatch.setattr("diffusers.AutoModel.load_config", config)
+    monkeypatch.setattr("cachesmith.commands.shared.model_folder.expect_reply", lambda *_: None)
     rest = ("--prompts", shop.prompts, "--out", tmp_path / "x.policy.safetensors", "--dry-run")
     said = succeeds(cli("calibrate", "org/name", "--revision", "v2", "--token", "secret", *rest))
     assert asked == [("org/name", "v2", "secret")] and "not known before it is loaded" in said

@@ -150,8 +150,11 @@ def test_what_the_hub_refuses(cli: Cli, tmp_path: Path, model: str, said: str) -
 
 def test_a_hub_that_cannot_be_reached(cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     point_to("http://127.0.0.1:9", monkeypatch, tmp_path / "hub")
+    waits: list[float] = []
+    monkeypatch.setattr("time.sleep", waits.append)
     result = cli("run", "org/name", *RUN, "--out", tmp_path / "x.png")
     fails(result, "the hub cannot be reached; check")
+    assert sum(waits) <= 2
     assert "loading" not in result.stderr  # asked once, and not again by the loader
 
 

@@ -130,9 +130,7 @@ def test_what_pipelines_log_of_a_call_is_a_warning(capsys: pytest.CaptureFixture
     with spoken_warnings():
         for rest in ("a bag", "a coat"):
             root.warning("The following part of your input was truncated: %s", rest)
-        root.warning(
-            "`height` and `width` have to be divisible by 16. Dimensions will be resized accordingly"
-        )
+        root.warning("`num_frames - 1` has to be divisible by 4. Rounding to the nearest number.")
         root.info("nothing")
         loading.info("nothing")
     assert capsys.readouterr().err == "warning: The following part of your input was truncated: a bag\n"

@@ -14,14 +14,15 @@ GATED = "user/gated"
 
 
 class Hub:
-    """Repositories: name -> revision -> path -> bytes. `commits`: what was uploaded at once."""
+    """Repositories: name -> revision -> path -> bytes. `commits`: what was uploaded at once. seconds: before it answers
+    what it is asked for."""
 
     def __init__(self) -> None:
         self.repositories: dict[str, dict[str, dict[str, bytes]]] = {}
         self.commits: list[tuple[str, str, list[str]]] = []
         self.private: dict[str, bool] = {}
         self.requests: list[str] = []
-        self.url = ""
+        self.url, self.seconds = "", 0.0
 
 
 @contextmanager
@@ -57,6 +58,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         self.hub.requests.append(f"{self.command} {self.path}")
+        threading.Event().wait(self.hub.seconds)
         parts = self.path.partition("?")[0].strip("/").split("/")
         if len(parts) >= 5 and parts[2] == "resolve":
             self._file("/".join(parts[:2]), parts[3], "/".join(parts[4:]))

@@ -1,6 +1,8 @@
 """Policies to the Hub and back, by huggingface_hub's own means, against a stand-in on a loopback port."""
 
+import contextlib
 import json
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -109,21 +111,64 @@ def test_what_was_downloaded_is_read_without_a_network(server: Hub, monkeypatch:
         load("user/another")
 
 
-def test_a_hub_that_is_not_there(server: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+def no_server_at(address: str, monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """Point the client there; return the list of what is waited between its attempts, in seconds."""
     from huggingface_hub import constants
 
-    nowhere = "http://127.0.0.1:9"
-    # huggingface_hub tries five times
-    monkeypatch.setattr("time.sleep", lambda _: None)
-    monkeypatch.setattr(constants, "ENDPOINT", nowhere)
-    template = nowhere + "/{repo_id}/resolve/{revision}/{filename}"
+    waits: list[float] = []
+    monkeypatch.setattr("time.sleep", waits.append)
+    monkeypatch.setattr(constants, "ENDPOINT", address)
+    template = address + "/{repo_id}/resolve/{revision}/{filename}"
     monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
     monkeypatch.setattr("huggingface_hub.file_download.HUGGINGFACE_CO_URL_TEMPLATE", template, raising=False)
-    with pytest.raises(PolicyError, match="cannot be reached"):
+    monkeypatch.setattr("huggingface_hub.hf_api.ENDPOINT", address, raising=False)
+    return waits
+
+
+def test_a_hub_that_is_not_there(server: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    waits = no_server_at("http://127.0.0.1:9", monkeypatch)
+    with pytest.raises(
+        PolicyError, match=r"cannot be reached for user/flux-policy: .*refused; check the conn"
+    ):
         load(REPO)
-    monkeypatch.setattr("huggingface_hub.hf_api.ENDPOINT", nowhere, raising=False)
+    assert sum(waits) <= 2  # huggingface_hub waits for 23 s
+    waits.clear()
     with pytest.raises(PolicyError, match="cannot be reached"):
         push(calibrated(), REPO, token=TOKEN)
+    assert sum(waits) <= 2
+
+
+def test_what_was_downloaded_is_read_while_the_hub_is_not_there(
+    server: Hub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    push(calibrated(), REPO, token=TOKEN)
+    load(REPO)
+    waits = no_server_at("http://127.0.0.1:9", monkeypatch)
+    assert load(REPO) == calibrated() and not waits
+
+
+def test_a_hub_that_swallows_what_is_sent(server: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As behind a firewall that drops: a listener whose queue is full answers no connection."""
+    monkeypatch.setattr("cachesmith.policies.file.reach.SECONDS", 0.2)
+    monkeypatch.setattr("cachesmith.policies.file.reach.AGAIN", 0.1)
+    with socket.socket() as listener, contextlib.ExitStack() as waiting:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen(0)
+        for _ in range(4):
+            caller = waiting.enter_context(socket.socket())
+            caller.setblocking(False)
+            caller.connect_ex(listener.getsockname())
+        waits = no_server_at(f"http://127.0.0.1:{listener.getsockname()[1]}", monkeypatch)
+        with pytest.raises(PolicyError, match="cannot be reached"):
+            load(REPO)
+        assert not waits
+
+
+def test_a_slow_hub_is_waited_for(server: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    push(calibrated(), REPO, token=TOKEN)
+    monkeypatch.setattr("cachesmith.policies.file.reach.SECONDS", 0.05)
+    server.seconds = 0.2
+    assert load(REPO) == calibrated()
 
 
 def test_revisions(server: Hub, cli: Cli) -> None:

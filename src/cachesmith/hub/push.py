@@ -7,6 +7,7 @@ from cachesmith.hub.facts import FRONT, PAGE, read_facts
 from cachesmith.hub.front import front_picture
 from cachesmith.policies import Policy, encode
 from cachesmith.policies.file.hub import FILENAME, speaking_of
+from cachesmith.policies.file.reach import connect
 
 Files = dict[str, bytes]
 """A repository's content: path -> bytes."""
@@ -51,6 +52,7 @@ def push(
     with speaking_of(repo_id, revision):
         from huggingface_hub import CommitOperationAdd, HfApi
 
+        connect()
         api = HfApi(token=token, library_name="cachesmith")
         api.create_repo(repo_id, private=private, exist_ok=True)
         if revision is not None:

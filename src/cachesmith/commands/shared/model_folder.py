@@ -6,6 +6,7 @@ from typing import Any
 from cachesmith.commands.options import Loading
 from cachesmith.commands.shared.loading_causes import cause
 from cachesmith.policies import MAIN, CachesmithError, Policy, denoiser_policy
+from cachesmith.policies.file.reach import expect_reply
 
 
 def check_model_name(model: str, loading: Loading) -> None:
@@ -35,10 +36,17 @@ def read_index(model: str, loading: Loading) -> dict[str, Any]:
     import diffusers
 
     try:
+        _expect(model, loading, "model_index.json")
         index = diffusers.DiffusionPipeline.load_config(model, revision=loading.revision, token=loading.token)
     except Exception as error:  # whatever a foreign folder or the network makes the reader raise
         raise CachesmithError(cause(model, loading.variant, loading.revision, error)) from error
     return index if isinstance(index, dict) else {}
+
+
+def _expect(model: str, loading: Loading, file: str) -> None:
+    """Raise the network's error within seconds where a file must come from the hub and nothing answers there."""
+    if not Path(model).is_dir():
+        expect_reply(model, file, loading.revision)
 
 
 def check_policy(model: str, loading: Loading, policy: Policy, index: dict[str, Any]) -> None:
@@ -76,6 +84,7 @@ def hollow_transformer(model: str, loading: Loading, name: str = "transformer") 
     import torch
 
     try:
+        _expect(model, loading, f"{name}/config.json")
         config: Any = diffusers.AutoModel.load_config(
             model, revision=loading.revision, token=loading.token, subfolder=name
         )

@@ -12,8 +12,8 @@ _PIPELINES = "diffusers.pipelines"
 _LOADING = ("pipeline_utils", "pipeline_loading_utils")
 """Modules that talk about files."""
 
-_TOLD_BY_US = ("will be resized accordingly", " is passed ")
-"""What is in pipelines' warnings that `Renderer` and `check_requests` give with sizes and remedies."""
+_TOLD_BY_US = ("`num_frames - 1` has to be", " is passed ")
+"""What is in pipelines' warnings that `check_requests` gives with remedies."""
 
 _LONGEST = 300
 """Characters of a pipeline's warning."""

@@ -13,6 +13,7 @@ from cachesmith.sampling.requests.annotations import kind_of, names_of, only_tup
 from cachesmith.sampling.requests.batches import PER_SAMPLE
 from cachesmith.sampling.requests.request import Request
 from cachesmith.sampling.requests.reserved import RESERVED
+from cachesmith.sampling.requests.rounding import rounding
 from cachesmith.sampling.requests.without_effect import without_effect
 
 POSITIVE = ("height", "width", "num_frames", "max_sequence_length")
@@ -39,7 +40,7 @@ def check_requests(
                 _check_value(pipe, name, value, parameters.get(name), steps)
             _check_encoder(pipe, given)
             _ask_pipeline(pipe, given, parameters)
-            for sentence in without_effect(pipe, given, parameters):
+            for sentence in (*without_effect(pipe, given, parameters), *rounding(pipe, given, parameters)):
                 warnings.warn(sentence, RuntimeWarning, stacklevel=2)
         except CachesmithError as error:
             raise CachesmithError(f"{where}{error}") from None
@@ -131,16 +132,22 @@ def _check_encoder(pipe: Any, given: Mapping[str, Any]) -> None:
 
 
 def _ask_pipeline(pipe: Any, given: Mapping[str, Any], parameters: Parameters) -> None:
-    """Let the pipeline check what it can by itself. Only its refusals count: it may not be ready for more."""
+    """Let the pipeline check what it can by itself: it warns of sizes that it will round.
+
+    Only its refusals count, since it may not be ready for more, and not even those where files are not loaded yet.
+    """
     check = getattr(pipe, "check_inputs", None)
-    if check is None or any(kind_of(value) == "an object" for value in given.values()):
+    if check is None:
         return
+    ready = not any(kind_of(value) == "an object" for value in given.values())
     defaults = {n: p.default for n, p in parameters.items() if p.default is not inspect.Parameter.empty}
     known = {**defaults, **given}
-    with suppress(TypeError, AttributeError, KeyError, IndexError):
+    with suppress(TypeError, AttributeError, KeyError, IndexError, RuntimeError):
         wanted = list(inspect.signature(check).parameters)
         if all(name in known for name in wanted):
             try:
                 check(**{name: known[name] for name in wanted})
             except ValueError as error:
+                if not ready:
+                    return
                 raise CachesmithError(f"{type(pipe).__name__} refuses it: {error}") from None
