@@ -7,6 +7,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from cachesmith.calibrate.config import CalibrationConfig
@@ -21,6 +22,7 @@ from cachesmith.runtime import apply, distill
 from cachesmith.sampling.evaluate import Evaluator
 from cachesmith.sampling.metrics import METRICS
 from cachesmith.sampling.requests import Request
+from cachesmith.sampling.sound import sampling_rate
 from cachesmith.sampling.timing import machine
 
 
@@ -59,14 +61,13 @@ def gather(
         for name in names:
             profiles.append(_profile(policy, name, heldout, outcomes, seconds[name]))
             advance()
-    cuda = heldout.renderer.pipe.device.type == "cuda"
     return ReportData(
         name=policy.document.name,
         policy_id=policy.id,
         steps=config.steps,
         facts=_facts(policy, heldout, config),
         calibration_seconds=outcomes.seconds,
-        accelerators=int(cuda),
+        accelerators=held_gpus(heldout.renderer.pipe.device, config.workers),
         command=command(config),
         dashboard=dashboard(config.storage, config.work),
         uncached_seconds=uncached,
@@ -76,6 +77,11 @@ def gather(
         notes=tuple(notes),
         appendix=tuple(Appendix(title, _read(path)) for title, path in appendix.items()),
     )
+
+
+def held_gpus(device: torch.device, workers: int) -> int:
+    """How many GPUs a calibration holds: each worker has one of its own."""
+    return workers if device.type == "cuda" else 0
 
 
 PLACES = ("work", "report", "earlier")
@@ -117,7 +123,7 @@ def _profile(
     uncached = trajectories(heldout.renderer, requests)
     with apply(heldout.renderer.pipe, policy, name) as session:
         cached = trajectories(heldout.renderer, requests)
-    quality = profile.quality
+    quality, rate = profile.quality, sampling_rate(heldout.renderer.pipe)
     assert quality is not None, "a calibration measures every profile"
     return ProfileReport(
         name=name,
@@ -128,7 +134,7 @@ def _profile(
         quality=quality,
         psnr=tuple(samples.tolist()),
         samples=tuple(
-            _sample(rank, heldout.requests[i], float(samples[i]), uncached[place], cached[place])
+            _sample(rank, heldout.requests[i], float(samples[i]), uncached[place], cached[place], rate)
             for rank, i in shown.items() for place in [chosen.index(i)]
         ),
         losses=tuple(outcomes.losses.get(name, ())),
@@ -137,12 +143,12 @@ def _profile(
 
 
 def _sample(
-    rank: Any, request: Request, psnr: float, uncached: Trajectory, cached: Trajectory
+    rank: Any, request: Request, psnr: float, uncached: Trajectory, cached: Trajectory, rate: int
 ) -> ReportSample:
     apart, gain = visible_difference(uncached.drawn, cached.drawn)
     return ReportSample(
-        rank, _prompt(request), request.seed, psnr, encode_media(uncached.drawn), encode_media(cached.drawn),
-        encode_media(apart), gain, state_errors(uncached, cached),
+        rank, _prompt(request), request.seed, psnr, encode_media(uncached.drawn, rate),
+        encode_media(cached.drawn, rate), encode_media(apart, rate), gain, state_errors(uncached, cached),
     )  # fmt: skip
 
 

@@ -12,6 +12,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from cachesmith.sampling.sound import USUAL_RATE
+
 LOSSLESS = 256
 """Pixels on a side up to which pictures are kept to the bit, as PNG."""
 
@@ -22,6 +24,9 @@ VISIBLE = 0.995
 """Share of a difference's values that the gain may not drive out of range."""
 
 GREATEST_GAIN = 256.0
+
+_FRAMES = 8
+"""A second of a video: slow enough to see what flickers."""
 
 
 @dataclass(frozen=True)
@@ -40,19 +45,18 @@ class EmbeddedMedia:
         return f"data:{self.mime};base64,{base64.b64encode(self.data).decode()}"
 
 
-def encode_media(sample: Tensor, rate: float | None = None) -> EmbeddedMedia:
+def encode_media(sample: Tensor, rate: int = USUAL_RATE) -> EmbeddedMedia:
     """Encode a picture [C, H, W] or a video [F, C, H, W] in [0, 1], or sound [channels, time] in [-1, 1].
 
-    rate: frames a second of a video (default 8), samples a second of sound (default 44,100). Raises `ValueError`
-    for any other shape.
+    rate: samples a second of sound. Raises `ValueError` for any other shape.
     """
     match sample.ndim:
         case 2:
-            return _sound(sample, int(rate or 44_100))
+            return _sound(sample, rate)
         case 3:
             return picture(_image(sample))
         case 4:
-            return _video(sample, int(rate or 8))
+            return _video(sample)
     raise ValueError(f"a sample of shape {tuple(sample.shape)} is no picture, video or sound")
 
 
@@ -93,7 +97,7 @@ def _image(sample: Tensor) -> Image.Image:
     return tile(sample)
 
 
-def _video(frames: Tensor, rate: int) -> EmbeddedMedia:
+def _video(frames: Tensor) -> EmbeddedMedia:
     """H.264, which every browser plays; its frames have even sides."""
     from diffusers.utils import export_to_video
 
@@ -104,7 +108,7 @@ def _video(frames: Tensor, rate: int) -> EmbeddedMedia:
     shown = [image.resize(size, Image.Resampling.NEAREST) for image in images]
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "sample.mp4"
-        export_to_video(shown, str(path), fps=rate, macro_block_size=2)
+        export_to_video(shown, str(path), fps=_FRAMES, macro_block_size=2)
         return EmbeddedMedia("video", "video/mp4", path.read_bytes(), width / height)
 
 

@@ -24,9 +24,9 @@ def distinct(policy: Policy) -> list[str]:
 
 
 class Trajectory(NamedTuple):
-    """One sample: the scheduler's state after every step, [S, ...] in float64, and what was drawn."""
+    """One sample: the scheduler's state after every step, [...] each, on the host in its own dtype; what was drawn."""
 
-    states: Tensor
+    states: tuple[Tensor, ...]
     drawn: Tensor
 
 
@@ -37,15 +37,14 @@ def trajectories(renderer: Renderer, requests: Sequence[Request]) -> list[Trajec
         with _followed(renderer.pipe.scheduler) as states:
             pictures = renderer([requests[place] for place in places])
         for row, place in enumerate(places):
-            found[place] = Trajectory(
-                torch.stack([state[row] for state in states]), pictures.image_samples[row]
-            )
+            found[place] = Trajectory(tuple(state[row] for state in states), pictures.image_samples[row])
     return [found[place] for place in range(len(requests))]
 
 
 def state_errors(uncached: Trajectory, cached: Trajectory) -> tuple[float, ...]:
-    """Return the relative error of the state after every step."""
-    return tuple(relative_error(uncached.states, cached.states).tolist())
+    """Return the relative error of the state after every step; one state is widened at a time."""
+    pairs = zip(uncached.states, cached.states, strict=True)
+    return tuple(float(relative_error(a[None], b[None])) for a, b in pairs)
 
 
 @contextmanager
@@ -54,7 +53,7 @@ def _followed(scheduler: Any) -> Iterator[list[Tensor]]:
 
     def spy(*args: Any, **kwargs: Any) -> Any:
         result = step(*args, **kwargs)
-        states.append(result[0].detach().double().cpu())
+        states.append(result[0].detach().to("cpu", copy=True))
         return result
 
     with patched(scheduler, "step", spy), torch.no_grad():

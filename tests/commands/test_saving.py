@@ -1,15 +1,19 @@
 """Pictures, videos and sounds as files."""
 
 import wave
+from inspect import signature
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from tests.commands.shop import picture_size
+from tests.pipelines.audio import AUDIO
 
 from cachesmith.commands.shared.saving import check_kind, save_samples
 from cachesmith.policies import CachesmithError
+from cachesmith.sampling.sound import USUAL_RATE, sampling_rate
 
 
 def test_pictures_as_a_grid_and_one_by_one(tmp_path: Path) -> None:
@@ -41,6 +45,21 @@ def test_videos_play(tmp_path: Path, channels: int) -> None:
         np.testing.assert_allclose(frames.mean((1, 2, 3)) / 255, level.flatten().numpy(), atol=0.03)
         assert imageio.immeta(path, plugin="FFMPEG")["fps"] == 12
     assert sorted(files) == sorted((tmp_path / "new").iterdir())
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+@pytest.mark.parametrize("name", list(AUDIO))
+def test_sounds_of_every_pipeline_are_saved_as_fast_as_they_are(name: str) -> None:
+    """Their decoders spell the samples a second in two ways."""
+    pipe = AUDIO[name].pipe()
+    check_kind(Path("x.wav"), signature(pipe.__call__).parameters)
+    rates = {"StableAudioPipeline": 4, "StableAudio3Pipeline": 16, "AceStepPipeline": 50}
+    assert sampling_rate(pipe) == rates.get(name, 24_000)
+
+
+def test_a_pipeline_without_a_decoder_has_the_usual_rate() -> None:
+    """Such as PRX's that draws pixels."""
+    assert sampling_rate(SimpleNamespace(transformer=None)) == USUAL_RATE
 
 
 def test_sounds_are_pcm(tmp_path: Path) -> None:

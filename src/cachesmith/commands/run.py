@@ -131,6 +131,7 @@ def run(
     _tell_calibrated(calibrated_arguments(pipe, chosen, arguments(calls, requests)), pipe)
 
     from cachesmith.sampling.render import Renderer
+    from cachesmith.sampling.sound import sampling_rate
 
     opened = engines(engine, pipe)
     renderer = Renderer(pipe, visited, largest_batch(opened, batch, chosen), **common)
@@ -141,7 +142,9 @@ def run(
     pictures, stats, seconds, taken = _sample(renderer, requests, chosen, profile, settings)
     _warn_unless_finite(pictures.image_samples)
     files = file_names(out, count, separate)
-    save_samples(pictures.image_samples, files, fps, _sampling_rate(pipe))
+    save_samples(pictures.image_samples, files, fps, sampling_rate(pipe))
+    if pictures.audio_samples is not None:
+        note(f"{type(pipe).__name__} makes sound with its videos, which is not saved")
     facts = _facts(renderer, taken, stats, seconds, len(requests), files)
     print_json(facts) if json else _print(facts, kind(out))
 
@@ -203,11 +206,6 @@ def _warn_unless_finite(samples: "Samples") -> None:
             RuntimeWarning,
             stacklevel=2,
         )
-
-
-def _sampling_rate(pipe: Any) -> int:
-    """Samples a second of what an audio pipeline makes."""
-    return int(getattr(pipe.vae, "sampling_rate", None) or 44_100)
 
 
 def _facts(

@@ -4,10 +4,12 @@ import shlex
 from pathlib import Path
 
 import pytest
+import torch
 from optuna.storages.journal import JournalFileBackend, JournalStorage
 from tests.calibrate.small import run
 
 from cachesmith.calibrate.report.data import ReportData
+from cachesmith.calibrate.report.gather import held_gpus
 from cachesmith.policies import Policy
 
 
@@ -85,3 +87,7 @@ def test_the_command_line_is_repeated_as_it_was(monkeypatch: pytest.MonkeyPatch)
         monkeypatch.setattr("sys.argv", ["cachesmith", "calibrate", "m", *token, "--out", "x"])
         told = command(CalibrationConfig())
         assert "secret" not in told and told.endswith("--out x")
+
+
+def test_every_worker_holds_a_gpu() -> None:
+    assert held_gpus(torch.device("cuda:1"), 4) == 4 and held_gpus(torch.device("cpu"), 4) == 0

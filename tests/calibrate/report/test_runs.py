@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import pytest
 import torch
 from tests.tiny import tiny_flux
 
@@ -30,3 +31,15 @@ def test_walks_of_several_calls_are_in_the_order_of_their_requests() -> None:
         assert found_one.drawn.shape[-1] == each.arguments["height"]
         assert len(found_one.states) == STEPS and max(state_errors(alone, found_one)) < 1e-5
     assert min(state_errors(found[0], found[2])) > 0.1
+
+
+def test_states_take_no_more_than_the_sampler_has() -> None:
+    """Those of a video are large, and there are as many as steps; errors are in float64 all the same."""
+    (found,) = trajectories(Renderer(tiny_flux(), STEPS), [request(0, 32)])
+    assert {state.dtype for state in found.states} == {torch.float32}
+    other = found._replace(states=tuple(state * (1 + 1e-4) for state in found.states))
+    expected = [
+        float((b.double() - a.double()).norm() / a.double().norm())
+        for a, b in zip(found.states, other.states, strict=True)
+    ]
+    assert state_errors(found, other) == pytest.approx(expected, rel=1e-12)

@@ -103,5 +103,5 @@ def _made(parameters: Iterable[str]) -> Kind:
     names = set(parameters)
     if names & {"num_frames", "video_length"}:
         return "video"
-    lengths = {"audio_end_in_s", "audio_length_in_s", "audio_duration", "audio_duration_s"}
+    lengths = {"audio_end_in_s", "audio_length_in_s", "audio_duration", "audio_duration_s", "duration"}
     return "sound" if names & lengths else "picture"
