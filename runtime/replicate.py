@@ -27,7 +27,7 @@ def replicate(pipe: Pipeline) -> Pipeline:
 
         workers = [cachesmith.replicate(pipe) for _ in range(4)]
 
-    with `with cachesmith.runtime.apply(worker, policy): ...` in each thread. A worker's pictures are to the bit those
+    with `with cachesmith.apply(worker, policy): ...` in each thread. A worker's pictures are to the bit those
     that `pipe` makes, and it holds no more device memory than a request does. Compiled modules are eager in a worker:
     compile them there. Changes of shared weights in place (`fuse_lora`) change them for all; LoRAs that are loaded into
     a worker are its own.

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from cachesmith.hub.facts import FRONT, PAGE, Facts
+from cachesmith.hub.usage import usage
 from cachesmith.policies import Document, Policy, Profile, Quality
 
 if TYPE_CHECKING:
@@ -100,27 +101,16 @@ def _body(repo_id: str, policy: Policy, base: Base, facts: Facts | None, picture
 
 
 def _usage(repo_id: str, document: Document, base: Base) -> Iterator[str]:
-    source = base.model or "the base model"
     names = ", ".join(f"`{name}`" for name in document.profiles)
-    default = next(iter(document.profiles)) if "balanced" not in document.profiles else "balanced"
+    task = next((_task(p.quality) for p in document.profiles.values() if p.quality), "text-to-image")
+    yield "```python"
+    yield from usage(repo_id, document, base.model or "the base model", base.revision, task)
     yield from (
-        "```python",
-        "from diffusers import DiffusionPipeline",
-        "from cachesmith.policies import load",
-        "from cachesmith.runtime import apply",
-        "",
-        f'pipe = DiffusionPipeline.from_pretrained("{source}"{_pinned(base)}).to("cuda")',
-        f'with apply(pipe, load("{repo_id}"), "{default}"):',
-        "    images = pipe(prompt).images",
         "```",
         "",
         f"Profiles: {names}. A pipeline that differs from the one below is told or refused.",
         "",
     )
-
-
-def _pinned(base: Base) -> str:
-    return f', revision="{base.revision}"' if base.revision else ""
 
 
 def _profiles(document: Document, facts: Facts | None) -> Iterator[str]:
