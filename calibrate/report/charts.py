@@ -76,7 +76,10 @@ def front_figure(measurements: Sequence[Measurement], uncached_seconds: float) -
     axes.axvline(uncached_seconds, color=INK, linestyle="--", linewidth=0.8, label="uncached")
     axes.set_xlim(0, 1.05 * max(uncached_seconds, *(m.seconds for m in measurements)))
     axes.margins(y=0.12)
-    axes.legend(fontsize=8, frameon=False)
+    # above: points and the uncached line may be anywhere inside
+    axes.legend(
+        fontsize=8, frameon=False, loc="lower left", bbox_to_anchor=(0, 1), ncols=3, borderaxespad=0.2
+    )
     return figure
 
 

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from tests.commands.shop import PROMPTS, Cli, Shop, fails, succeeds
 
 import cachesmith.calibrate
@@ -148,6 +149,18 @@ def test_a_dry_run_loads_nothing_and_writes_nothing(cli: Cli, shop: Shop, tmp_pa
     said = succeeds(cli("calibrate", shop.model, "--prompts", shop.prompts, "--out", out, "--dry-run"))
     assert "least squares" in said and "device GiB" in said and "twice the budget" in said
     assert list(tmp_path.iterdir()) == [out] and out.read_text() == "an earlier one"
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="is about machines without")
+def test_a_plan_for_a_gpu_needs_none(cli: Cli, shop: Shop, tmp_path: Path) -> None:
+    rest = ("--prompts", shop.prompts, "--out", tmp_path / "x.policy.safetensors", "--device")
+    result = cli("calibrate", shop.model, *rest, "cuda:1", "--dry-run")
+    assert (
+        "references" in succeeds(result)
+        and "no cuda:1: the plan is for one with memory enough" in result.stderr
+    )
+    fails(cli("calibrate", shop.model, *rest, "cuda:1"), "no CUDA device that torch can use")
+    fails(cli("calibrate", shop.model, *rest, "abacus", "--dry-run"), "no device 'abacus'")
 
 
 def test_a_dry_run_as_json(cli: Cli, shop: Shop, tmp_path: Path) -> None:

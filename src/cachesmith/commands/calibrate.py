@@ -23,7 +23,7 @@ from cachesmith.commands.pipeline import (
 from cachesmith.commands.shared import completion
 from cachesmith.commands.shared.config_file import used_config
 from cachesmith.commands.shared.destination import check_folder, check_policy_file
-from cachesmith.commands.shared.device import device, usual_dtype
+from cachesmith.commands.shared.device import planned, usual_dtype
 from cachesmith.commands.shared.model_folder import check_model_name, hollow_transformer
 from cachesmith.commands.show.policy import as_json, show
 from cachesmith.policies import SUFFIX, CachesmithError, load
@@ -322,9 +322,12 @@ def _tell_plan(
     if config.seconds is not None:
         raise CachesmithError("--time is known only once a batch is timed; give --budget with --dry-run")
     check_model_name(model, loading)
-    place = device(loading.device)
+    place, here = planned(loading.device)
+    if not here:
+        note(f"this machine has no {place}: the plan is for one with memory enough")
     dtype, offloaded = loading.dtype or usual_dtype(place), offload is OffloadOption.model
-    memory = memory_plan(Path(model), config, requests, dtype, free_memory(place), offloaded)
+    free = free_memory(place) if here else None
+    memory = memory_plan(Path(model), config, requests, dtype, free, offloaded)
     if json:
         print_json(plan_as_json(config, memory))
         return

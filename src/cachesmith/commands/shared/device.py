@@ -1,5 +1,6 @@
 """Where a pipeline is put."""
 
+import re
 from typing import TYPE_CHECKING
 
 from cachesmith.policies import CachesmithError
@@ -25,6 +26,17 @@ def device(name: str | None) -> "torch.device":
             f"torch cannot compute on {name} here; write {' or '.join(f'--device {each}' for each in usable())}"
         )
     return wanted
+
+
+def planned(name: str | None) -> tuple["torch.device", bool]:
+    """Return the device that a plan is for, and whether it is here: a plan for a GPU may be made without one.
+
+    Raises `CachesmithError` for what is no device, or one of another kind that torch cannot use here.
+    """
+    import torch
+
+    elsewhere = re.fullmatch(r"cuda(:\d+)?", name or "") is not None and not torch.cuda.is_available()
+    return (torch.device(name or ""), False) if elsewhere else (device(name), True)
 
 
 def usual_dtype(place: "torch.device") -> str:
