@@ -1,6 +1,7 @@
 """The committed models run under their committed policies, close to what they draw without."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +46,18 @@ def test_the_fastest_profile_is_fast_and_close(name: str) -> None:
         cached = renderer(asked)
     assert session.stats.nfc == nfc and not session.stats.fallbacks
     assert float(psnr(renderer(asked).images, cached.images).min()) > 28
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
+@pytest.mark.parametrize("name", MODELS)
+def test_the_code_of_its_readme_runs(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As it stands, but for the number of steps."""
+    monkeypatch.chdir(EXAMPLES.parent)
+    (code,) = re.findall(r"```python\n(.*?)```", (EXAMPLES / name / "README.md").read_text(), re.DOTALL)
+    assert "num_inference_steps=50" in code
+    found: dict[str, Any] = {}
+    exec(compile(code.replace("num_inference_steps=50", "num_inference_steps=2"), name, "exec"), found)
+    assert len(found["frames" if name == "moving_wan" else "images"]) == 1
 
 
 @pytest.mark.parametrize("name", MODELS)
