@@ -14,7 +14,7 @@ def check_earlier(earlier: Policy, prompts: Sequence[Prompt], parts: Split) -> N
     if not shares_prompts(prompts) and record.heldout_prompts != requests_digest(parts.heldout):
         raise PolicyError(
             "the earlier policy held out other prompts, so it may be fitted on those held out now; "
-            "use its prompts file, --fitting, --validation and --heldout, or leave it out"
+            "use its prompts file, --fitting and --heldout, or leave it out"
         )
     if set(record.fitting_seeds) & {request.seed for request in parts.heldout}:
         raise PolicyError(

@@ -44,7 +44,7 @@ class SignalChanges(Watcher):
         if call.modulated is None:
             raise PolicyError(
                 "the modulated input of the first block is not known: its modules are not described in "
-                "runtime/models/adapters.py, or it is compiled; TeaCache cannot be fitted"
+                "runtime/models/spans.py, or it is compiled; TeaCache cannot be fitted"
             )
         self._signal = call.modulated()
         return COMPUTE_ALL

@@ -118,7 +118,9 @@ def masks_of(profile: Profile, tool: str, steps: int) -> dict[str | None, str]:
 def need_steps(steps: int | None, subject: str) -> int:
     """Return the number of steps. Raises `PolicyError` where nobody said it."""
     if steps is None:
-        raise PolicyError(f"{subject} does not say the number of sampler steps; give it with --steps")
+        raise PolicyError(
+            f"{subject} does not say the number of sampler steps; give it with --num-inference-steps"
+        )
     return steps
 
 

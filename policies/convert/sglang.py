@@ -45,7 +45,7 @@ def from_sglang(raw: object, steps: int | None) -> Converted:
     request = schedule.request
     count = request.num_inference_steps
     if steps not in (None, count):
-        raise PolicyError(f"the schedule is for {count} steps, not {steps}; leave --steps out")
+        raise PolicyError(f"the schedule is for {count} steps, not {steps}; leave --num-inference-steps out")
     mask = from_steps(schedule.full_steps, count)
     profile, arrays = forecasting(mask, lines(mask, "the schedule"))
     scale = request.guidance_scale

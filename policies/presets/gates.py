@@ -26,7 +26,7 @@ def teacache(
     """TeaCache (arXiv 2411.19108): reuse the stack until the rescaled change of its modulated input adds up.
 
     Published: 0.25, 0.4, 0.6 or 0.8 with the polynomial `FLUX` on FLUX.1-dev (28 steps); first and last step computed.
-    The polynomial belongs to a model: `cachesmith.calibrate.methods.teacache.fit` fits one.
+    The polynomial belongs to a model: `cachesmith fit MODEL --method teacache` fits one.
     """
     gate = Distance(threshold=threshold, polynomial=polynomial, warmup=warmup, tail=tail)
     return _preset("teacache", Stack(), gate, Reuse())

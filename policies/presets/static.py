@@ -52,7 +52,7 @@ def magcache(
     if len(ratios) == 0:
         raise PolicyError(
             "preset magcache needs the magnitude ratios of a model, one for each step: measure them with "
-            "cachesmith.calibrate.methods.magcache.fit, or pass ratios= in Python"
+            "`cachesmith fit MODEL --method magcache`, or pass ratios= in Python"
         )
     mask = magcache_mask(ratios, threshold, max_skips, retention, protected)
     return _policy("magcache", Fixed(mask=mask), Forecaster(rows=Reuse()), Stack())

@@ -13,7 +13,7 @@ DEPTH = 4
 
 @dataclass(frozen=True)
 class State:
-    """Marks of everything mutable that a block was given, and of its own attributes. Nothing is copied."""
+    """Marks of everything mutable that a block was given, and of its own buffers. Nothing is copied."""
 
     module: nn.Module
     arguments: dict[str, Any]
@@ -35,7 +35,7 @@ class State:
 
 
 def _own(module: nn.Module) -> Marks:
-    """Buffers, and attributes that are tensors or containers; caches of rotary tables are keyed, and only grow."""
+    """Buffers. Plain attributes are not told apart from tables that the first call makes and later ones only read."""
     return tuple((id(b), _written(b)) for b in module.buffers())
 
 

@@ -35,7 +35,7 @@ class DistanceRules:
         if self.gate.signal == "modulated" and unknown:
             raise PolicyError(
                 "the modulated input of the first block is not known: its modules are not described in "
-                'runtime/models/adapters.py, or it is compiled; use a gate with signal="input"'
+                'runtime/models/spans.py, or it is compiled; use a gate with signal="input"'
             )
 
     def held_bytes(self, sizes: Mapping[str, int], samples: int, shared_inputs: int) -> int:

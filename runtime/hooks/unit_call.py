@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
-from cachesmith.policies import EngineError
+from cachesmith.policies import EngineError, PolicyError
 from cachesmith.runtime.features import Feature
 from cachesmith.runtime.hooks.arguments import ArgumentList, mapper, namer, reader, writer
 from cachesmith.runtime.hooks.caller import in_call
@@ -206,7 +206,14 @@ class UnitState:
         return self._finish(values, part.complete(self._outputs(values)))
 
     def _outputs(self, values: tuple[Any, ...]) -> Feature:
-        return self.unit.select(values, -1) if isinstance(self.unit, BlockRun) else values
+        unit = self.unit
+        names = unit.reads[-1] if isinstance(unit, BlockRun) else unit.streams
+        if len(values) != len(names):
+            raise PolicyError(
+                f"{unit.name} returns {len(values)} tensors where the adapter names {len(names)} streams "
+                f"({', '.join(names)}); name what it returns, in its order"
+            )
+        return unit.select(values, -1) if isinstance(unit, BlockRun) else values
 
     def _bypass(self, position: int, values: tuple[Any, ...]) -> Any:
         """A block passes its streams on; a submodule returns nothing worth computing with: zero channels."""

@@ -10,6 +10,7 @@ from cachesmith.policies import GUIDANCE, MAIN, Follower, Modules, PolicyError, 
 from cachesmith.runtime.features import Feature, difference
 from cachesmith.runtime.models.adapter import JOINED, Adapter, BlockList, ModuleSpan, is_compiled
 from cachesmith.runtime.models.adapters import adapter_for
+from cachesmith.runtime.models.described import check_described
 
 IMAGE_STREAM = "hidden_states"
 
@@ -146,11 +147,13 @@ def units_of(units: tuple[Unit, ...], denoiser: str) -> tuple[Unit, ...]:
 def block_lists(transformer: nn.Module) -> list[tuple[BlockList, nn.Module]]:
     """Return every block with the list it belongs to, in execution order.
 
-    Raises `PolicyError` when there is no adapter for the transformer.
+    Raises `PolicyError` when there is no adapter for the transformer, or one that does not fit it.
     """
+    adapter = adapter_for(transformer)
+    check_described(transformer, adapter)
     return [
         (entry, block)
-        for entry in adapter_for(transformer).lists
+        for entry in adapter.lists
         for block in transformer.get_submodule(entry.path).children()
     ]
 
