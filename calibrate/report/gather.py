@@ -21,8 +21,8 @@ from cachesmith.progress import stage
 from cachesmith.runtime import apply, distill
 from cachesmith.sampling.evaluate import Evaluator
 from cachesmith.sampling.metrics import METRICS
+from cachesmith.sampling.pictures import sampling_rate
 from cachesmith.sampling.requests import Request
-from cachesmith.sampling.sound import sampling_rate
 from cachesmith.sampling.timing import machine
 
 

@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from cachesmith.sampling.sound import USUAL_RATE
+from cachesmith.sampling.pictures import USUAL_RATE
 
 LOSSLESS = 256
 """Pixels on a side up to which pictures are kept to the bit, as PNG."""

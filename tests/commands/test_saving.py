@@ -13,7 +13,7 @@ from tests.pipelines.audio import AUDIO
 
 from cachesmith.commands.shared.saving import check_kind, save_samples
 from cachesmith.policies import CachesmithError
-from cachesmith.sampling.sound import USUAL_RATE, sampling_rate
+from cachesmith.sampling.pictures import USUAL_RATE, sampling_rate
 
 
 def test_pictures_as_a_grid_and_one_by_one(tmp_path: Path) -> None:

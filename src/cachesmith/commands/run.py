@@ -130,8 +130,8 @@ def run(
     require_requests(pipe, requests, common, visited)
     _tell_calibrated(calibrated_arguments(pipe, chosen, arguments(calls, requests)), pipe)
 
+    from cachesmith.sampling.pictures import sampling_rate
     from cachesmith.sampling.render import Renderer
-    from cachesmith.sampling.sound import sampling_rate
 
     opened = engines(engine, pipe)
     renderer = Renderer(pipe, visited, largest_batch(opened, batch, chosen), **common)

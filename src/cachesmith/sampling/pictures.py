@@ -16,6 +16,10 @@ Samples = Tensor | tuple[Tensor, ...]
 Media = Literal["image", "video", "audio", "latent"]
 """Of a sample: image [C, H, W] and video [F, C, H, W] in [0, 1], audio [C, T] in [-1, 1], latent [...]."""
 
+USUAL_RATE = 44_100
+"""Sound samples a second, where a pipeline says nothing of it."""
+
+_RATES = ("sampling_rate", "sample_rate")
 
 _AXES: dict[str, tuple[str, ...]] = {
     "image": ("channels", "height", "width"),
@@ -101,6 +105,14 @@ def pictures_of(result: Any, latents: Sequence[Tensor], output_type: str, path: 
     rows = len(samples)
     whole = decoded if len(decoded) == rows or len(decoded) % rows else decoded.unflatten(0, (rows, -1))
     return Pictures(samples, whole.float().cpu(), media, path, audio)
+
+
+def sampling_rate(pipe: Any) -> int:
+    """Return sound samples a second: as the pipeline or its decoder says, in one of two spellings; else the usual."""
+    vae = getattr(pipe, "vae", None)
+    # not by the attribute of the module: that is its configuration's as well, with a warning
+    said = [vars(pipe)] if vae is None else [vars(pipe), vars(vae), getattr(vae, "config", {})]
+    return int(next((each[name] for each in said for name in _RATES if name in each), USUAL_RATE))
 
 
 def as_tensor(value: Any, drawn: bool = True) -> Tensor:

@@ -21,7 +21,7 @@ def test_the_same_split_may_be_used_again() -> None:
 @pytest.mark.parametrize("sizes", [(8, 4, 12), (24, 4, 6), (8, 40, 6)])
 def test_another_split_is_refused(sizes: tuple[int, int, int]) -> None:
     earlier = recorded(split(PROMPTS, 8, 4, 6, 0))
-    with pytest.raises(PolicyError, match="use its prompts file, --fitting, --validation and --heldout"):
+    with pytest.raises(PolicyError, match="use its prompts file, --fitting and --heldout"):
         check_earlier(earlier, PROMPTS, split(PROMPTS, *sizes, 0))
 
 

@@ -195,7 +195,7 @@ def test_a_schedule_alone_can_be_exported() -> None:
 
 
 def test_steps_must_be_known() -> None:
-    with pytest.raises(PolicyError, match="--steps"):
+    with pytest.raises(PolicyError, match="--num-inference-steps"):
         export_profile(policy(gate=Interval()), "cache-dit")
 
 

@@ -199,7 +199,7 @@ def test_what_cannot_be_imported_is_named(values: dict[str, Any], said: str) -> 
 
 
 def test_taylorseer_needs_the_number_of_steps() -> None:
-    with pytest.raises(PolicyError, match="--steps"):
+    with pytest.raises(PolicyError, match="--num-inference-steps"):
         import_settings({}, TAYLORSEER)
 
 

@@ -193,7 +193,7 @@ def test_a_request_is_read_whole() -> None:
         schedule["request"][field] = value
         with pytest.raises(PolicyError, match=field):
             import_settings(schedule, FORMAT)
-    with pytest.raises(PolicyError, match="--steps"):
+    with pytest.raises(PolicyError, match="--num-inference-steps"):
         import_settings(published(), FORMAT, 30)
 
 
