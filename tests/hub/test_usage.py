@@ -64,3 +64,5 @@ def test_the_code_of_a_card(file: str, given: dict[str, Any], monkeypatch: pytes
     assert loaded == {"name": "org/model", "revision": "abc", "dtype": torch.float32}
     assert called == given | {"num_inference_steps": 50}
     inspect.signature(pipeline.__call__).bind(None, **called)
+    height, width = (given.get(name) for name in ("height", "width"))
+    assert (f"- size: {height} x {width}" in card) == (height is not None)

@@ -13,6 +13,9 @@ if TYPE_CHECKING:
 
 TAGS = ("cachesmith", "diffusers", "feature-caching")
 
+SIZES = 8
+"""Of a policy for many sizes, so many are named where no report says which they are."""
+
 
 @dataclass(frozen=True)
 class Base:
@@ -163,6 +166,9 @@ def _conditions(policy: Policy, base: Base, facts: Facts | None) -> dict[str, st
     if document.sampler is not None:
         told["sampler"] = f"{document.sampler.scheduler}, {document.sampler.steps} steps"
         told["guidance"] = ", ".join([document.sampler.guidance, *document.sampler.scales_in_words])
+        if sizes := document.sampler.sizes:
+            more = ", ..." if len(sizes) > SIZES else ""
+            told["size"] = ", ".join(map(str, sizes[:SIZES])) + more
     if record is not None:
         told["precision"] = record.dtype
         told["prompts"] = (
