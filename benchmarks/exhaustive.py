@@ -23,10 +23,13 @@ import optuna
 import torch
 from contest.journal import Journal
 from diffusers import DiffusionPipeline
+from torch import Tensor
 
 from cachesmith.calibrate.closed_loop.batch import sample
+from cachesmith.calibrate.closed_loop.drift import drift, growth, nudged
 from cachesmith.calibrate.methods.searches.moves import Losses, ScheduleSpace, anneal, climb
 from cachesmith.calibrate.methods.searches.reuse import ScheduleSampler
+from cachesmith.calibrate.probe import probe
 from cachesmith.calibrate.schedules.path_costs import told_by_paths
 from cachesmith.calibrate.schedules.search import RunShape, search_shapes, shaped
 from cachesmith.commands.output import write_text
@@ -47,11 +50,17 @@ Score = Callable[[str], float]
 
 
 class Scores:
-    """Scores of masks by every judge, remembered on disk. run: what the uncached paths tell the search."""
+    """Scores of masks by every judge, remembered on disk. run: what uncached and nudged runs tell the search."""
 
     def __init__(self, renderer: Renderer, asked: Sequence[Request], journal: Journal):
         uncached = sample(renderer, asked)
-        costs = told_by_paths(renderer.pipe.scheduler, renderer.steps, uncached.moves)
+        schedule, channels = nudged(renderer.steps), probe(renderer, asked).channels
+        assert schedule is not None, "there are steps enough"
+
+        def grown(scales: Tensor) -> Tensor:
+            return growth(drift(renderer, [uncached], schedule, channels) * scales.square(), schedule)
+
+        costs = told_by_paths(renderer.pipe.scheduler, renderer.steps, uncached.moves, grown)
         self.run = RunShape(renderer.steps, costs=costs)
         self._uncached, self._journal = uncached.images, journal
         self._samplers = {name: ScheduleSampler(renderer, asked, name == "line") for name in JUDGES}

@@ -162,7 +162,7 @@ class _Calibration:
         return CalibrationResult(policy, ledger, report)
 
     def _shards(self) -> AbstractContextManager[Shards]:
-        groups = request_groups(self.fitting, self.where.batch, self.plan.screened)
+        groups = request_groups(self.fitting, self.where.batch)
         folder = self.config.work / f"references-{self.key}"
         return hired(
             self.renderer, groups, folder, self.config.workers, self.load, self.where, self.config.ray

@@ -1,7 +1,7 @@
 """From uncached samples to one profile of the whole stack: schedule, least squares, gradients."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -10,21 +10,21 @@ from time import monotonic
 import torch
 from torch import Tensor
 
+from cachesmith.calibrate.closed_loop.drift import growth, nudged
 from cachesmith.calibrate.closed_loop.fit import Fit, SegmentFitter
 from cachesmith.calibrate.closed_loop.lanes import Rows, Schedule
 from cachesmith.calibrate.closed_loop.polish import Polisher
 from cachesmith.calibrate.config import CalibrationConfig
-from cachesmith.calibrate.fleet.groups import at_least
 from cachesmith.calibrate.objective import PSNR, Objective
 from cachesmith.calibrate.prepared import Prepared
 from cachesmith.calibrate.schedules.path_costs import told_by_paths
 from cachesmith.calibrate.schedules.search import (
     RunShape,
     ShapeParameters,
+    first_shapes,
     search_shapes,
     shaped,
     typical_schedule,
-    usual_schedule,
 )
 from cachesmith.calibrate.studies import open_study
 from cachesmith.calibrate.work_folder import Memo, digest_of, load_tensors, save_tensors
@@ -57,7 +57,7 @@ class ProfileMaker:
         self.objective = Objective(config.objective, lpips)
         self._memo = Memo(config.work / f"scores-{self.key}.jsonl")
         self._scheduler = prepared.renderer.pipe.scheduler
-        self._cheaper: list[ShapeParameters] = []
+        self._cheaper: ShapeParameters | None = None
 
     def __call__(self, budget: float, earlier: tuple[Schedule, Rows] | None = None) -> Weighted:
         """The profile with at most `budget` full computations; it goes on from `earlier`, if that is given."""
@@ -75,64 +75,91 @@ class ProfileMaker:
         return Weighted(schedule, rows, fit.psnr, source, losses)
 
     def _schedule(self, budget: float) -> Schedule:
-        """The best of some shapes. What was best for the profile made before is tried first, and then the usual one."""
+        """The best of some shapes. That of the profile made before is tried first, and then the usual one."""
         by = "" if self.objective == PSNR else f"-{self.objective.name}"
-        name = f"schedules-{self.key}-{budget:g}-{self.plan.screened}{by}"
-        study = open_study(self.config.storage, self.config.work, name, ["maximize"])
+        study = open_study(
+            self.config.storage, self.config.work, f"schedules-{self.key}-{budget:g}{by}", ["maximize"]
+        )
+        trials = self.plan.shapes if self._cheaper is None else self.plan.more_shapes
         run = self._run(self.shape.follower)
-        trials = self.plan.more_shapes if self._cheaper else self.plan.shapes
-        with self.ledger.phase("schedules"):
-            point = search_shapes(study, budget, run, trials, self.config.seed, self._score, self._cheaper)
-            self._cheaper = [point]
-            best, usual = shaped(point, budget, run), usual_schedule(budget, run)
-            return best if _better(*(self._quick(each, self.objective) for each in (best, usual))) else usual
+        shape = first_shapes(budget, run, self._cheaper)[0]
+        usual, compared = shaped(shape, budget, run), dict[Schedule, float]()
 
-    def screened(self, budget: int) -> Tensor:
-        """Out-of-fold PSNR [N] of a quick fit for a budget, without a search for its schedule."""
-        with self.ledger.phase("schedules"):
-            return self._quick(typical_schedule(budget, self._run(None)))
+        def score(schedule: Schedule) -> float:
+            compared[schedule] = _typical(self._scores(schedule))
+            # weights and curvatures are large: those of the two that one is chosen from are kept
+            self._forget(compared.keys() - {usual, max(compared, key=compared.__getitem__)})
+            return compared[schedule]
+
+        found = search_shapes(study, budget, run, trials, self.config.seed, score, self._cheaper)
+        best = shaped(found, budget, run)
+        better = _better(self._scores(best), self._scores(usual))
+        self._cheaper, chosen = (found, best) if better else (shape, usual)
+        self._forget({best, usual} - {chosen})
+        return chosen
+
+    def unsearched(self, budget: int) -> Tensor:
+        """Out-of-fold PSNR [N] of least squares for a budget, without a search for its schedule."""
+        schedule = typical_schedule(budget, self._run(None))
+        key = f"unsearched: {schedule}"
+        known = self._memo.get(key)
+        if known is None:
+            self._memo.put(key, known := self._fitted(schedule).samples.tolist())
+            self._forget([schedule])
+        return torch.tensor(known)
 
     @cached_property
     def _costs(self) -> Tensor | None:
         """Of segments, see `RunShape`. All paths are read for it: nobody needs them where no schedule is looked for."""
-        return told_by_paths(self._scheduler, self.plan.steps, self.shards.moves)
+        return told_by_paths(self._scheduler, self.plan.steps, self.shards.moves, self._grown)
+
+    def _grown(self, scales: Tensor) -> Tensor:
+        """What squared errors are multiplied by, see `told_by_paths`."""
+        schedule, samples = nudged(self.plan.steps, self.shape.starts), self.plan.nudged
+        if schedule is None:
+            return torch.ones_like(scales)
+        key = f"drift of {samples} samples: {schedule}"
+        errors = self._memo.get(key)
+        if errors is None:
+            advance, computed = self._counted("schedules"), computations(schedule.mask)
+            with self.ledger.phase("schedules"):
+                found = self.shards.drift(
+                    range(samples), schedule, self.shape.channels, lambda count: advance(count * computed)
+                )
+            self._memo.put(key, errors := found.flatten().tolist())
+        return growth(torch.tensor(errors).view(samples, -1) * scales.square(), schedule)
 
     def _run(self, follower: Follower | None) -> RunShape:
         return RunShape(self.plan.steps, follower, self.shape.starts, self._costs)
 
-    def _score(self, schedule: Schedule) -> float:
-        return float(self._quick(schedule, self.objective).mean())
-
-    def _quick(self, schedule: Schedule, objective: Objective = PSNR) -> Tensor:
-        """Out-of-fold scores [N] of least squares of a few samples."""
-        by = "" if objective == PSNR else f"{objective.name}, "
-        key = f"{by}{self.plan.screened} samples: {schedule}"
+    def _scores(self, schedule: Schedule) -> Tensor:
+        """Out-of-fold scores [N] of least squares."""
+        key = f"{self.objective.name}: {schedule}"
         known = self._memo.get(key)
         if known is None:
-            fit = SegmentFitter(
-                self.shards,
-                schedule,
-                self.shape.channels,
-                places=at_least(self.shards.groups, self.plan.screened),
-                advance=self._counted("schedules"),
-                objective=objective,
-            )()
-            known = fit.samples.tolist()
-            self._memo.put(key, known)
+            self._memo.put(key, known := self._fitted(schedule).scores.tolist())
         return torch.tensor(known)
 
-    def _fitted(self, schedule: Schedule, start: Rows | None) -> Fit:
-        earlier = None if start is None else self.config.earlier
-        path = self._file("fit", schedule, None if earlier is None else earlier.id)
+    def _fitted(self, schedule: Schedule, start: Rows | None = None) -> Fit:
+        path = self._fit_file(schedule, start)
         if path.exists():
             return Fit.load(load_tensors(path))
         with self.ledger.phase("least squares"):
             fit = SegmentFitter(
                 self.shards, schedule, self.shape.channels, start=start, hold=start is not None,
-                advance=self._counted("least squares"),
+                advance=self._counted("least squares"), objective=self.objective,
             )()  # fmt: skip
         save_tensors(path, fit.saved())
         return fit
+
+    def _fit_file(self, schedule: Schedule, start: Rows | None = None) -> Path:
+        earlier = None if start is None or self.config.earlier is None else self.config.earlier.id
+        return self._file("fit", schedule, earlier, self.objective.name)
+
+    def _forget(self, schedules: Iterable[Schedule]) -> None:
+        """Delete their fits."""
+        for schedule in schedules:
+            self._fit_file(schedule).unlink(missing_ok=True)
 
     def _polished(self, fit: Fit) -> tuple[Rows, tuple[float, ...]]:
         path = self._file("gradients", fit.schedule, self.plan.iterations, fit.psnr)
@@ -180,10 +207,16 @@ def _graded(mask: str) -> float:
     return computations(mask[next(step for step, letter in enumerate(mask) if letter in "FH") + 1 :])
 
 
-def _better(samples: Tensor, usual: Tensor) -> bool:
-    """Whether `samples` are better than the same ones under the usual schedule by more than chance.
+def _typical(samples: Tensor) -> float:
+    """Half the mean of all, and half that of the worse half: a schedule is not to be good on average alone."""
+    worse = samples.sort().values[: max(1, len(samples) // 2)]
+    return float((samples.mean() + worse.mean()) / 2)
 
-    Chance is two standard errors: quick fits are for few samples, and favour what has fewer weights.
-    """
-    gain = samples - usual
-    return len(gain) > 1 and bool(gain.mean() > 2 * gain.std() / len(gain) ** 0.5)
+
+def _better(samples: Tensor, usual: Tensor) -> bool:
+    """Whether `samples` are better than the same ones under the usual schedule by more than chance, which is two
+    standard errors."""
+    if len(samples) < 2:
+        return False
+    chance = 2 * float((samples - usual).std()) / math.sqrt(len(samples))
+    return _typical(samples) - _typical(usual) > chance

@@ -111,7 +111,7 @@ def _fastest(maker: ProfileMaker, config: CalibrationConfig) -> int:
     wanted, high = config.min_psnr or 0.0, max(config.most_computed, low + 1)
 
     def holds(budget: int) -> bool:
-        return bootstrap(maker.screened(budget), config.seed)[0] >= wanted
+        return bootstrap(maker.unsearched(budget), config.seed)[0] >= wanted
 
     if not holds(high):
         raise PolicyError(

@@ -67,7 +67,7 @@ class Curvature:
 class Fit:
     """Weights from all samples; curvatures; width: latents of a token.
 
-    samples: out-of-fold scores [N], by default PSNR in dB.
+    samples: out-of-fold PSNR [N], dB; scores: the same by the objective.
     """
 
     schedule: Schedule
@@ -75,6 +75,7 @@ class Fit:
     curvatures: list[Curvature] = field(default_factory=list)
     width: int = 1
     samples: Tensor = field(default_factory=lambda: torch.zeros(0))
+    scores: Tensor = field(default_factory=lambda: torch.zeros(0))
 
     @property
     def psnr(self) -> float:
@@ -89,14 +90,15 @@ class Fit:
         ]
         return {
             "schedule": tuple(self.schedule), "rows": self.rows, "curvatures": curvatures, "width": self.width,
-            "samples": self.samples,
+            "samples": self.samples, "scores": self.scores,
         }  # fmt: skip
 
     @staticmethod
     def load(saved: dict[str, Any]) -> "Fit":
         """What `saved` was made of."""
         curvatures = [Curvature(Segment(*each[:2]), *each[2:]) for each in saved["curvatures"]]
-        return Fit(Schedule(*saved["schedule"]), saved["rows"], curvatures, saved["width"], saved["samples"])
+        schedule, scores = Schedule(*saved["schedule"]), (saved["samples"], saved["scores"])
+        return Fit(schedule, saved["rows"], curvatures, saved["width"], *scores)
 
 
 class Walked(NamedTuple):
@@ -107,7 +109,7 @@ class Walked(NamedTuple):
 
 
 class SegmentFitter:
-    """Fits one schedule on uncached samples: on all of them, or on the groups at `places`.
+    """Fits one schedule on uncached samples.
 
     channels: of each stream that leaves the blocks.
     ridges, turns: less of them for a quick fit. start: weights to begin with, by default lines;
@@ -121,7 +123,6 @@ class SegmentFitter:
         schedule: Schedule,
         channels: tuple[int, ...],
         *,
-        places: Sequence[int] | None = None,
         ridges: Sequence[float] = RIDGES,
         turns: int = TURNS,
         start: Rows | None = None,
@@ -131,8 +132,7 @@ class SegmentFitter:
     ):
         self.shards, self.schedule, self.channels, self.ridges = shards, schedule, channels, ridges
         self.turns, self.hold, self.device = turns, hold, shards.device
-        self.places = range(len(shards.groups)) if places is None else places
-        self.count = sum(len(shards.groups[place].numbers) for place in self.places)
+        self.count = sum(len(group.numbers) for group in shards.groups)
         self.folds, self.start = min(FOLDS, self.count), start
         self.objective = objective
         self.base = start or line_weights(schedule, sum(channels), self.device)
@@ -144,10 +144,12 @@ class SegmentFitter:
     def __call__(self) -> Fit:
         """Walk all segments; the runs' pictures, out of fold, are the score."""
         start = Start(self.schedule, self.channels, self.folds, self.start)
-        self.shards.begin(self.places, start, torch.arange(self.count) % self.folds)
+        self.shards.begin(start, torch.arange(self.count) % self.folds)
         for segment in self.segments:
             self._segment(segment)
-        self._fit.samples = self.shards.scores(self.objective)
+        self._fit.samples = self._fit.scores = self.shards.scores(PSNR)
+        if self.objective != PSNR:
+            self._fit.scores = self.shards.scores(self.objective)
         return self._fit
 
     def _segment(self, segment: Segment) -> None:

@@ -9,19 +9,19 @@ from cachesmith.calibrate.config import CalibrationConfig
 _CHUNK = 8
 """Samples come in multiples of this; also those of one gradient."""
 
-SCREENED = 16
-"""Samples at most that schedules are compared on."""
-
-SHAPES = 4
+SHAPES = 2
 """Schedules compared at least, for the first profile: for others, what was best for the one before, and the usual."""
 
 PER_ROOT = 4.0
 """Fitting samples per square root of run equivalents a profile: 40 for 100."""
 
-SCREEN = 0.15
-"""Share of the budget that comparisons of schedules may take."""
+SHARE = 0.25
+"""Of the budget, what least squares of more schedules than these may take."""
 
 MOST_SHAPES = 12
+
+_MOST = 16
+"""Samples of trials of scales and thresholds, at most."""
 
 _RECORDED = 4
 """Samples whose modules' scales are recorded."""
@@ -42,12 +42,12 @@ class PhasePlan:
 
 @dataclass(frozen=True)
 class BudgetPlan:
-    """samples: fitted on; screened: those that schedules are compared on; shapes: schedules of the profile that
+    """samples: fitted on; nudged: those in which it is measured how errors grow; shapes: schedules of the profile that
     computes least; iterations: gradients per profile, of `size` samples."""
 
     steps: int
     samples: int
-    screened: int
+    nudged: int
     shapes: int
     iterations: int
     size: int
@@ -112,44 +112,46 @@ def make_plan(
 
     computations: full computations of each profile; recomputed: blocks are computed twice for their gradients.
     """
-    profiles, per_run = len(computations), sum(computations) / steps
-    count = samples or _rounded(PER_ROOT * sqrt(budget / profiles))
-    fixed = count * (1 + per_run)
-    screened = min(count, SCREENED)
-    while screened > 4 and _screening(computations, SHAPES) * screened > SCREEN * budget * steps:
-        screened -= 4
-    shapes = SHAPES
-    while shapes < MOST_SHAPES and _screening(computations, shapes + 1) * screened <= SCREEN * budget * steps:
+    count = samples or _affordable(steps, computations, budget)
+    nudged, size, shapes = min(_CHUNK, count), min(_CHUNK, count), SHAPES
+    while shapes < MOST_SHAPES and count * _compared(computations, shapes + 1) <= SHARE * budget * steps:
         shapes += 1
-    size = min(_CHUNK, count)
+    fitting = count * _compared(computations, shapes)
     gradient = sum(_gradient(n, recomputed) for n in computations) * size / steps
-    screening = screened * _screening(computations, shapes)
-    left = budget - fixed - screening / steps
+    left = budget - count - nudged - fitting / steps
     iterations = max(0, min(ITERATIONS, int(left / gradient)))
     phases = [PhasePlan("references", count, count * steps)]
-    phases.append(PhasePlan("schedules", screened, screening))
-    phases.append(PhasePlan("least squares", count, count * sum(computations)))
+    phases.append(PhasePlan("schedules", nudged, nudged * steps))
+    phases.append(PhasePlan("least squares", count, fitting))
     if iterations:
         forwards = sum(n + (n - 1 if recomputed else 0) for n in computations) * size * iterations
         phases.append(
             PhasePlan("gradients", size, forwards, sum(n - 1 for n in computations) * size * iterations)
         )
-    return BudgetPlan(steps, count, screened, shapes, iterations, size, tuple(phases))
+    return BudgetPlan(steps, count, nudged, shapes, iterations, size, tuple(phases))
 
 
 def _more(shapes: int) -> int:
     return max(2, shapes // 3)
 
 
-def _screening(computations: Sequence[float], shapes: int) -> float:
-    """Forwards of a sample in comparisons of schedules."""
+def _affordable(steps: int, computations: Sequence[float], budget: float) -> int:
+    """Samples to fit on: as many as suit the budget, and fewer where references and fits alone exceed it."""
+    count = _rounded(PER_ROOT * sqrt(budget / len(computations)))
+    while count > _CHUNK and count * (1 + _compared(computations, SHAPES) / steps) + _CHUNK > budget:
+        count -= _CHUNK
+    return count
+
+
+def _compared(computations: Sequence[float], shapes: int) -> float:
+    """Forwards of a sample in least squares of all schedules that are compared."""
     least = min(computations)
     return shapes * least + _more(shapes) * (sum(computations) - least)
 
 
 def make_rfc_plan(steps: int, budget: float, trials: int, samples: int | None = None) -> BudgetPlan:
     """Divide `budget` among references, a recording of single modules, and trials of at most half of all steps."""
-    count = samples or max(4, min(SCREENED, 4 * round(budget / 24)))
+    count = samples or max(4, min(_MOST, 4 * round(budget / 24)))
     recorded = min(count, _RECORDED)
     each = count / 4  # run equivalents of a trial that computes a quarter of the steps
     shapes = max(1, min(trials, int((budget - count - recorded) / each)))

@@ -14,19 +14,13 @@ class Group(NamedTuple):
     requests: tuple[Request, ...]
 
 
-def request_groups(requests: Sequence[Request], batch: int, border: int = 0) -> list[Group]:
-    """Groups of at most `batch` samples, numbered through; a sample's number does not depend on `batch`.
-
-    None has samples on both sides of number `border`, so that no more need be walked where so few are wanted.
-    """
+def request_groups(requests: Sequence[Request], batch: int) -> list[Group]:
+    """Groups of at most `batch` samples, numbered through; a sample's number does not depend on `batch`."""
     groups, count = list[Group](), 0
     for places in batches(requests, batch):
-        first = max(0, border - count)
-        for part in (places[:first], places[first:]):
-            if part:
-                numbers = range(count, count + len(part))
-                groups.append(Group(tuple(numbers), tuple(requests[place] for place in part)))
-                count += len(part)
+        numbers = range(count, count + len(places))
+        groups.append(Group(tuple(numbers), tuple(requests[place] for place in places)))
+        count += len(places)
     return groups
 
 

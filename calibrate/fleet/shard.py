@@ -11,6 +11,8 @@ from cachesmith.calibrate.closed_loop import descent
 from cachesmith.calibrate.closed_loop.axes import Segment
 from cachesmith.calibrate.closed_loop.batch import Uncached
 from cachesmith.calibrate.closed_loop.descent import Point
+from cachesmith.calibrate.closed_loop.drift import drift
+from cachesmith.calibrate.closed_loop.lanes import Schedule
 from cachesmith.calibrate.closed_loop.stack_equations import StackEquations
 from cachesmith.calibrate.closed_loop.walk import Start, Walk
 from cachesmith.calibrate.fleet.groups import Group
@@ -64,12 +66,12 @@ class Shard:
         """See `Uncached.moves`."""
         return torch.cat([self.samples[place].moves(scales) for place in self.groups])
 
-    def begin(self, places: Sequence[int], start: Start, folds: Tensor) -> None:
-        """Begin a walk of the groups at `places`; folds: of their samples [N]."""
-        numbers = [number for place in places for number in self.groups[place].numbers]
-        some = {place: self.samples[place] for place in places}
+    def begin(self, start: Start, folds: Tensor) -> None:
+        """Begin a walk; folds: of the samples [N]."""
+        numbers = [number for group in self.groups.values() for number in group.numbers]
+        samples = {place: self.samples[place] for place in self.groups}
         home = None if self.where.history else HOST
-        self._walk = Walk(self.renderer, some, start, folds, numbers, home)
+        self._walk = Walk(self.renderer, samples, start, folds, numbers, home)
 
     def compute(self, step: int, place: int) -> int:
         """See `Walk`."""
@@ -102,13 +104,14 @@ class Shard:
 
     def gradients(self, numbers: Sequence[int], point: Point) -> tuple[list[Tensor], Tensor]:
         """See `descent.gradients`, of the samples with these numbers that are here."""
-        wanted = {
-            place: tuple(n for n in group.numbers if n in numbers) for place, group in self.groups.items()
-        }
-        some = [part for place, own in wanted.items() if own for part in self._part(place, own)]
+        some = self._some(numbers)
         grads, ends, called = descent.gradients(self.renderer, some, point, self.where.graph_on_host)
         self._at_once = max(map(len, called)) if len(called) > len(some) else self._at_once
         return grads, ends
+
+    def drift(self, numbers: Sequence[int], schedule: Schedule, channels: tuple[int, ...]) -> Tensor:
+        """See `closed_loop.drift`, of the samples with these numbers that are here."""
+        return drift(self.renderer, self._some(numbers), schedule, channels)
 
     def quality(self, policy: Policy) -> tuple[Tensor, float]:
         """Closed-loop PSNR in dB of all samples [N], and full computations."""
@@ -117,6 +120,13 @@ class Shard:
             for batch in self.samples.values():
                 found.append(psnr(batch.images, self.renderer(batch.requests).images))
         return torch.cat(found), session.stats.nfc
+
+    def _some(self, numbers: Sequence[int]) -> list[Uncached]:
+        """The samples with these numbers that are here, as many at once as fit."""
+        wanted = {
+            place: tuple(n for n in group.numbers if n in numbers) for place, group in self.groups.items()
+        }
+        return [part for place, own in wanted.items() if own for part in self._part(place, own)]
 
     def _part(self, place: int, numbers: tuple[int, ...]) -> list[Uncached]:
         """Some of a group's samples, as many at once as fit; always the same objects: they remember their prompts."""

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from cachesmith.calibrate.closed_loop.axes import Segment
 from cachesmith.calibrate.closed_loop.descent import Point
+from cachesmith.calibrate.closed_loop.lanes import Schedule
 from cachesmith.calibrate.closed_loop.stack_equations import StackEquations
 from cachesmith.calibrate.closed_loop.walk import Start
 from cachesmith.calibrate.fleet.groups import Group, shared_out
@@ -54,7 +55,6 @@ class Shards:
     ):
         self.groups, self.workers, self.device = groups, workers, device
         self._held = shared_out(groups, count or len(workers))
-        self._places: list[int] = []
         self._order: dict[int, list[int]] = {}
 
     def close(self) -> None:
@@ -85,15 +85,14 @@ class Shards:
         order = self._everywhere()
         return _in_order(order, self._all(dict.fromkeys(order, Call("moves", (scales,)))))
 
-    def begin(self, places: Sequence[int], start: Start, folds: Tensor) -> None:
-        """Begin a walk of the groups at `places`; folds: of their samples [N]."""
-        self._places, self._start = [*places], start
-        self._order = self._standing([n for place in places for n in self.groups[place].numbers])
-        self._all({w: Call("begin", (self._of(w), start, folds[rows])) for w, rows in self._order.items()})
+    def begin(self, start: Start, folds: Tensor) -> None:
+        """Begin a walk of all samples; folds: of each [N]."""
+        self._start, self._order = start, self._everywhere()
+        self._all({w: Call("begin", (start, folds[rows])) for w, rows in self._order.items()})
 
     def compute(self, step: int, advance: Advance) -> None:
         """Compute a step of all samples of the walk; `advance(samples)`."""
-        calls = {w: [Call("compute", (step, place)) for place in self._of(w)] for w in self._order}
+        calls = {w: [Call("compute", (step, place)) for place in self._held[w]] for w in self._order}
         for _, samples in self._run(calls):
             advance(samples)
 
@@ -144,16 +143,22 @@ class Shards:
         ]
         return grads, _in_order(order, {w: each[1].T.cpu() for w, each in answers.items()}).T
 
+    def drift(
+        self, numbers: Sequence[int], schedule: Schedule, channels: tuple[int, ...], advance: Advance
+    ) -> Tensor:
+        """Of the samples with these numbers: see `closed_loop.drift`; `advance(samples)`."""
+        order, answers = self._standing(numbers), dict[int, Tensor]()
+        for w, answer in self._run({w: [Call("drift", (numbers, schedule, channels))] for w in order}):
+            answers[w] = answer
+            advance(len(order[w]))
+        return _in_order(order, answers)
+
     def quality(self, policy: Policy) -> tuple[Tensor, float]:
         """Closed-loop PSNR in dB of all samples [N], and full computations, a mean over them."""
         order = self._everywhere()
         answers = self._all(dict.fromkeys(order, Call("quality", (policy,))))
         samples = _in_order(order, {w: each[0] for w, each in answers.items()})
         return samples, sum(len(order[w]) * each[1] for w, each in answers.items()) / len(samples)
-
-    def _of(self, worker: int) -> list[int]:
-        """Of the walk's groups, those that a worker has samples of."""
-        return [place for place in self._places if place in self._held[worker]]
 
     def _everywhere(self) -> dict[int, list[int]]:
         """`_standing` of all samples."""

@@ -23,16 +23,23 @@ _UNIT = 0.1
 """An initial noise level this close to 1 says that latents keep their variance."""
 
 
-def told_by_paths(scheduler: Any, steps: int, moves: Callable[[Tensor], Tensor]) -> Tensor | None:
+def told_by_paths(
+    scheduler: Any,
+    steps: int,
+    moves: Callable[[Tensor], Tensor],
+    grown: Callable[[Tensor], Tensor] | None = None,
+) -> Tensor | None:
     """`path_costs` of uncached runs of `scheduler`; None where it does not tell a noise level for each of the `steps`.
 
-    moves: see `Uncached.moves`.
+    moves: see `Uncached.moves`. grown(scales): what squared errors of y at each of its points are multiplied by until
+    the run ends [S + 1]; costs are errors there.
     """
     known = step_levels(scheduler)
     if known is None or len(known[0]) != steps + 1:
         return None
     levels, scales = known
-    return path_costs(moves(scales), levels)
+    costs = path_costs(moves(scales), levels)
+    return costs if grown is None else costs * grown(scales)
 
 
 def step_levels(scheduler: Any) -> tuple[Tensor, Tensor] | None:

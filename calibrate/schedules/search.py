@@ -1,12 +1,13 @@
-"""Which schedule a profile has: an Optuna study of shapes, judged by closed-loop fits of a few samples.
+"""Which schedule a profile has: an Optuna study of shapes, judged by closed-loop fits.
 
-A shape's score is the out-of-fold PSNR of one pass of least squares: where its weights can bring it, at the cost of a
-few cached runs, and no sample is set aside for it. A shape is the optimum of what the uncached paths say segments cost,
-tilted towards a run's start or end (an error is damped or amplified by the steps after it, which paths do not tell), or
-steps that get ever further apart; and where one half of guidance can follow the other, how many are computed by half.
+A shape's score is what least squares reach out of fold: no sample is set aside for it. All samples are fitted for it,
+as a few of them favour other shapes. A shape is the optimum of what segments cost (uncached paths say how far each of
+them is off where it ends, nudged runs how much of that is left when the run ends), tilted towards a run's start or
+end; or steps that get ever further apart; and where one half of guidance can follow the other, how many are computed
+by half.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -29,9 +30,9 @@ FEW, MOST = 1.3, 1.5
 
 MANY = 0.18
 
-TILTS = (-6.0, 3.0)
+TILTS = (-3.0, 3.0)
 
-FIRST_TILTS = (0.0, 1.5, -3.0)
+FIRST_TILTS = (0.0, -1.5, 1.5)
 """Tried first."""
 
 SHARES = (0.15, 0.85)
@@ -66,30 +67,45 @@ def search_shapes(
     trials: int,
     seed: int,
     score: Score,
-    first: Sequence[ShapeParameters] = (),
+    cheaper: ShapeParameters | None = None,
 ) -> ShapeParameters:
     """Run trials until the study has `trials` finished ones; return the best shape for `budget` computations.
 
-    first: shapes that are tried before the usual ones.
+    cheaper: the shape of a profile that computes less, which is tried first.
     """
 
     def objective(trial: optuna.Trial) -> float:
         return score(schedule_of(trial, budget, run))
 
-    usual = [shape for shape in first_shapes(budget, run) if shape not in first]
-    run_trials(study, objective, trials, seed, [*first, *usual])
+    first = first_shapes(budget, run, cheaper)
+    if cheaper is not None:
+        first = [{**first[0], **cheaper}, *first]
+    distinct: dict[Schedule, ShapeParameters] = {}
+    for shape in first:
+        distinct.setdefault(shaped(shape, budget, run), shape)
+    run_trials(study, objective, trials, seed, [*distinct.values()])
     return dict(study.best_params)
 
 
-def first_shapes(budget: float, run: RunShape) -> list[ShapeParameters]:
-    """Shapes that are tried first, the usual one before all: parts of a run have computations as they have steps."""
+def first_shapes(
+    budget: float, run: RunShape, cheaper: ShapeParameters | None = None
+) -> list[ShapeParameters]:
+    """Shapes that are tried first. Before all the usual one, which others have to beat by more than chance: along the
+    paths where `cheaper` is, or else one in which parts of a run have computations as they have steps."""
     by_half = _has_halves(budget, run)
     usual = 1.15 if by_half else FEW if budget < MANY * run.steps else MOST
-    points = [{**_powered(usual, run), "lead": LEAD}]
-    if run.costs is not None:
-        points += [{"spacing": "path", "tilt": tilt, "lead": 1.0} for tilt in FIRST_TILTS]
-    points.append({**_powered(1.0, run), "lead": 1.0})
+    paths = [] if run.costs is None else [_along_paths(tilt) for tilt in FIRST_TILTS]
+    powers = [{**_powered(usual, run), "lead": LEAD}, {**_powered(1.0, run), "lead": 1.0}]
+    points = [*paths, *powers] if _is_along_paths(cheaper) else [powers[0], *paths, powers[1]]
     return [{name: value for name, value in p.items() if by_half or name != "lead"} for p in points]
+
+
+def _along_paths(tilt: float) -> ShapeParameters:
+    return {"spacing": "path", "tilt": tilt, "lead": 1.0}
+
+
+def _is_along_paths(shape: ShapeParameters | None) -> bool:
+    return shape is not None and shape.get("spacing") == "path"
 
 
 def _powered(power: float, run: RunShape) -> ShapeParameters:
@@ -101,7 +117,7 @@ def _powered(power: float, run: RunShape) -> ShapeParameters:
 
 
 def usual_schedule(budget: float, run: RunShape) -> Schedule:
-    """The shape that is tried first; others have to be better by more than chance."""
+    """That of the usual shape."""
     return shaped(first_shapes(budget, run)[0], budget, run)
 
 
@@ -109,7 +125,7 @@ def typical_schedule(budget: int, run: RunShape) -> Schedule:
     """The shape that stands for all where none is searched for."""
     if run.costs is None:
         return usual_schedule(budget, run)
-    return shaped({"spacing": "path", "tilt": 0.0}, budget, run)
+    return shaped(_along_paths(0.0), budget, run)
 
 
 def shaped(point: ShapeParameters, budget: float, run: RunShape) -> Schedule:

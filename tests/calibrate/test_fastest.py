@@ -17,7 +17,7 @@ class Maker:
 
     shape = SimpleNamespace(starts=(0,))
 
-    def screened(self, budget: int) -> torch.Tensor:
+    def unsearched(self, budget: int) -> torch.Tensor:
         return torch.full((8,), 3.0 * budget)
 
 

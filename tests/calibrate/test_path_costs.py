@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from cachesmith.calibrate.closed_loop.batch import Uncached
-from cachesmith.calibrate.schedules.path_costs import path_costs, step_levels, tilted
+from cachesmith.calibrate.schedules.path_costs import path_costs, step_levels, tilted, told_by_paths
 from cachesmith.calibrate.schedules.search import RunShape, shaped
 
 STEPS = 6
@@ -121,3 +121,21 @@ def test_moves_are_those_of_the_scaled_path() -> None:
 def test_errors_at_the_end_count_more() -> None:
     cost = torch.ones(4, 4, 5, dtype=torch.float64)
     assert torch.allclose(tilted(cost, 2.0)[0, 1], torch.exp(2 * torch.arange(5) / 4).double())
+
+
+def test_what_errors_grow_by_is_asked_of_the_scaled_path_and_multiplies_their_costs() -> None:
+    scheduler: Any = diffusers.DDIMScheduler()
+    scheduler.set_timesteps(STEPS)
+    path = world()[0]
+    asked: list[Tensor] = []
+
+    def grown(scales: Tensor) -> Tensor:
+        asked.append(scales)
+        return torch.arange(1.0, STEPS + 2)
+
+    known = step_levels(scheduler)
+    plain, found = (told_by_paths(scheduler, STEPS, lambda _: moves(path), each) for each in (None, grown))
+    assert known is not None and plain is not None and found is not None
+    assert torch.equal(asked[0], known[1])
+    assert torch.equal(found, plain * torch.arange(1, STEPS + 2))
+    assert told_by_paths(scheduler, STEPS - 1, lambda _: moves(path), grown) is None

@@ -202,7 +202,7 @@ def test_bytes_are_those_that_were_told(tmp_path: Path) -> None:
     with fleet(tmp_path, {}, workers=2, moved=messages) as shards:
         shards.references(lambda _: None)
         folds, theta = torch.arange(4) % 2, torch.zeros(2, 1, AXES, CHANNELS)
-        shards.begin(range(2), Start(MASK, (CHANNELS,), 2), folds)
+        shards.begin(Start(MASK, (CHANNELS,), 2), folds)
         first = segments(MASK.mask)[0]
         shards.compute(first.start, lambda _: None)
         shards.go(first, theta)

@@ -20,7 +20,7 @@ from cachesmith.calibrate.memory.sizes import sizes_of
 from cachesmith.sampling.render import Renderer
 from cachesmith.sampling.requests import requests
 
-ASKED: dict[str, Any] = {"steps": 8, "budget": 11.0, "batch": None}
+ASKED: dict[str, Any] = {"steps": 8, "budget": 13.0, "batch": None}
 """One gradient, whether blocks are computed again for it or not."""
 
 
