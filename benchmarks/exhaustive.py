@@ -26,10 +26,10 @@ from diffusers import DiffusionPipeline
 from torch import Tensor
 
 from cachesmith.calibrate.closed_loop.batch import sample
-from cachesmith.calibrate.closed_loop.drift import drift, growth, nudged
 from cachesmith.calibrate.methods.searches.moves import Losses, ScheduleSpace, anneal, climb
 from cachesmith.calibrate.methods.searches.reuse import ScheduleSampler
 from cachesmith.calibrate.probe import probe
+from cachesmith.calibrate.schedules.drift import drift, growth, nudged
 from cachesmith.calibrate.schedules.path_costs import told_by_paths
 from cachesmith.calibrate.schedules.search import RunShape, search_shapes, shaped
 from cachesmith.commands.output import write_text

@@ -10,13 +10,13 @@ from time import monotonic
 import torch
 from torch import Tensor
 
-from cachesmith.calibrate.closed_loop.drift import growth, nudged
 from cachesmith.calibrate.closed_loop.fit import Fit, SegmentFitter
 from cachesmith.calibrate.closed_loop.lanes import Rows, Schedule
 from cachesmith.calibrate.closed_loop.polish import Polisher
 from cachesmith.calibrate.config import CalibrationConfig
 from cachesmith.calibrate.objective import PSNR, Objective
 from cachesmith.calibrate.prepared import Prepared
+from cachesmith.calibrate.schedules.drift import growth, nudged
 from cachesmith.calibrate.schedules.path_costs import told_by_paths
 from cachesmith.calibrate.schedules.search import (
     RunShape,

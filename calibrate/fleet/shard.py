@@ -11,7 +11,6 @@ from cachesmith.calibrate.closed_loop import descent
 from cachesmith.calibrate.closed_loop.axes import Segment
 from cachesmith.calibrate.closed_loop.batch import Uncached
 from cachesmith.calibrate.closed_loop.descent import Point
-from cachesmith.calibrate.closed_loop.drift import drift
 from cachesmith.calibrate.closed_loop.lanes import Schedule
 from cachesmith.calibrate.closed_loop.stack_equations import StackEquations
 from cachesmith.calibrate.closed_loop.walk import Start, Walk
@@ -19,6 +18,7 @@ from cachesmith.calibrate.fleet.groups import Group
 from cachesmith.calibrate.memory.placement import Placement
 from cachesmith.calibrate.objective import Objective
 from cachesmith.calibrate.references import reference
+from cachesmith.calibrate.schedules.drift import drift
 from cachesmith.policies import Policy
 from cachesmith.runtime import apply
 from cachesmith.sampling.metrics import psnr
@@ -110,7 +110,7 @@ class Shard:
         return grads, ends
 
     def drift(self, numbers: Sequence[int], schedule: Schedule, channels: tuple[int, ...]) -> Tensor:
-        """See `closed_loop.drift`, of the samples with these numbers that are here."""
+        """See `schedules.drift`, of the samples with these numbers that are here."""
         return drift(self.renderer, self._some(numbers), schedule, channels)
 
     def quality(self, policy: Policy) -> tuple[Tensor, float]:

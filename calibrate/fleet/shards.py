@@ -146,7 +146,7 @@ class Shards:
     def drift(
         self, numbers: Sequence[int], schedule: Schedule, channels: tuple[int, ...], advance: Advance
     ) -> Tensor:
-        """Of the samples with these numbers: see `closed_loop.drift`; `advance(samples)`."""
+        """Of the samples with these numbers: see `schedules.drift`; `advance(samples)`."""
         order, answers = self._standing(numbers), dict[int, Tensor]()
         for w, answer in self._run({w: [Call("drift", (numbers, schedule, channels))] for w in order}):
             answers[w] = answer

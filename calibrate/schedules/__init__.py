@@ -1,1 +1,1 @@
-"""Which steps a profile computes: what uncached paths suggest, and what fits of a few samples choose. No files."""
+"""Which steps a profile computes: what uncached and nudged runs suggest, and what fits choose. No files."""

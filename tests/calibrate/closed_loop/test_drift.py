@@ -4,8 +4,8 @@ import pytest
 import torch
 from tests.calibrate.closed_loop.world import STEPS, Flux, dit, shards, uncached
 
-from cachesmith.calibrate.closed_loop.drift import drift, growth, nudged
 from cachesmith.calibrate.closed_loop.lanes import Schedule, as_policy, line_weights
+from cachesmith.calibrate.schedules.drift import drift, growth, nudged
 from cachesmith.runtime import apply
 from cachesmith.sampling.render import Renderer
 
