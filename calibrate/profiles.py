@@ -22,6 +22,7 @@ from cachesmith.calibrate.schedules.search import (
     RunShape,
     ShapeParameters,
     first_shapes,
+    is_along_paths,
     search_shapes,
     shaped,
     typical_schedule,
@@ -93,8 +94,9 @@ class ProfileMaker:
 
         found = search_shapes(study, budget, run, trials, self.config.seed, score, self._cheaper)
         best = shaped(found, budget, run)
-        better = _better(self._scores(best), self._scores(usual))
-        self._cheaper, chosen = (found, best) if better else (shape, usual)
+        alike = is_along_paths(found) == is_along_paths(shape)
+        taken = alike or _better(self._scores(best), self._scores(usual))
+        self._cheaper, chosen = (found, best) if taken else (shape, usual)
         self._forget({best, usual} - {chosen})
         return chosen
 

@@ -90,13 +90,14 @@ def search_shapes(
 def first_shapes(
     budget: float, run: RunShape, cheaper: ShapeParameters | None = None
 ) -> list[ShapeParameters]:
-    """Shapes that are tried first. Before all the usual one, which others have to beat by more than chance: along the
-    paths where `cheaper` is, or else one in which parts of a run have computations as they have steps."""
+    """Shapes that are tried first. Before all the usual one, which those of the other kind have to beat by more than
+    chance: along the paths where `cheaper` is, or else one in which parts of a run have computations as they have
+    steps."""
     by_half = _has_halves(budget, run)
     usual = 1.15 if by_half else FEW if budget < MANY * run.steps else MOST
     paths = [] if run.costs is None else [_along_paths(tilt) for tilt in FIRST_TILTS]
     powers = [{**_powered(usual, run), "lead": LEAD}, {**_powered(1.0, run), "lead": 1.0}]
-    points = [*paths, *powers] if _is_along_paths(cheaper) else [powers[0], *paths, powers[1]]
+    points = [*paths, *powers] if is_along_paths(cheaper) else [powers[0], *paths, powers[1]]
     return [{name: value for name, value in p.items() if by_half or name != "lead"} for p in points]
 
 
@@ -104,7 +105,8 @@ def _along_paths(tilt: float) -> ShapeParameters:
     return {"spacing": "path", "tilt": tilt, "lead": 1.0}
 
 
-def _is_along_paths(shape: ShapeParameters | None) -> bool:
+def is_along_paths(shape: ShapeParameters | None) -> bool:
+    """Whether it is an optimum of what segments cost."""
     return shape is not None and shape.get("spacing") == "path"
 
 
