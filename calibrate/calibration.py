@@ -22,8 +22,9 @@ from cachesmith.calibrate.fleet.hire import hired
 from cachesmith.calibrate.fleet.recipe import Loader, frozen, model_keys, print_of
 from cachesmith.calibrate.fleet.shards import Shards
 from cachesmith.calibrate.memory.choice import choose
+from cachesmith.calibrate.memory.placement import Placement
 from cachesmith.calibrate.prepared import Prepared
-from cachesmith.calibrate.probe import other_sizes, probe
+from cachesmith.calibrate.probe import other_sizes, probe, rows_are_samples
 from cachesmith.calibrate.report.gather import Outcomes
 from cachesmith.calibrate.report.report import write_report
 from cachesmith.calibrate.spaces import Found, search_rfc, search_stack
@@ -33,13 +34,23 @@ from cachesmith.calibrate.work_folder import Memo, digest_of
 from cachesmith.files import FolderInUseError, sole_writer
 from cachesmith.policies import MAIN, Calibration, Document, Policy, PolicyError, Profile, save
 from cachesmith.policies.base import Arrays
-from cachesmith.progress import stage
+from cachesmith.progress import stage, tell
+from cachesmith.runtime.discovery.first_run import find_blocks
 from cachesmith.runtime.models.fingerprint import sampler_key
 from cachesmith.sampling.encode import encoded_once
 from cachesmith.sampling.evaluate import Evaluator
+from cachesmith.sampling.loop import without_progress_bars
 from cachesmith.sampling.lpips import load_lpips
 from cachesmith.sampling.render import Renderer, device_of
-from cachesmith.sampling.requests import Prompt, Split, differing_arguments, requests, requests_digest, split
+from cachesmith.sampling.requests import (
+    Prompt,
+    Request,
+    Split,
+    differing_arguments,
+    requests,
+    requests_digest,
+    split,
+)
 from cachesmith.sampling.scores import compare, summarise
 from cachesmith.sampling.timing import elapsed
 
@@ -58,20 +69,19 @@ def calibrate(
     prompts: text prompts, or dicts of pipeline arguments. The pipeline runs as it is (device, dtype, scheduler).
     Interrupting loses nothing that took long: the same call with the same `config.work` resumes. The same seed gives
     the same policy; with more of `config.workers`, but for rounding. load: loads the same pipeline onto a device, such
-    as `cuda:1`, in a worker; it is pickled. Raises `PolicyError` when there is no adapter for the transformer, when its
-    sampler takes another number of steps than it is asked for, or when the earlier policy may have been fitted on what
-    is held out.
+    as `cuda:1`, in a worker; it is pickled. Raises `PolicyError` when no blocks of the transformer can be cached, when
+    its sampler takes another number of steps than it is asked for, or when the earlier policy may have been fitted on
+    what is held out.
     """
     config = config or CalibrationConfig()
-    shown = getattr(pipe, "_progress_bar_config", {})
-    pipe.set_progress_bar_config(**{**shown, "disable": True})
     trainable = frozen(pipe)
     try:
         config.work.mkdir(parents=True, exist_ok=True)
-        with _held(config.work):
+        first = requests(prompts, 1, config.seed)
+        with without_progress_bars(pipe), _held(config.work):
+            find_blocks(pipe, lambda: Renderer(pipe, config.steps, 1, **config.common)(first))
             return _Calibration(pipe, prompts, within_time(pipe, prompts, config), load).run()
     finally:
-        pipe.set_progress_bar_config(**shown)
         for parameter in trainable:
             parameter.requires_grad_(True)
 
@@ -105,7 +115,7 @@ class _Calibration:
         self.key = digest_of(
             print_of(pipe, self.models), self.parts, config.common, config.steps, config.seed, __version__
         )
-        self.where = choose(pipe, self.fitting, config, self.key)
+        self.where = one_at_a_time(pipe, self.fitting, config, choose(pipe, self.fitting, config, self.key))
         self.config = replace(config, batch=self.where.batch, gradient_checkpointing=self.where.recomputed)
         self.plan = plan_of(self.config)
         self.renderer = Renderer(pipe, config.steps, self.where.batch, **config.common)
@@ -232,6 +242,17 @@ def within_time(pipe: Any, prompts: Sequence[Prompt], config: CalibrationConfig)
         known = [alone * config.workers]
         memo.put(name, known)
     return replace(config, budget=max(LEAST["budget"], known[0] - config.heldout * 1.5), seconds=None)
+
+
+def one_at_a_time(
+    pipe: Any, fitting: Sequence[Request], config: CalibrationConfig, where: Placement
+) -> Placement:
+    """`where`, with samples called one by one where a row of what blocks are given is not one sample's."""
+    together = max((group.requests for group in request_groups(fitting, where.batch)), key=len)
+    if len(together) == 1 or rows_are_samples(Renderer(pipe, config.steps, 2, **config.common), together[:2]):
+        return where
+    tell(f"{type(pipe).__name__} mixes the samples of a batch inside its blocks: they are called one by one")
+    return replace(where, batch=1, gradient_batch=1)
 
 
 def divided(prompts: Sequence[Prompt], fitting: int, heldout: int, seed: int) -> Split:

@@ -58,6 +58,34 @@ class _Bypass(Watcher):
         """Nothing is computed."""
 
 
+class _Rows(Watcher):
+    """Has no block computed, and compares rows that enter the blocks with those of the latents."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.same = True
+
+    def answer(self, call: UnitCall) -> Answer:
+        """Return the inputs."""
+        latents = self._tick.latents
+        self.same &= latents is None or all(len(stream) == len(latents) for stream in call.inputs)
+        return UseOutput(call.inputs)
+
+    def observe(self, result: UnitResult) -> None:
+        """Nothing is computed."""
+
+
+def rows_are_samples(renderer: Renderer, requests: Sequence[Request]) -> bool:
+    """Whether the streams of one batch have a row for every row of its latents, so that each is of one sample.
+
+    Latte has a row for every frame, ERNIE-Image one for every token. Takes one step with no block computed.
+    """
+    rows = _Rows()
+    with watch(renderer.pipe, Stack(), rows), replayed(renderer.pipe, len(requests), [], 1):
+        renderer(requests)
+    return rows.same
+
+
 class _Asked(Watcher):
     """Has no block computed, and notes what the pipeline is asked for."""
 

@@ -2,6 +2,7 @@
 
 import os
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,16 @@ from cachesmith.export.build_engine import build_engine
 from cachesmith.export.bundle_writer import finished, keep, publish, take_file, workshop
 from cachesmith.export.config import TOLERANCE, ExportConfig, Report
 from cachesmith.export.digest import engine_digest
-from cachesmith.export.job import Job, halved, make_job, manifest_of, part_key, parts_of, record_parts
+from cachesmith.export.job import (
+    Job,
+    halved,
+    make_job,
+    manifest_of,
+    part_key,
+    parts_of,
+    record_parts,
+    sample_requests,
+)
 from cachesmith.export.parity import ParityRow, judge
 from cachesmith.export.parts import Part, part_unit
 from cachesmith.export.prove import prove
@@ -20,6 +30,7 @@ from cachesmith.export.to_onnx import describe_model, require_onnx, write_onnx
 from cachesmith.policies import Policy, resolve_policy
 from cachesmith.policies.bundle.files import describe_file
 from cachesmith.policies.bundle.manifest import Manifest, SegmentEntry
+from cachesmith.runtime.discovery.first_run import find_blocks
 from cachesmith.runtime.engines.onnxruntime_backend import onnxruntime_module
 
 
@@ -51,6 +62,7 @@ def export_bundle(
     onnxruntime_module()
     config = config or ExportConfig()
     policy = resolve_policy(policy)
+    find_blocks(pipe, partial(sample_requests, pipe, policy, config, report))
     parts, job, folder = parts_of(pipe, policy, config), make_job(pipe, policy, config), Path(out)
     with workshop(folder) as work:
         keys = {part.name: part_key(job, part) for part in parts}

@@ -129,23 +129,24 @@ def halved(policy: Policy, config: ExportConfig) -> bool:
     return any(each.follower in ("first", "second") for each in units)
 
 
+def sample_requests(pipe: Any, policy: Policy, config: ExportConfig, report: Report) -> None:
+    """Sample every request once. Raises `EngineError` where there is none."""
+    steps, requests = steps_of(policy, config), config.requests
+    if not requests:
+        raise EngineError("no request to record: give pipeline arguments, such as {'class_labels': [0]}")
+    for place, request in enumerate(requests):
+        report("recording inputs", place, len(requests))
+        # with noise of its own, so that the same export proves the same figures
+        noise = torch.Generator().manual_seed(place)
+        pipe(**{"output_type": "pt", "num_inference_steps": steps, "generator": noise, **request})
+
+
 def record_parts(job: Job, parts: tuple[Part, ...], report: Report) -> dict[str, list[PartCall]]:
     """Sample every request once and return what each part was given, by its name."""
     if not parts:
         return {}
-    steps, requests = steps_of(job.policy, job.config), job.config.requests
-    if not requests:
-        raise EngineError("no request to record: give pipeline arguments, such as {'class_labels': [0]}")
-
-    def sample() -> None:
-        for place, request in enumerate(requests):
-            report("recording inputs", place, len(requests))
-            # with noise of its own, so that the same export proves the same figures
-            noise = torch.Generator().manual_seed(place)
-            job.pipe(**{"output_type": "pt", "num_inference_steps": steps, "generator": noise, **request})
-
     recorded: dict[str, list[PartCall]] = {}
-    watched: Callable[[], None] = sample
+    watched: Callable[[], None] = partial(sample_requests, job.pipe, job.policy, job.config, report)
     for name, denoiser in job.denoisers.items():
         own = tuple(part for part in parts if part.denoiser == name)
         watched = partial(_record, recorded, denoiser.module, job.pipe.scheduler, own, watched)

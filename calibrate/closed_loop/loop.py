@@ -44,11 +44,18 @@ class Note:
 
 
 class Past:
-    """What is remembered of a batch: by branch and unit, (inputs, outputs) of computed steps, newest first."""
+    """What is remembered of a batch: by branch and unit, (inputs, outputs) of computed steps, newest first, and which
+    step the newest is; answers: outputs of the newest step's blocks."""
 
     def __init__(self) -> None:
         self.known: dict[tuple[str, str], list[tuple[Feature, Feature]]] = {}
+        self.newest: dict[tuple[str, str], int] = {}
         self.answers: dict[tuple[int, str], Feature] = {}
+
+    def forget(self, name: tuple[str, str]) -> None:
+        """Nothing is known of a branch's unit any more."""
+        self.known.pop(name, None)
+        self.newest.pop(name, None)
 
     def on(self, device: torch.device) -> "Past":
         """The same on a device; what is learnt there is not known here."""
@@ -64,6 +71,7 @@ class Past:
 
         past = Past()
         past.known = {name: [(all_of(a), all_of(b)) for a, b in pairs] for name, pairs in self.known.items()}
+        past.newest = dict(self.newest)
         past.answers = {name: all_of(found) for name, found in self.answers.items()}
         return past
 
@@ -86,9 +94,14 @@ class Loop:
         self.weights, self.past, self.folds, self.notes = weights, past, folds, notes
         self._leading, self._following = halves(mask)
         self._tick = Tick(0, None, "")
+        self._made: list[tuple[str, str]] = []
 
     def begin(self, tick: Tick) -> None:
-        """A transformer call."""
+        """A transformer call. What was made in another run of the pipeline's call, which fills a cache before the run
+        that is stepped, is no history of this one."""
+        if tick.run != self._tick.run:
+            while self._made:
+                self.past.forget(self._made.pop())
         self._tick = tick
 
     def computes(self, unit: Unit, inputs: Feature) -> bool:
@@ -102,7 +115,8 @@ class Loop:
         if step is None:
             return COMPUTE_ALL
         if self.computes(unit, call.inputs):
-            known = self.past.answers.get((step, self._tick.branch))
+            half = self._following[step] != "C"
+            known = self.past.answers.get((step, self._tick.branch)) if half else None
             return COMPUTE_ALL if known is None else UseOutput(known)
         past, lane = self._known(call), unit.lane // len(call.inputs)
         rows = self._rows(step, lane, call.inputs[0])
@@ -150,7 +164,12 @@ class Loop:
         """Remember a computed step."""
         if self._tick.step is None:
             return
-        known = self.past.known.setdefault((self._tick.branch, result.unit.name), [])
+        name = self._tick.branch, result.unit.name
+        if self._tick.step <= self.past.newest.get(name, -1):
+            return  # made again, for what the call leaves in a cache
+        self.past.newest[name] = self._tick.step
+        self._made.append(name)
+        known = self.past.known.setdefault(name, [])
         if known and not alike(known[0][0], result.inputs):
             known.clear()  # guidance came on or went off: nothing fits the rows that there are now
         known.insert(0, (result.inputs, result.feature))

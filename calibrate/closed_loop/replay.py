@@ -9,6 +9,7 @@ sound by a copy of its scheduler. Prompts are encoded once.
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext, suppress
+from dataclasses import dataclass, field
 from functools import wraps
 from types import MethodType
 from typing import Any
@@ -18,17 +19,34 @@ from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
 from cachesmith.calibrate.closed_loop.offload import bring, bring_for_gradients, holding, is_streamed
+from cachesmith.runtime.discovery.state import State
 from cachesmith.runtime.hooks.patch import method_of, patched
 from cachesmith.runtime.models.denoisers import denoisers
 from cachesmith.sampling.render import device_of
 from cachesmith.sampling.waypoints import begun_at
 
 Results = list[list[Any]]
-"""What the transformer returned, on the host: by step, then by call within the step."""
+"""What the transformer returned, on the host: by step, then by call within the step.
+
+None for a call that wrote to a cache of keys and values: it is made again every time, for what it leaves there.
+"""
 
 
 class Stopped(BaseException):
     """Leaves a pipeline's call; no `except Exception` of the pipeline's catches it."""
+
+
+@dataclass(eq=False)
+class _Path:
+    """The latents of the steps that `scheduler` takes; `calls` of it since a denoiser's, and in the step before.
+
+    Cosmos has the halves of guidance stepped before the whole, and keeps what comes last.
+    """
+
+    scheduler: Any
+    latents: list[Tensor] = field(default_factory=list)
+    calls: int = 0
+    usual: int = 1
 
 
 class ReplayTrace:
@@ -40,22 +58,24 @@ class ReplayTrace:
     def __init__(self, samples: int, scheduler: Any) -> None:
         self.samples = samples
         self.results: Results = []
-        self._paths: list[tuple[Any, list[Tensor]]] = [(scheduler, [])]
+        self._paths = [_Path(scheduler)]
         self._all_known = False
 
     @property
     def latents(self) -> list[Tensor]:
         """The i-th went into step i, the last ones came out of the last step; see `joined`."""
-        paths = [path for _, path in self._paths]
+        paths = [path.latents for path in self._paths]
         return [joined(parts) for parts in zip(*paths, strict=False)]
 
     @property
     def step(self) -> int:
         """Steps taken so far, by all schedulers that are known."""
-        return max(0, min(len(path) for _, path in self._paths) - 1)
+        return max(0, min(len(path.latents) for path in self._paths) - 1)
 
     def called(self, stop: int | None) -> bool:
         """The denoiser is called: whoever steps has done so by then. Return whether `stop` steps are taken."""
+        for path in self._paths:
+            path.usual, path.calls = path.calls or path.usual, 0
         self._all_known = self.step > 0
         return stop is not None and self.step >= stop
 
@@ -63,13 +83,17 @@ class ReplayTrace:
         self, scheduler: Any, timestep: Any, sample: Tensor, output: Tensor, stop: int | None
     ) -> bool:
         """A scheduler made `output` of `sample`. Return whether all of them are known to have taken `stop` steps."""
-        path = next((path for known, path in self._paths if known is scheduler), None)
+        path = next((path for path in self._paths if path.scheduler is scheduler), None)
         if path is None:
-            self._paths.append((scheduler, path := []))
-        if not path:
-            path += [sample[: self.samples]] * (1 + begun_at(scheduler, timestep))
-        path.append(output[: self.samples])
-        return stop is not None and self.step >= stop and self._all_known
+            self._paths.append(path := _Path(scheduler))
+        if not path.latents:
+            path.latents += [sample[: self.samples]] * (1 + begun_at(scheduler, timestep))
+        path.calls += 1
+        if path.calls > 1:
+            path.latents.pop()
+        path.latents.append(output[: self.samples])
+        done = all(path.calls >= path.usual for path in self._paths)
+        return stop is not None and self.step >= stop and self._all_known and done
 
 
 def joined(parts: Sequence[Tensor]) -> Tensor:
@@ -123,6 +147,7 @@ class _Answering:
             known = self.known[step][call] if step < len(self.known) else None
             if known is None:
                 bring(transformer, self.every)
+                state = State.of(None, caches(args, kwargs))
                 with holding() if torch.is_grad_enabled() and is_streamed(transformer) else nullcontext():
                     result = forward(*args, **kwargs)
                 bring_for_gradients(tree_leaves(result), transformer, self.every)
@@ -131,7 +156,8 @@ class _Answering:
             if not torch.is_grad_enabled():
                 results = self.trace.results
                 results.extend([] for _ in range(step + 1 - len(results)))
-                results[step].append(_made(result, _kept) if known is None else known)
+                kept = known if known is not None else None if state.changed() else _made(result, _kept)
+                results[step].append(kept)
             return result
 
         return answered
@@ -142,6 +168,14 @@ class _Answering:
             self._step, self._calls = self.trace.step, 0
         self._calls += 1
         return self._step, self._calls - 1
+
+
+def caches(args: Sequence[Any], kwargs: dict[str, Any]) -> dict[str, Any]:
+    """Arguments that a call may leave something in for a later one: objects of a pipeline's own."""
+    named = {**{str(i): value for i, value in enumerate(args)}, **kwargs}
+    return {
+        name: value for name, value in named.items() if hasattr(value, "__dict__") and not callable(value)
+    }
 
 
 @contextmanager

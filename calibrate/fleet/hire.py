@@ -17,6 +17,8 @@ from cachesmith.calibrate.fleet.shard import Shard
 from cachesmith.calibrate.fleet.shards import InProcess, Shards, Worker
 from cachesmith.calibrate.memory.placement import Placement
 from cachesmith.policies import CachesmithError, PolicyError
+from cachesmith.runtime.models.adapters import adapter_for
+from cachesmith.runtime.models.denoisers import denoisers
 from cachesmith.sampling.render import Renderer, device_of
 
 
@@ -100,7 +102,8 @@ def _recipes(
     threads: int | None,
 ) -> list[Recipe]:
     print, whole = print_of(renderer.pipe), folder.resolve()
+    adapters = {name: adapter_for(each) for name, each in denoisers(renderer.pipe).items()}
     return [
-        Recipe(load, place, renderer.steps, where, renderer.common, held, whole, print, threads)
+        Recipe(load, place, renderer.steps, where, renderer.common, held, whole, print, threads, adapters)
         for place, held in zip(places, shared_out(groups, len(places)), strict=True)
     ]

@@ -1,7 +1,7 @@
 """How a worker makes its shard: it loads the pipeline itself, and makes sure that it is the same one."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,8 @@ from cachesmith.calibrate.fleet.shard import Shard
 from cachesmith.calibrate.memory.placement import Placement
 from cachesmith.calibrate.work_folder import digest_of
 from cachesmith.policies import ModelKey, PolicyError
+from cachesmith.runtime.models.adapter import Adapter
+from cachesmith.runtime.models.adapters import remember
 from cachesmith.runtime.models.denoisers import denoisers
 from cachesmith.runtime.models.fingerprint import model_key
 from cachesmith.sampling.render import Renderer
@@ -22,7 +24,8 @@ Loader = Callable[[str], Any]
 
 @dataclass(frozen=True)
 class Recipe:
-    """What a worker is told when it begins. print: of the pipeline, see `print_of`; threads: of a CPU."""
+    """What a worker is told when it begins. print: of the pipeline, see `print_of`; threads: of a CPU; adapters: of its
+    denoisers, by name."""
 
     load: Loader
     device: str
@@ -33,6 +36,7 @@ class Recipe:
     folder: Path
     print: str
     threads: int | None = None
+    adapters: dict[str, Adapter] = field(default_factory=dict)
 
     def shard(self) -> Shard:
         """Load the pipeline. Raises `PolicyError` where it is another one than is calibrated."""
@@ -40,6 +44,8 @@ class Recipe:
             torch.set_num_threads(self.threads)
         pipe = self.load(self.device)
         pipe.set_progress_bar_config(disable=True)
+        for name, adapter in self.adapters.items():
+            remember(denoisers(pipe)[name], adapter)
         frozen(pipe)
         if print_of(pipe) != self.print:
             raise PolicyError(

@@ -13,15 +13,15 @@ DEPTH = 4
 
 @dataclass(frozen=True)
 class State:
-    """Marks of everything mutable that a block was given, and of its own buffers. Nothing is copied."""
+    """Marks of everything mutable that a block was given, and of its own buffers, if any. Nothing is copied."""
 
-    module: nn.Module
+    module: nn.Module | None
     arguments: dict[str, Any]
     given: dict[str, Marks]
     own: Marks
 
     @staticmethod
-    def of(module: nn.Module, arguments: dict[str, Any]) -> "State":
+    def of(module: nn.Module | None, arguments: dict[str, Any]) -> "State":
         """Mark a block that is about to be called."""
         given = {name: _marks(value, DEPTH) for name, value in arguments.items()}
         return State(module, dict(arguments), given, _own(module))
@@ -34,9 +34,9 @@ class State:
         return "" if _own(self.module) == self.own else "self"
 
 
-def _own(module: nn.Module) -> Marks:
+def _own(module: nn.Module | None) -> Marks:
     """Buffers. Plain attributes are not told apart from tables that the first call makes and later ones only read."""
-    return tuple((id(b), _written(b)) for b in module.buffers())
+    return () if module is None else tuple((id(b), _written(b)) for b in module.buffers())
 
 
 def _marks(value: Any, depth: int) -> Marks:

@@ -1,7 +1,8 @@
-"""Some rows of a batch, cut out of a block's arguments."""
+"""Some rows of a batch: cut out of a block's arguments, and what comes of them."""
 
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from cachesmith.policies import PolicyError
@@ -29,11 +30,24 @@ def take_rows(part: ComputeRows, name: str, value: Any) -> Any:
             return value
 
 
+def whole_rows(result: Any) -> Any:
+    """What a block made of half the rows, once for each half: a transformer that works on it has all rows there.
+
+    The next block is given the same half of it; the other is never looked at.
+    """
+    match result:
+        case Tensor():
+            return torch.cat([result, result])
+        case list() | tuple():
+            return type(result)(whole_rows(item) for item in result)
+        case _:
+            return result
+
+
 def check_rows(part: ComputeRows, streams: Feature) -> None:
-    """Raise `PolicyError` unless the streams have the part's rows, as between blocks that pass them on."""
+    """Raise `PolicyError` unless the streams have the part's rows."""
     if any(len(stream) != part.total // 2 for stream in streams):
         raise PolicyError(
             f"half of a guided batch of {part.total} rows is computed alone, but a block was given "
-            f"{[len(stream) for stream in streams]} rows, as where a ControlNet adds to every block's output; use "
-            "a profile without a follower"
+            f"{[len(stream) for stream in streams]} rows; use a profile without a follower"
         )

@@ -18,7 +18,7 @@ from cachesmith.runtime.hooks.caller import in_call
 from cachesmith.runtime.hooks.clock import Clock, Tick
 from cachesmith.runtime.hooks.modulated_input import peek
 from cachesmith.runtime.hooks.module_calls import Forward
-from cachesmith.runtime.hooks.rows import check_rows, take_rows
+from cachesmith.runtime.hooks.rows import check_rows, take_rows, whole_rows
 from cachesmith.runtime.hooks.runner import (
     Answer,
     ComputeAll,
@@ -161,7 +161,7 @@ class UnitState:
                 args, kwargs = member.change(args, kwargs, partial(take_rows, part))
                 check_rows(part, member.read(args, kwargs))
                 result = member.original(*args, **kwargs)
-                return self._rows_computed(part, result) if member.last else result
+                return self._rows_computed(part, result) if member.last else whole_rows(result)
             case ComputeTokens() as part:
                 args, kwargs = member.write(args, kwargs, part.inputs)
                 return self._finish((), part.complete((member.original(*args, **kwargs),)))
@@ -203,7 +203,8 @@ class UnitState:
 
     def _rows_computed(self, part: ComputeRows, result: Any) -> Any:
         values = _values(result)
-        return self._finish(values, part.complete(self._outputs(values)))
+        output = part.complete(self._outputs(values))
+        return self._finish(whole_rows(values), output)  # streams that nobody caches are read all the same
 
     def _outputs(self, values: tuple[Any, ...]) -> Feature:
         unit = self.unit

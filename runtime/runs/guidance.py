@@ -70,6 +70,8 @@ class GuidanceRunner:
             self._rows = len(latents) if latents is not None and not in_calls and _twice(latents) else 0
         if isinstance(self._branches, BranchesInCalls):
             self._branches.begin(leads=tick.branch == self._first.branch, begins=begins)
+        else:
+            self._branches.rows = self._rows
         self._guided = in_calls or (latents is not None and len(latents) == self._rows)
         self.runner.begin(tick if self._guided else replace(tick, step=None, why=UNGUIDED))
 
@@ -96,14 +98,16 @@ class GuidanceRunner:
 
 
 class BranchesInBatch:
-    """The branches are one batch: `runner` sees one half as the blocks, the other as the unit `guidance`."""
+    """The branches are one batch of `rows`: `runner` sees one half as the blocks, the other as the unit `guidance`."""
 
     def __init__(self, runner: Runner, guidance: GuidanceDifference, computes: Computes):
         self.runner, self.guidance, self.computes = runner, guidance, computes
+        self.rows = 0
         self._follower_is_first = guidance.follower == "first"
 
     def answer(self, call: UnitCall) -> Answer:
         """The whole batch's forecast, the half that is to be computed, or all of it."""
+        self._check(call.inputs)
         leading = self._leading(call.inputs)
         if self.computes(self.guidance, leading):
             return COMPUTE_ALL
@@ -124,6 +128,14 @@ class BranchesInBatch:
             return whole
 
         return ComputeRows(self._rows(call.inputs[0]), len(call.inputs[0]), complete)
+
+    def _check(self, streams: Feature) -> None:
+        """Raise `PolicyError` where tokens come before samples: half of the rows is no half of guidance."""
+        if any(s.ndim > 2 and len(s) != self.rows == s.shape[1] for s in streams):
+            raise PolicyError(
+                "the blocks are given tokens before samples, so that no half of a guided batch can be told; use a "
+                "profile without a follower"
+            )
 
     def observe(self, result: UnitResult) -> None:
         """All of the batch was computed."""

@@ -30,6 +30,7 @@ def renderer_of(name: str, **more: Any) -> tuple[Renderer, Any]:
         ("AceStepPipeline (guidance in the middle)", (0, 5, 7), 8, False),
         ("StableDiffusion3Pipeline (a layer skipped)", (0, 1), (8 + 4) / 2, False),
         ("Ideogram4Pipeline", (0,), 8, True),
+        ("QwenImageModularPipeline (no guidance at the end)", (0,), (8 + 4) / 2, True),
         pytest.param(
             "HunyuanVideo15Pipeline (no guidance at the start)",
             (0, 2),

@@ -4,6 +4,8 @@ from tests.pipelines.audio import AUDIO
 from tests.pipelines.flux import FLUX
 from tests.pipelines.guided import GUIDED
 from tests.pipelines.image import IMAGE
+from tests.pipelines.latest import LATEST
+from tests.pipelines.latest_video import LATEST_VIDEO
 from tests.pipelines.ltx2 import LTX2
 from tests.pipelines.newer import NEWER
 from tests.pipelines.parts import TinyPipeline
@@ -12,4 +14,6 @@ from tests.pipelines.wan import WAN
 
 __all__ = ["PIPELINES", "TinyPipeline"]
 
-PIPELINES: dict[str, TinyPipeline] = FLUX | IMAGE | WAN | VIDEO | LTX2 | AUDIO | GUIDED | NEWER
+PIPELINES: dict[str, TinyPipeline] = (
+    FLUX | IMAGE | WAN | VIDEO | LTX2 | AUDIO | GUIDED | NEWER | LATEST | LATEST_VIDEO
+)

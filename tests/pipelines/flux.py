@@ -55,19 +55,23 @@ def flux2(name: str, blocks: int = 1, **parts: Any) -> Any:
     """The decoder of FLUX.2 normalises latents by statistics of its own."""
 
     def build() -> Any:
-        vae = diffusers.AutoencoderKLFlux2(
-            block_out_channels=(4,) * blocks,
-            down_block_types=("DownEncoderBlock2D",) * blocks,
-            up_block_types=("UpDecoderBlock2D",) * blocks,
-            layers_per_block=1,
-            latent_channels=2,
-            norm_num_groups=2,
-            sample_size=16,
-        )
         model = transformer("Flux2Transformer2DModel", in_channels=8)
-        return assemble(name, transformer=model, vae=vae, scheduler=flow(), **parts)
+        return assemble(name, transformer=model, vae=flux_2_vae(blocks), scheduler=flow(), **parts)
 
     return build
+
+
+def flux_2_vae(blocks: int = 1) -> Any:
+    """It normalises patches of four latents by statistics of its own."""
+    return diffusers.AutoencoderKLFlux2(
+        block_out_channels=(4,) * blocks,
+        down_block_types=("DownEncoderBlock2D",) * blocks,
+        up_block_types=("UpDecoderBlock2D",) * blocks,
+        layers_per_block=1,
+        latent_channels=2,
+        norm_num_groups=2,
+        sample_size=16,
+    )
 
 
 FLUX: dict[str, TinyPipeline] = {

@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
+from diffusers import QwenImageAutoBlocks
 from diffusers.guiders import AdaptiveProjectedMixGuidance, ClassifierFreeGuidance
 
 from tests.pipelines.audio import AUDIO
@@ -28,7 +29,30 @@ def guided_by(tiny: TinyPipeline, guiders: Callable[[], Mapping[str, Any]]) -> T
     return replace(tiny, build=build)
 
 
+def modular(**guided: Any) -> Any:
+    """Qwen-Image as a modular pipeline: what is not there is not asked for."""
+    parts, blocks = IMAGE["QwenImagePipeline"].pipe(), QwenImageAutoBlocks()
+    for name in ("text_encoder", "vae_encoder", "controlnet_vae_encoder"):
+        blocks.sub_blocks.pop(name)
+    pipe = blocks.init_pipeline()
+    guider = ClassifierFreeGuidance(**{"guidance_scale": 4.0} | guided)
+    pipe.update_components(
+        transformer=parts.transformer, vae=parts.vae, scheduler=parts.scheduler, guider=guider
+    )
+    return pipe
+
+
+def modular_asked(i: int) -> dict[str, Any]:
+    """The guider has the scale."""
+    request = IMAGE["QwenImagePipeline"].request(i)
+    return {name: value for name, value in request.items() if name != "true_cfg_scale"}
+
+
 GUIDED: dict[str, TinyPipeline] = {
+    "QwenImageModularPipeline": TinyPipeline(modular, modular_asked),
+    "QwenImageModularPipeline (no guidance at the end)": TinyPipeline(
+        lambda: modular(stop=0.5), modular_asked
+    ),
     "Lumina2Pipeline (no guidance at the end)": asked(IMAGE["Lumina2Pipeline"], cfg_trunc_ratio=0.5),
     "ZImagePipeline (no guidance at the end)": asked(IMAGE["ZImagePipeline"], cfg_truncation=0.25),
     "AceStepPipeline (guidance in the middle)": asked(

@@ -6,6 +6,7 @@ import diffusers
 import torch
 
 from tests.experts import wan_vae
+from tests.pipelines.flux import flux_2_vae
 from tests.pipelines.image import LISTED, qwen_vae
 from tests.pipelines.parts import (
     CLIP,
@@ -101,18 +102,14 @@ class Chat(Letters):
 def ideogram_4() -> Any:
     """A transformer of its own for calls without a prompt."""
     both = ("transformer", "unconditional_transformer")
-    vae = diffusers.AutoencoderKLFlux2(
-        block_out_channels=(4,),
-        down_block_types=("DownEncoderBlock2D",),
-        up_block_types=("UpDecoderBlock2D",),
-        layers_per_block=1,
-        latent_channels=2,
-        norm_num_groups=2,
-        sample_size=16,
-    )
     parts = {name: transformer("Ideogram4Transformer2DModel") for name in both}
     pipe = assemble(
-        "Ideogram4Pipeline", vae=vae, scheduler=flow(), text_encoder=Table(), tokenizer=Chat(), **parts
+        "Ideogram4Pipeline",
+        vae=flux_2_vae(),
+        scheduler=flow(),
+        text_encoder=Table(),
+        tokenizer=Chat(),
+        **parts,
     )
     pipe._get_text_encoder_hidden_states = lambda encoder, ids, *_: [encoder(ids).last_hidden_state]
     return pipe

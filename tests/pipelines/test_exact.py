@@ -5,8 +5,6 @@ from typing import Any, NamedTuple
 
 import pytest
 import torch
-from diffusers import QwenImageAutoBlocks
-from diffusers.guiders import ClassifierFreeGuidance
 
 from cachesmith.policies import Interval, Policy, Stack, preset
 from cachesmith.runtime import apply
@@ -16,6 +14,7 @@ from cachesmith.runtime.stats import NOT_WHOLE, OTHER_HISTORY, Stats
 from cachesmith.sampling.render import Renderer
 from cachesmith.sampling.requests import requests
 from tests.pipelines import PIPELINES
+from tests.pipelines.guided import modular, modular_asked
 from tests.tiny import Pipeline, policy
 
 USUAL = (
@@ -118,18 +117,8 @@ def test_guidance_that_is_off_for_the_second_half() -> None:
 
 
 def test_a_modular_pipeline_with_a_guider_that_stops() -> None:
-    parts = PIPELINES["QwenImagePipeline"].pipe()
-    blocks = QwenImageAutoBlocks()
-    for name in ("text_encoder", "vae_encoder", "controlnet_vae_encoder"):
-        blocks.sub_blocks.pop(name)
-    pipe = blocks.init_pipeline()
-    guider = ClassifierFreeGuidance(guidance_scale=4.0, stop=0.5)
-    pipe.update_components(
-        transformer=parts.transformer, vae=parts.vae, scheduler=parts.scheduler, guider=guider
-    )
-    pipe.set_progress_bar_config(disable=True)
-    request = PIPELINES["QwenImagePipeline"].request(0) | {"num_inference_steps": 8, "output_type": "pt"}
-    request.pop("true_cfg_scale")
+    pipe = modular(stop=0.5)
+    request = modular_asked(0) | {"num_inference_steps": 8, "output_type": "pt"}
 
     def call() -> torch.Tensor:
         images: torch.Tensor = pipe(**request, generator=torch.Generator().manual_seed(1), output="images")

@@ -28,10 +28,11 @@ class Letters:
 
 
 class Table(nn.Module):
-    """One state a letter, from a table."""
+    """One state a letter, from a table: the same in every one of its `layers`."""
 
-    def __init__(self, width: int = 32):
+    def __init__(self, width: int = 32, layers: int = 1):
         super().__init__()
+        self.layers = layers
         self.table = nn.Embedding(64, width)
         self.config = SimpleNamespace(d_model=width, hidden_size=width, model_type="table")
         self.dtype, self.device = torch.float32, torch.device("cpu")
@@ -43,4 +44,4 @@ class Table(nn.Module):
     def forward(self, input_ids: Tensor, **_: Any) -> Any:
         """[N, tokens] -> states [N, tokens, width]."""
         states: Tensor = self.table(input_ids)
-        return SimpleNamespace(last_hidden_state=states, hidden_states=(states,))
+        return SimpleNamespace(last_hidden_state=states, hidden_states=(states,) * self.layers)

@@ -1,6 +1,7 @@
 """One half of guidance follows the other."""
 
 import warnings
+from collections.abc import Callable
 from typing import Any
 
 import diffusers
@@ -16,9 +17,26 @@ from cachesmith.runtime.hooks.rows import check_rows, take_rows
 from cachesmith.runtime.plan.cache_size import cache_bytes
 from cachesmith.runtime.runs.sampling_run import SamplingRun
 from cachesmith.runtime.stats import NON_FINITE, NOT_WHOLE, UNGUIDED, UNLED
-from cachesmith.zoo import KNOWN, ZOO
+from cachesmith.zoo import KNOWN, NO_ROW, ZOO
 
 HALVES: list[Follower] = ["first", "second"]
+NOT_HALVED = {
+    "Cosmos3OmniTransformer": "one sample a call",
+    "ErnieImageTransformer2DModel": "tokens before samples",
+    "HiDreamImageTransformer2DModel": "samples are the second axis of its text",
+    "JoyImageEditPlusTransformer3DModel": "a list of sizes for every sample",
+    "MiniMaxH3Transformer3DModel": "one sample a call",
+    "QwenImage21Transformer2DModel": "modulations for twice the rows",
+    "TransformerTemporalModel": "rows are frames",
+    "WanAnimate2Transformer3DModel": "one sample a call",
+    "ZImageTransformer2DModel": "lists of samples",
+}
+"""Classes whose calls cannot be made for twice the rows by repeating tensors, or whose rows are not samples."""
+HALVED = [
+    pytest.param(name, marks=[pytest.mark.slow] * (name not in KNOWN))
+    for name in ZOO
+    if name not in NOT_HALVED and name not in NO_ROW
+]
 STEPS = 12
 
 
@@ -293,6 +311,31 @@ def test_work_between_the_blocks_is_refused() -> None:
         check_rows(part, (torch.zeros(2, 3), torch.zeros(4, 3)))
 
 
+def doubled(name: str) -> tuple[Any, Any, Callable[[], Tensor]]:
+    """A model, its sampler, and what samples it with every latent twice."""
+    tiny = ZOO[name]
+    model, scheduler = tiny.build(name), diffusers.FlowMatchEulerDiscreteScheduler(shift=3.0)
+
+    def sample() -> Tensor:
+        scheduler.set_timesteps(8)
+        x = torch.randn(tiny.shape, generator=torch.Generator().manual_seed(0))
+        with torch.no_grad():
+            for t in scheduler.timesteps:
+                x = scheduler.step(tiny.velocity(Doubled(model), x, t), t, x).prev_sample
+        return x
+
+    return model, scheduler, sample
+
+
+def test_tokens_before_samples_are_refused() -> None:
+    model, scheduler, sample = doubled("ErnieImageTransformer2DModel")
+    with (
+        apply(model, halved("CHHHHHHH"), scheduler=scheduler),
+        pytest.raises(PolicyError, match="tokens before samples"),
+    ):
+        sample()
+
+
 def test_what_is_taken_of_an_argument() -> None:
     part = ComputeRows(slice(2, None), 4, lambda computed: computed)
     rows = torch.arange(4)
@@ -312,35 +355,43 @@ class Doubled(nn.Module):
         self.model, self.config = model, model.config
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        result = self.model(*(_twice(a) for a in args), **{k: _twice(v) for k, v in kwargs.items()})
-        if isinstance(result, tuple):
-            return result
-        first, second = result.sample.chunk(2)
-        assert torch.allclose(first, second, atol=1e-5)
-        return type(result)(sample=result.sample[:1])
+        result = self.model(*_twice(args), **_twice(kwargs))
+        return (
+            result if isinstance(result, tuple) else type(result)(**{k: _once(v) for k, v in result.items()})
+        )
 
 
 def _twice(value: Any) -> Any:
-    return torch.cat([value, value]) if isinstance(value, Tensor) and value.shape[:1] == (1,) else value
+    match value:
+        case Tensor():
+            return torch.cat([value, value]) if value.shape[:1] == (1,) else value
+        case list() | tuple():
+            return type(value)(_twice(item) for item in value)
+        case dict():
+            return {name: _twice(item) for name, item in value.items()}
+        case _:
+            return value
+
+
+def _once(value: Any) -> Any:
+    if not isinstance(value, Tensor):
+        return value
+    first, second = value.chunk(2)
+    assert torch.allclose(first, second, atol=1e-5)
+    return first
 
 
 @pytest.mark.filterwarnings("ignore:.*")
-@pytest.mark.parametrize("name", [name for name in KNOWN if name != "ZImageTransformer2DModel"])
+@pytest.mark.parametrize("name", HALVED)
 def test_every_model_can_be_computed_by_half(name: str) -> None:
-    tiny = ZOO[name]
-    model, scheduler = tiny.build(name), diffusers.FlowMatchEulerDiscreteScheduler(shift=3.0)
-    doubled = Doubled(model)
-
-    def sample() -> Tensor:
-        scheduler.set_timesteps(8)
-        x = torch.randn(tiny.shape, generator=torch.Generator().manual_seed(0))
-        with torch.no_grad():
-            for t in scheduler.timesteps:
-                x = scheduler.step(tiny.velocity(doubled, x, t), t, x).prev_sample
-        return x
-
+    model, scheduler, sample = doubled(name)
     plain = sample()
     with apply(model, halved("CHHHHHHH"), scheduler=scheduler) as session:
         assert torch.allclose(sample(), plain, atol=1e-3 * float(plain.abs().max()))
     assert session.stats.nfc == 4.5
     assert not session.stats.fallbacks
+
+
+def test_a_transformer_that_works_between_its_blocks_can_be_computed_by_half() -> None:
+    """BriaFibo puts every layer of its text encoder into the stream before a block."""
+    test_every_model_can_be_computed_by_half("BriaFiboTransformer2DModel")

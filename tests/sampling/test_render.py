@@ -19,6 +19,7 @@ from diffusers import (
 )
 from diffusers import WanTransformer3DModel as Wan
 from diffusers.utils import export_to_video
+from tests.pipelines.guided import modular, modular_asked
 from tests.tiny import tiny_dit, tiny_flux
 
 from cachesmith.policies import PRESETS, CachesmithError
@@ -198,6 +199,12 @@ def test_arguments_are_checked_before_the_first_sample() -> None:
     renderer.pipe.transformer.forward = None
     with pytest.raises(CachesmithError, match="class label -1"):
         renderer(requests([{"class_labels": 1}, {"class_labels": -1}], 2, 0))
+
+
+def test_what_a_modular_pipeline_would_ignore_is_refused() -> None:
+    renderer = Renderer(modular(), 8, 1)
+    with pytest.raises(CachesmithError, match=r"takes no 'true_cfg_scale'; it takes .*prompt_embeds"):
+        renderer(requests([modular_asked(0) | {"true_cfg_scale": 4.0}], 1, 3))
 
 
 def test_nothing_is_decoded_where_latents_are_asked_for() -> None:

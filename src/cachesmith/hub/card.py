@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 TAGS = ("cachesmith", "diffusers", "feature-caching")
 
-SIZES = 8
+SHOWN_SIZES = 8
 """Of a policy for many sizes, so many are named where no report says which they are."""
 
 
@@ -167,8 +167,8 @@ def _conditions(policy: Policy, base: Base, facts: Facts | None) -> dict[str, st
         told["sampler"] = f"{document.sampler.scheduler}, {document.sampler.steps} steps"
         told["guidance"] = ", ".join([document.sampler.guidance, *document.sampler.scales_in_words])
         if sizes := document.sampler.sizes:
-            more = ", ..." if len(sizes) > SIZES else ""
-            told["size"] = ", ".join(map(str, sizes[:SIZES])) + more
+            more = ", ..." if len(sizes) > SHOWN_SIZES else ""
+            told["size"] = ", ".join(map(str, sizes[:SHOWN_SIZES])) + more
     if record is not None:
         told["precision"] = record.dtype
         told["prompts"] = (

@@ -13,7 +13,7 @@ from cachesmith.policies import CachesmithError
 from cachesmith.progress import Advance
 from cachesmith.runtime.hooks.patch import patched
 from cachesmith.sampling.encode import encoded_without_gradients
-from cachesmith.sampling.loop import SamplingLoop
+from cachesmith.sampling.loop import SamplingLoop, blocks_with_gradients
 from cachesmith.sampling.pictures import Pictures, joined_pictures, pictures_of
 from cachesmith.sampling.requests import Request, arguments_of, as_declared, batches, check_requests
 from cachesmith.sampling.requests.batches import check_count
@@ -58,6 +58,7 @@ class Renderer:
         with (
             torch.enable_grad(),
             encoded_without_gradients(self.pipe),
+            blocks_with_gradients(self.pipe),
             follow(self.pipe.scheduler) as seen,
             _seeded(requests[0].seed, device_of(self.pipe)),
         ):

@@ -29,15 +29,18 @@ def waypoints(steps: int) -> tuple[int, ...]:
 def follow(scheduler: Any, steps: Collection[int] | None = None) -> Iterator[list[Tensor]]:
     """Collect the latents that `scheduler.step` is given at `steps` of one run; gradients flow through them.
 
-    steps: by default the waypoints of the run, which may begin in the middle of the scheduler's timesteps.
+    steps: by default the waypoints of the run, which may begin in the middle of the scheduler's timesteps. Cosmos has
+    the scheduler step more than once with the same timestep, which is one step.
     """
     seen: list[Tensor] = []
     wanted: Collection[int] = () if steps is None else steps
-    calls = count()
+    calls, latest = count(), None
 
     def note(output: Tensor, timestep: Any, sample: Tensor, *_: Any, **__: Any) -> None:
-        nonlocal wanted
-        call = next(calls)
+        nonlocal wanted, latest
+        if timestep is latest and isinstance(timestep, Tensor):
+            return
+        call, latest = next(calls), timestep
         if steps is None and call == 0:
             wanted = waypoints(len(scheduler.timesteps) - begun_at(scheduler, timestep))
         if call in wanted:

@@ -5,10 +5,15 @@ from typing import Any
 import pytest
 import torch
 from tests.calibrate.closed_loop.world import Flux, dit, uncached
+from tests.pipelines import PIPELINES, TinyPipeline
+from tests.pipelines.latest import GLM_EDIT
 
 from cachesmith.calibrate.closed_loop import replay
 from cachesmith.calibrate.closed_loop.batch import Batch, _narrowed, sample
-from cachesmith.calibrate.closed_loop.lanes import Schedule, line_weights
+from cachesmith.calibrate.closed_loop.lanes import Schedule, as_policy, line_weights
+from cachesmith.calibrate.probe import probe
+from cachesmith.runtime import apply
+from cachesmith.sampling.render import Renderer
 from cachesmith.sampling.requests import requests
 
 MASK = Schedule("CFCFFFCFFF")
@@ -88,3 +93,21 @@ def test_references_are_kept_in_the_dtype_that_they_have() -> None:
     assert found.images.dtype == torch.bfloat16
     fine = torch.rand(2, 3, 4, 4)
     assert _narrowed(fine, torch.bfloat16) is fine
+
+
+@pytest.mark.parametrize("tiny", [PIPELINES["QwenImage21Pipeline"], GLM_EDIT])
+def test_what_calls_leave_in_a_cache_is_there_in_every_replay(tiny: TinyPipeline) -> None:
+    """A replayed run, and one under its weights, draw the same."""
+    renderer, asked = Renderer(tiny.pipe(), tiny.steps, 1), requests([tiny.request(0)], 1, 3)
+    shape = probe(renderer, asked)
+    schedule, channels = Schedule("CCFFCFFF", None, shape.starts), shape.channels
+    rows = line_weights(schedule, sum(channels), torch.device("cpu"))
+    batch = Batch(renderer, sample(renderer, asked), schedule, torch.tensor([0]))
+    for step, letter in enumerate(schedule.mask):
+        if letter == "C":
+            batch.compute(step, rows)
+        batch.known = batch.walk(step + 1, rows)[1]
+    with apply(renderer.pipe, as_policy(schedule, rows, "x", shape.denoisers, channels)):
+        drawn = renderer(asked).images
+    assert torch.allclose(batch.pictures().images, drawn, atol=1e-4)
+    assert not torch.allclose(drawn, batch.uncached.images, atol=1e-4)

@@ -24,6 +24,7 @@ from cachesmith.runtime import apply
 from cachesmith.sampling.metrics import relative_error
 from cachesmith.sampling.render import Renderer
 from cachesmith.sampling.requests import requests
+from cachesmith.sampling.waypoints import waypoints
 
 CHANNELS = (32, 16)
 VIDEO, SOUND = 2 * 4 * 4 * 4, 5 * 4
@@ -69,6 +70,22 @@ def test_a_replay_steps_sound_by_a_scheduler_of_its_own(ltx2: Renderer) -> None:
         with replayed(ltx2.pipe, 2, trace.results, stop) as part:
             ltx2.pipe(**ltx2._arguments(asked))
         assert part.step == stop and torch.equal(part.latents[-1], trace.latents[stop])
+
+
+def test_a_step_that_is_taken_twice_is_one() -> None:
+    """Cosmos has the scheduler step the halves of guidance, goes a step back, and has it step the whole."""
+    tiny = PIPELINES["CosmosTextToWorldPipeline"]
+    renderer, asked = Renderer(tiny.pipe(), tiny.steps, 1), requests([tiny.request(0)], 1, 3)
+    traces = []
+    for stop in (None, 1, 3):
+        with replayed(renderer.pipe, 1, [], stop) as trace:
+            renderer(asked)
+        traces.append(trace.latents)
+    whole, *parts = traces
+    assert [len(latents) for latents in traces] == [9, 2, 4]
+    assert all(torch.equal(a, b) for part in parts for a, b in zip(part, whole, strict=False))
+    path = renderer.reference(asked).path
+    assert torch.equal(path[0], torch.cat([whole[step] for step in waypoints(tiny.steps)]))
 
 
 def test_latents_of_several_kinds_count_alike() -> None:

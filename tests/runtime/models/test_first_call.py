@@ -11,7 +11,8 @@ from tests.runtime.models.test_discovery import Network, sample, scheduler
 from tests.tiny import Pipeline, policy, sample_flux, tiny_flux
 
 from cachesmith.policies import Fixed, Interval, PolicyError, Reuse, Stack
-from cachesmith.runtime import apply
+from cachesmith.runtime import adapter_for, apply
+from cachesmith.runtime.discovery.first_run import find_blocks
 
 CHOSEN = policy(Stack(), Fixed(mask="CFCFFFFF"), Reuse())
 
@@ -34,6 +35,18 @@ def test_the_first_request_is_drawn_as_every_other() -> None:
     assert np.array_equal(first, second)
     one, other = session.stats.runs.values()
     assert one == other and [*one] == ["cond"]
+
+
+def test_blocks_are_found_by_a_run_that_is_left_at_once() -> None:
+    pipe, calls = new_flux(), []
+    pipe.transformer.register_forward_pre_hook(lambda *_: calls.append(1))
+    find_blocks(pipe, lambda: sample_flux(pipe))
+    assert len(calls) == 1 and adapter_for(pipe.transformer).live == ("hidden_states",)
+    assert "forward" not in vars(pipe.transformer)
+    find_blocks(pipe, lambda: pytest.fail("they are known"))
+    with apply(pipe, policy(Stack(), Interval(interval=4), Reuse())) as session:
+        sample_flux(pipe)
+    assert session.stats.nfc == 3 and not session.stats.fallbacks
 
 
 @pytest.mark.parametrize("sampled", [False, True])

@@ -59,8 +59,10 @@ def as_declared(pipe: Any, given: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _parameters(pipe: Any) -> Parameters:
-    from cachesmith.sampling.loop import SamplingLoop
+    from cachesmith.sampling.loop import SamplingLoop, inputs_of
 
+    if hasattr(pipe, "_blocks"):
+        return inputs_of(pipe)
     call = pipe.sample if isinstance(pipe, SamplingLoop) else pipe.__call__
     try:
         return inspect.signature(call, eval_str=True).parameters
