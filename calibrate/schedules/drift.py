@@ -59,10 +59,10 @@ def growth(errors: Tensor, schedule: Schedule) -> Tensor:
     """What a squared error before each point of a path is multiplied by until its end: [points].
 
     errors: squared, of runs on `schedule` [N, points]. Samples differ, and those in which errors grow most count most:
-    it is their fourth-power mean. Before the last forecast step is over, it is that from there.
+    it is their fourth-power mean. Before the last forecast step is over, it is that from there; of what is not finite, 1.
     """
     made = schedule.mask.rindex("F") + 1
-    factors = torch.where(errors > 0, errors[:, -1:] / errors, 1.0).double()
+    factors = (errors[:, -1:] / errors).double().nan_to_num(1.0, 1.0)
     factors[:, :made] = factors[:, made : made + 1]
     mean: Tensor = factors.square().mean(0).sqrt()
     return mean

@@ -67,7 +67,8 @@ def test_those_samples_count_most_in_which_errors_grow_most() -> None:
     mean = ((81 + 0.25) / 2) ** 0.5
     expected = [mean, mean, 1.0]
     torch.testing.assert_close(growth(errors, Schedule("FC")), torch.tensor(expected, dtype=torch.float64))
-    assert (growth(torch.zeros(2, 3), Schedule("FC")) == 1).all()
+    for nothing in (0.0, torch.inf, torch.nan):
+        assert (growth(torch.full((2, 3), nothing), Schedule("FC")) == 1).all()
 
 
 def test_some_samples_of_several_workers_are_told_in_their_order() -> None:
