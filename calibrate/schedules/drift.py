@@ -59,7 +59,8 @@ def growth(errors: Tensor, schedule: Schedule) -> Tensor:
     """What a squared error before each point of a path is multiplied by until its end: [points].
 
     errors: squared, of runs on `schedule` [N, points]. Samples differ, and those in which errors grow most count most:
-    it is their fourth-power mean. Before the last forecast step is over, it is that from there; 1 where it is not finite.
+    it is their fourth-power mean. Before the last forecast step is over, it is that from there.
+    Where it is not finite, it is 1.
     """
     made = schedule.mask.rindex("F") + 1
     factors = (errors[:, -1:] / errors).double().nan_to_num(1.0, 1.0)
