@@ -12,7 +12,7 @@ IDS = {
     "fashion_dit": "6d855c9bb1469b67",
     "fashion_flux": "8d59d4651ef7a3ee",
     "emoji_qwen": "b3f8b48cfd0ea6bd",
-    "moving_wan": "bd541bd3025363d6",
+    "moving_wan": "ed0c090823739bec",
 }
 TOLERANCE = 1e-5
 
