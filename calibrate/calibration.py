@@ -154,7 +154,7 @@ class _Calibration:
             models={
                 name: self.models[name] for called in shape.denoisers for name in called if name != MAIN
             },
-            calibration=self._provenance(found, ledger),
+            calibration=self._provenance(found),
         )  # fmt: skip
         policy = Policy(document, _merged([each.policy.arrays for each in found.values()]))
         if config.out is not None:
@@ -203,7 +203,7 @@ class _Calibration:
         update = {"nfc": outcome.nfc, "speedup": uncached / outcome.nfc, "quality": quality}
         return found.policy.profile().model_copy(update=update)
 
-    def _provenance(self, found: dict[str, Found], ledger: Ledger) -> Calibration:
+    def _provenance(self, found: dict[str, Found]) -> Calibration:
         heldout = self.parts.heldout
         return Calibration(
             fitting_prompts=requests_digest(self.fitting),

@@ -17,6 +17,7 @@ from cachesmith.policies import MAIN, EngineError, ModelKey, Policy, denoiser_po
 from cachesmith.policies.bundle.manifest import Build, Manifest, SegmentEntry
 from cachesmith.runtime.models.denoisers import denoisers, part_name
 from cachesmith.runtime.models.fingerprint import model_key
+from cachesmith.sampling.render import as_taken
 
 
 @dataclass(frozen=True, eq=False)
@@ -138,7 +139,8 @@ def sample_requests(pipe: Any, policy: Policy, config: ExportConfig, report: Rep
         report("recording inputs", place, len(requests))
         # with noise of its own, so that the same export proves the same figures
         noise = torch.Generator().manual_seed(place)
-        pipe(**{"output_type": "pt", "num_inference_steps": steps, "generator": noise, **request})
+        options = {"output_type": "pt", "num_inference_steps": steps, "generator": noise}
+        pipe(**{**options, **as_taken(pipe, request)})
 
 
 def record_parts(job: Job, parts: tuple[Part, ...], report: Report) -> dict[str, list[PartCall]]:

@@ -16,7 +16,8 @@ _Note = Callable[[Unit, int, int, RecentOutputs, Tensor], None]
 class ScheduleRecorder(Watcher):
     """Shows every output to `note`, next to the last `taps` remembered ones.
 
-    `mask` says which steps are remembered (C); None: all of them.
+    `mask` says which steps are remembered (C); None: all of them. They are kept in the model's dtype: those of every
+    lane are there at once, and shown in float32 one lane at a time.
     """
 
     def __init__(self, note: _Note, taps: int, mask: str | None = None):
@@ -34,9 +35,9 @@ class ScheduleRecorder(Watcher):
         if step is None:
             return
         for lane, feature in enumerate(result.feature, start=result.unit.lane):
-            output = feature.float()
             past = self._past.setdefault((lane, self._tick.branch), [])
-            self._note(result.unit, lane, step, past, output)
+            shown = [(before, output.float()) for before, output in past]
+            self._note(result.unit, lane, step, shown, feature.float())
             if self._mask is None or self._mask[step] == "C":
-                past.insert(0, (step, output))
+                past.insert(0, (step, feature))
                 del past[self._taps :]

@@ -8,11 +8,12 @@ from optuna.trial import TrialState
 from cachesmith.calibrate.config import CalibrationConfig
 from cachesmith.calibrate.fleet.groups import at_least
 from cachesmith.calibrate.prepared import Prepared
-from cachesmith.calibrate.rfc.scales import Scales, record_scales
+from cachesmith.calibrate.rfc.scales import record_scales
 from cachesmith.calibrate.rfc.space import arrays_of, first_points, suggest
 from cachesmith.calibrate.spaces import Found
 from cachesmith.calibrate.studies import open_study, run_trials
 from cachesmith.policies import Policy, PolicyError, Profile, unbound
+from cachesmith.policies.base import Arrays
 
 _RECORDED = 4
 """Samples whose modules' scales are recorded."""
@@ -38,7 +39,7 @@ def search_rfc_points(
 def _run(
     study: optuna.Study,
     prepared: Prepared,
-    scales: Scales,
+    scales: Arrays,
     config: CalibrationConfig,
     advance: Callable[[float], None],
 ) -> None:
@@ -62,11 +63,11 @@ def score(prepared: Prepared, policy: Policy) -> tuple[float, float]:
     return float(samples.mean()), nfc
 
 
-def _policy(profile: Profile, scales: Scales) -> Policy:
-    return unbound(profile, arrays_of(profile, scales.arrays))
+def _policy(profile: Profile, scales: Arrays) -> Policy:
+    return unbound(profile, arrays_of(profile, scales))
 
 
-def _best(study: optuna.Study, budget: float, scales: Scales, config: CalibrationConfig) -> Found:
+def _best(study: optuna.Study, budget: float, scales: Arrays, config: CalibrationConfig) -> Found:
     finished = study.get_trials(states=(TrialState.COMPLETE,))
     within = [trial for trial in finished if trial.values[1] <= budget + 1e-9]
     if not within:

@@ -72,7 +72,7 @@ class DeviceConstants:
         key = unit.lane + stream, like.device
         if key not in self._lanes:
             host = lane_constants(self.plan, unit, stream)
-            _check_channels(self.plan, unit, host, like.shape[-1])
+            _check_channels(unit, host, like.shape[-1])
             self._lanes[key] = DeviceLane(host, like.device)
         return self._lanes[key]
 
@@ -95,7 +95,7 @@ class DeviceConstants:
         return [tensor for lane in self._lanes.values() for tensor in lane.tensors()]
 
 
-def _check_channels(plan: Plan, unit: Unit, host: LaneConstants, channels: int) -> None:
+def _check_channels(unit: Unit, host: LaneConstants, channels: int) -> None:
     for array, axis in ((host.rows, -1), (host.inputs, -1), (host.offsets, -1), (host.basis, 0)):
         if array is not None and array.shape[axis] != channels:
             raise PolicyError(

@@ -1,11 +1,15 @@
 """A part fed with what was recorded computes what was recorded, to the bit."""
 
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 from tests.tiny import Pipeline, policy, sample_dit, sample_flux
+from torch import Tensor
 
+from cachesmith.export.config import ExportConfig
+from cachesmith.export.job import Job, record_parts
 from cachesmith.export.parts import Part, part_unit, plan_parts
 from cachesmith.export.record import check_alike, check_shared, interface_of, record
 from cachesmith.policies import EngineError, Segments, preset
@@ -79,3 +83,23 @@ def test_numbers_are_part_of_the_graph() -> None:
     (samples,) = record(model, None, (part,), lambda: tiny.call(model, tiny.noise(), TIME)).values()
     face = interface_of(model, part, samples)
     assert face.constants == {"height": 8, "width": 8} and face.axes["hidden_states"] == ("batch", 64, 32)
+
+
+class Taking:
+    """A pipeline that notes what it is called with; it takes tuples alone, and computes in bfloat16."""
+
+    def __init__(self) -> None:
+        self.transformer, self.scheduler = SimpleNamespace(dtype=torch.bfloat16), None
+        self.device, self.given = torch.device("cpu"), dict[str, Any]()
+
+    def __call__(self, prompt_embeds: Tensor, original_size: tuple[int, int], **options: Any) -> None:
+        self.given = {"prompt_embeds": prompt_embeds, "original_size": original_size}
+
+
+def test_requests_are_given_as_a_renderer_gives_them() -> None:
+    pipe = Taking()
+    config = ExportConfig(
+        requests=({"prompt_embeds": torch.zeros(1, 3), "original_size": [16, 16]},), steps=2
+    )
+    record_parts(Job(pipe, policy(), config, {}, None, "bfloat16"), (Part(0, 1, 0),), lambda *_: None)
+    assert pipe.given["original_size"] == (16, 16) and pipe.given["prompt_embeds"].dtype == torch.bfloat16

@@ -2,7 +2,7 @@
 
 import inspect
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -144,18 +144,25 @@ class Renderer:
             options = {
                 name: value for name, value in options.items() if name in _parameters(self.pipe.sample)
             }
-        given = as_declared(self.pipe, {**self.common, **arguments_of(chunk)})
-        return {**options, **{name: self._placed(name, value) for name, value in given.items()}}
+        return {**options, **as_taken(self.pipe, {**self.common, **arguments_of(chunk)})}
 
-    def _placed(self, name: str, value: Any) -> Any:
-        """Tensors where the pipeline computes; embeddings in its denoiser's dtype."""
+
+def as_taken(pipe: Any, given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a call's arguments as `pipe` takes them: tuples where it takes tuples alone, tensors where it computes.
+
+    Embeddings are given in the dtype of its denoiser.
+    """
+    device, dtype = device_of(pipe), pipe.transformer.dtype
+    # weights that are stored in 8 bits are not computed in them
+    computes = dtype.is_floating_point and dtype.itemsize > 1
+
+    def placed(name: str, value: Any) -> Any:
         if not isinstance(value, Tensor):
             return value
-        device, dtype = device_of(self.pipe), self.pipe.transformer.dtype
-        # weights that are stored in 8 bits are not computed in them
-        computes = dtype.is_floating_point and dtype.itemsize > 1
         embeds = name.endswith("embeds") and value.is_floating_point()
         return value.to(device, dtype if embeds and computes else None)
+
+    return {name: placed(name, value) for name, value in as_declared(pipe, given).items()}
 
 
 @contextmanager

@@ -27,7 +27,7 @@ from cachesmith.policies import (
     unbound,
 )
 from cachesmith.policies.schedule import interval_mask
-from cachesmith.runtime import apply, watch
+from cachesmith.runtime import Tick, UnitResult, apply, watch
 from cachesmith.sampling.render import Renderer
 
 STEPS = 10
@@ -75,6 +75,22 @@ def test_smoothcache_errors_are_means_over_samples_and_depth(renderer: Renderer)
             ]
             assert float(table[k - 1, step]) == pytest.approx(float(torch.stack(errors).mean()), rel=1e-4)
         assert table[0, STEPS - 1].isinf() and table[2, STEPS - 3].isinf()
+
+
+def test_outputs_are_kept_as_they_are_and_shown_in_float32() -> None:
+    seen: list[tuple[int, list[Tensor]]] = []
+    recorder = ScheduleRecorder(
+        lambda _, lane, step, past, output: seen.append((step, [*(o for _, o in past), output])), taps=2
+    )
+    outputs = [torch.full((1, 4, 2), 1 + step / 128, dtype=torch.bfloat16) for step in range(3)]
+    for step, output in enumerate(outputs):
+        recorder.begin(Tick(0, step, "0"))
+        recorder.observe(UnitResult(UNIT, (output,), (output,)))
+    (kept,) = recorder._past.values()
+    assert [(step, output.dtype) for step, output in kept] == [(2, torch.bfloat16), (1, torch.bfloat16)]
+    step, shown = seen[-1]
+    assert step == 2 and all(each.dtype == torch.float32 for each in shown)
+    assert [float(each[0, 0, 0]) for each in shown] == [1 + 1 / 128, 1.0, 1 + 2 / 128]
 
 
 def published_scan(errors: Tensor, alpha: float) -> str:
