@@ -167,7 +167,8 @@ def _spaced(count: int, trial: Any, run: RunShape) -> str:
         if others:
             share = trial.suggest_float(f"share-{i}", *SHARES)
             own = min(max(round(left * share), 1), left - others)
-        own, left = min(own, length), left - own
+        own = min(own, length)
+        left -= own
         letters += spaced(own, length, power)
     return letters
 

@@ -162,6 +162,8 @@ def test_every_denoiser_begins_with_a_computed_step(
         tried.append(schedule_of(Fixed(trial), budget, run))
     for schedule in tried:
         assert len(schedule.mask) == steps and computations(schedule.mask) <= budget
+        if follower is None:
+            assert computations(schedule.mask) == int(budget)
         assert all(schedule.mask[start] == "C" for start in starts)
 
 
