@@ -166,7 +166,7 @@ def _spaced(count: int, trial: Any, run: RunShape) -> str:
         own, others = left, len(run.lengths) - i - 1
         if others:
             share = trial.suggest_float(f"share-{i}", *SHARES)
-            own = min(max(round(left * share), 1), left - others)
+            own = min(max(round(left * share), 1, left - sum(run.lengths[i + 1 :])), left - others)
         own = min(own, length)
         left -= own
         letters += spaced(own, length, power)
