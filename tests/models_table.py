@@ -46,7 +46,6 @@ NO_PIPELINE = {
         ),
         "modular pipelines only",
     ),
-    "ConsisIDTransformer3DModel": "not tried: needs OpenCV",
     "OmniGenTransformer2DModel": "not tried: needs torchvision",
     "PriorTransformer": "makes embeddings: its pipelines call it `prior`",
     "RFD4ProteinaTransformer": "makes proteins",

@@ -4,16 +4,18 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
+import diffusers
+import numpy as np
 import pytest
 from tests.shipped import DIT_CONFIG, Shipped, dit_policy
-from tests.tiny import policy, tiny_dit
+from tests.tiny import policy, sample_dit, tiny_dit
 
 from cachesmith.export import export_bundle
 from cachesmith.export.bundle_writer import workshop
-from cachesmith.policies import EngineError, Interval
+from cachesmith.policies import EngineError, Interval, PolicyError
 from cachesmith.policies.bundle.files import verify
 from cachesmith.policies.bundle.manifest import read_manifest
-from cachesmith.runtime import open_bundle
+from cachesmith.runtime import apply, open_bundle
 
 
 def files(folder: Path) -> dict[str, int]:
@@ -149,3 +151,25 @@ def test_what_cannot_be_exported(tmp_path: Path) -> None:
     pipe.transformer.to("meta")
     with pytest.raises(EngineError, match="offloaded"):
         export_bundle(pipe, dit_policy(), tmp_path, DIT_CONFIG)
+
+
+class NewDiT(diffusers.DiTTransformer2DModel):  # type: ignore[misc]
+    """A class that no row is known of."""
+
+
+@pytest.mark.slow
+def test_a_class_without_a_row(tmp_path: Path) -> None:
+    """Its blocks are found in the first call; a bundle is not opened for blocks that are not known yet."""
+    pipe, other, reusing = tiny_dit(), tiny_dit(), policy()
+    pipe.transformer.__class__ = other.transformer.__class__ = NewDiT
+    assert export_bundle(pipe, reusing, tmp_path / "bundle", DIT_CONFIG).graphs > 0
+    with apply(pipe, reusing):
+        expected = sample_dit(pipe)
+    with apply(pipe, reusing, bundle=tmp_path / "bundle") as session:
+        assert np.allclose(sample_dit(pipe), expected, atol=1e-4)
+    assert not session.stats.fallbacks
+    with (
+        pytest.raises(PolicyError, match="no adapter for NewDiT; have one found by a call of it"),
+        apply(other, reusing, bundle=tmp_path / "bundle"),
+    ):
+        pass

@@ -3,6 +3,7 @@
 from typing import Any
 
 import diffusers
+import torch
 
 from cachesmith.zoo.tiny import fill_zeros
 from tests.pipelines.parts import (
@@ -17,6 +18,7 @@ from tests.pipelines.parts import (
     kl,
     picture,
     prompted,
+    text,
     transformer,
 )
 
@@ -74,8 +76,43 @@ def flux_2_vae(blocks: int = 1) -> Any:
     )
 
 
+def see(transformer: Any) -> None:
+    """Give a Flux transformer of width 32 an IP-Adapter for embeddings of width 8, as 4 tokens."""
+    generator = torch.Generator().manual_seed(1)
+    image_proj = {
+        "proj.weight": torch.randn(4 * 32, 8, generator=generator),
+        "proj.bias": torch.zeros(4 * 32),
+        "norm.weight": torch.ones(32),
+        "norm.bias": torch.zeros(32),
+    }
+    keys = [f"{i}.to_{part}_ip" for i in range(len(transformer.transformer_blocks)) for part in "kv"]
+    ip_adapter = {f"{key}.weight": torch.randn(32, 32, generator=generator) for key in keys}
+    ip_adapter |= {f"{key}.bias": torch.zeros(32) for key in keys}
+    state = {"image_proj": image_proj, "ip_adapter": ip_adapter}
+    transformer._load_ip_adapter_weights([state], low_cpu_mem_usage=False)
+
+
+def with_ip_adapter(build: Any) -> Any:
+    """What it draws is to look like a picture, too."""
+
+    def built() -> Any:
+        pipe = build()
+        see(pipe.transformer)
+        return pipe
+
+    return built
+
+
 FLUX: dict[str, TinyPipeline] = {
     "FluxPipeline": TinyPipeline(flux("FluxPipeline", guidance_embeds=True), ASK),
+    "FluxPipeline (IP-Adapter)": TinyPipeline(
+        with_ip_adapter(flux("FluxPipeline", guidance_embeds=True)),
+        also(
+            ASK,
+            ip_adapter_image_embeds=lambda i: [text(i, 1, 8)],
+            negative_ip_adapter_image_embeds=lambda i: [torch.zeros(1, 1, 8)],
+        ),
+    ),
     "FluxPipeline (true CFG)": TinyPipeline(
         flux("FluxPipeline"), prompted(WORDS, guided=True, true_cfg_scale=3.0, **SIDE)
     ),
