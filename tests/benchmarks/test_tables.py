@@ -19,7 +19,7 @@ ROOT = Path(__file__).parents[2]
 POLICIES = {path.parent.name: path for path in ROOT.glob("examples/*/*.policy.safetensors")}
 
 
-STALE = pytest.mark.xfail(strict=True, reason="its even steps have the ends of a policy before")
+STALE = pytest.mark.xfail(strict=True, reason="its even steps have the ends of policies before")
 
 
 @pytest.mark.parametrize(
