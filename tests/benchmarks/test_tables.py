@@ -19,12 +19,7 @@ ROOT = Path(__file__).parents[2]
 POLICIES = {path.parent.name: path for path in ROOT.glob("examples/*/*.policy.safetensors")}
 
 
-STALE = pytest.mark.xfail(strict=True, reason="its even steps have the ends of policies before")
-
-
-@pytest.mark.parametrize(
-    "name", [pytest.param(n, marks=STALE if n == "moving_wan" else ()) for n in sorted(POLICIES)]
-)
+@pytest.mark.parametrize("name", sorted(POLICIES))
 def test_a_table_has_even_steps_with_its_policys_ends(name: str) -> None:
     table = json.loads((ROOT / "benchmarks" / name / "peers.json").read_text(encoding="utf-8"))
     policy = load(POLICIES[name])
