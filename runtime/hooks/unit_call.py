@@ -208,13 +208,15 @@ class UnitState:
 
     def _outputs(self, values: tuple[Any, ...]) -> Feature:
         unit = self.unit
-        names = unit.reads[-1] if isinstance(unit, BlockRun) else unit.streams
+        if not isinstance(unit, BlockRun):
+            return values  # another number of them is counted and computed by whoever observes
+        names = unit.reads[-1]
         if len(values) != len(names):
             raise PolicyError(
                 f"{unit.name} returns {len(values)} tensors where the adapter names {len(names)} streams "
                 f"({', '.join(names)}); name what it returns, in its order"
             )
-        return unit.select(values, -1) if isinstance(unit, BlockRun) else values
+        return unit.select(values, -1)
 
     def _bypass(self, position: int, values: tuple[Any, ...]) -> Any:
         """A block passes its streams on; a submodule returns nothing worth computing with: zero channels."""

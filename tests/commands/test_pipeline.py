@@ -36,6 +36,7 @@ def test_a_name_the_hub_does_not_know(cli: Cli, monkeypatch: pytest.MonkeyPatch)
     def offline(*_: object, **__: object) -> None:
         raise OSError("no such repository\nand much advice")
 
+    monkeypatch.setattr("cachesmith.commands.shared.model_folder.expect_reply", lambda *_: None)
     monkeypatch.setattr("diffusers.DiffusionPipeline.load_config", offline)
     result = cli("run", "org/none", "--class-label", 3, "--out", "x.png")
     fails(result, "there is no folder org/none, and the hub gave none: no such repository;")
