@@ -112,7 +112,7 @@ class SegmentFitter:
     """Fits one schedule on uncached samples.
 
     channels: of each stream that leaves the blocks.
-    ridges, turns: less of them for a quick fit. start: weights to begin with, by default lines;
+    ridges, turns: fewer of them fit faster, and worse. start: weights to begin with, by default lines;
     they are kept if `hold`, and only their curvature is found.
     advance(samples) is called for every computed step. objective: what samples are scored by.
     """
