@@ -103,12 +103,9 @@ class ProfileMaker:
     def unsearched(self, budget: int) -> Tensor:
         """Out-of-fold PSNR [N] of least squares for a budget, without a search for its schedule."""
         schedule = typical_schedule(budget, self._run(None))
-        key = f"unsearched: {schedule}"
-        known = self._memo.get(key)
-        if known is None:
-            self._memo.put(key, known := self._fitted(schedule).samples.tolist())
-            self._forget([schedule])
-        return torch.tensor(known)
+        found = self._scores(schedule, PSNR)
+        self._forget([schedule])
+        return found
 
     @cached_property
     def _costs(self) -> Tensor | None:
@@ -134,12 +131,14 @@ class ProfileMaker:
     def _run(self, follower: Follower | None) -> RunShape:
         return RunShape(self.plan.steps, follower, self.shape.starts, self._costs)
 
-    def _scores(self, schedule: Schedule) -> Tensor:
-        """Out-of-fold scores [N] of least squares."""
-        key = f"{self.objective.name}: {schedule}"
+    def _scores(self, schedule: Schedule, objective: Objective | None = None) -> Tensor:
+        """Out-of-fold scores [N] of least squares: by the search's objective, or in PSNR."""
+        objective = objective or self.objective
+        key = f"{objective.name}: {schedule}"
         known = self._memo.get(key)
         if known is None:
-            self._memo.put(key, known := self._fitted(schedule).scores.tolist())
+            fit = self._fitted(schedule)
+            self._memo.put(key, known := (fit.samples if objective == PSNR else fit.scores).tolist())
         return torch.tensor(known)
 
     def _fitted(self, schedule: Schedule, start: Rows | None = None) -> Fit:
