@@ -11,7 +11,8 @@ project's runtime, which counts block executions / blocks itself. Thresholds are
 requests of the screening. Every setting is screened on a few samples; each method's best are measured on all, and
 timed in turns. Writes `peers.json`, `peers.md` and `peers.png`; `peers.jsonl` and `fitted-*` keep what is done but the
 times, so that the same command goes on after an interruption. With `--add`, rows that `peers.json` already has and this
-run does not measure stay as they are; rows that are new then have no times, since only those of one run compare.
+run does not measure stay as they are; rows that are new then have no times, since only those of one run compare:
+`--times` takes those of all rows that the tables show anew, and measures nothing else.
 """
 
 import argparse
@@ -28,7 +29,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from contest.contestant import Course, Entry
+from contest.contestant import Course, Entry, named
 from contest.drawing import draw
 from contest.journal import Journal
 from contest.ours import CALIBRATED
@@ -123,20 +124,35 @@ def said(facts: dict[str, Any]) -> str:
     )
 
 
-def add_earlier(path: Path, facts: dict[str, Any], fixed: dict[str, Any], results: list[Result]) -> None:
+def earlier(path: Path, fixed: dict[str, Any]) -> dict[str, Any]:
+    """What a run before has written. Raises `CachesmithError` where that was under other conditions."""
+    written: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    if {name: value for name, value in written["conditions"].items() if name in fixed} != fixed:
+        raise CachesmithError(f"{path} was made under other conditions; leave --add and --times out")
+    return written
+
+
+def add_earlier(written: dict[str, Any], facts: dict[str, Any], results: list[Result]) -> None:
     """Add the rows that a run before has written and this one has not measured; the policy they are about stays, too.
 
-    The profiles of a policy are replaced together. Raises `CachesmithError` for other conditions.
+    The profiles of a policy are replaced together.
     """
-    written = json.loads(path.read_text(encoding="utf-8"))
-    if {name: value for name, value in written["conditions"].items() if name in fixed} != fixed:
-        raise CachesmithError(f"{path} was made under other conditions; leave --add out")
     measured = {result.name for result in results}
     anew = any(result.family == CALIBRATED for result in results)
     rows = (Result(**row) for row in written["rows"])
     results += [r for r in rows if r.name not in measured and not (anew and r.family == CALIBRATED)]
     if not anew:
         facts["policy"] = written["conditions"]["policy"]
+
+
+def timed_anew(written: dict[str, Any], race: Race, listed: list[Entry], repeats: int) -> list[Result]:
+    """The rows of a run before, and the times of those that its tables show."""
+    results = [replace(Result(**row), seconds=None) for row in written["rows"]]
+    names = shown(results, race.course.budgets)
+    found = {name: named(listed, name) for name in names}
+    race.entered |= {name: contestant for name, contestant in found.items() if contestant is not None}
+    with stage("time", len(race.entered) * repeats) as advance:
+        return race.time(results, names, repeats, lambda name: advance(note=name))
 
 
 def shown(results: list[Result], budgets: tuple[int, ...]) -> set[str]:
@@ -178,6 +194,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument(
         "--add", action="store_true", help="keep the other rows of peers.json; measures no times"
     )
+    parser.add_argument("--times", action="store_true", help="measure times alone, of the rows of peers.json")
     parser.add_argument("--lpips", type=Path, metavar="FILE", help="what benchmarks/fetch_lpips.py wrote")
     parser.add_argument("--dtype", default="float32")
     parser.add_argument("--device", default="cpu")
@@ -209,12 +226,17 @@ def main() -> None:
     run = replace(run, kept=args.out / f"fitted-{digest[:12]}")
     race = Race(run, Journal(args.out / "peers.jsonl", fixed), lpips)
     listed = list(entries(run, tuple(args.families), args.only))
+    before = earlier(args.out / "peers.json", fixed) if args.add or args.times else {}
+    if args.times:
+        facts["policy"] = before["conditions"]["policy"]
+        write(args.out, facts, timed_anew(before, race, listed, args.repeats))
+        return
     with stage("quality", len(listed)) as advance:
         results = race.run(listed, lambda name: advance(note=name))
     with stage("best settings", len(shown(results, run.budgets))) as advance:
         results = race.confirm(results, partial(shown, budgets=run.budgets), lambda name: advance(note=name))
     if args.add:
-        add_earlier(args.out / "peers.json", facts, fixed, results)
+        add_earlier(before, facts, results)
     write(args.out, facts, results)
     if not args.quality_only and not args.add:
         names = shown(results, run.budgets)

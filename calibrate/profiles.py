@@ -38,7 +38,8 @@ SAVED_EVERY = 20.0
 
 @dataclass(frozen=True)
 class Weighted:
-    """A schedule with weights; psnr: out of fold, of the least squares alone, dB. losses: of the gradients, if any."""
+    """A schedule with weights; psnr: of the fitted samples, by least squares alone, dB. losses: of the gradients, if any.
+    """
 
     schedule: Schedule
     rows: Rows
@@ -103,9 +104,15 @@ class ProfileMaker:
     def unsearched(self, budget: int) -> Tensor:
         """Out-of-fold PSNR [N] of least squares for a budget, without a search for its schedule."""
         schedule = typical_schedule(budget, self._run(None))
-        found = self._scores(schedule, PSNR)
-        self._forget([schedule])
-        return found
+        key = f"out of fold: {schedule}"
+        known = self._memo.get(key)
+        if known is None:
+            with self.ledger.phase("least squares"):
+                fit = SegmentFitter(
+                    self.shards, schedule, self.shape.channels, apart=True, advance=self._counted("least squares")
+                )()  # fmt: skip
+            self._memo.put(key, known := fit.samples.tolist())
+        return torch.tensor(known)
 
     @cached_property
     def _costs(self) -> Tensor | None:
@@ -131,14 +138,12 @@ class ProfileMaker:
     def _run(self, follower: Follower | None) -> RunShape:
         return RunShape(self.plan.steps, follower, self.shape.starts, self._costs)
 
-    def _scores(self, schedule: Schedule, objective: Objective | None = None) -> Tensor:
-        """Out-of-fold scores [N] of least squares: by the search's objective, or in PSNR."""
-        objective = objective or self.objective
-        key = f"{objective.name}: {schedule}"
+    def _scores(self, schedule: Schedule) -> Tensor:
+        """Scores [N] of least squares, by the search's objective."""
+        key = f"{self.objective.name}: {schedule}"
         known = self._memo.get(key)
         if known is None:
-            fit = self._fitted(schedule)
-            self._memo.put(key, known := (fit.samples if objective == PSNR else fit.scores).tolist())
+            self._memo.put(key, known := self._fitted(schedule).scores.tolist())
         return torch.tensor(known)
 
     def _fitted(self, schedule: Schedule, start: Rows | None = None) -> Fit:

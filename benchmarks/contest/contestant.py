@@ -1,6 +1,6 @@
 """Who takes part: a way to change a pipeline for the length of a context, with a name and a family."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -98,6 +98,28 @@ class Dial:
 
 
 Entry = Contestant | Dial
+
+
+def named(entries: Iterable[Entry], name: str) -> Contestant | None:
+    """The contestant of that name, at the threshold that the name holds."""
+    for entry in entries:
+        if isinstance(entry, Contestant):
+            if entry.name == name:
+                return entry
+            continue
+        before, after = entry.name.split("{}")
+        threshold = name.removeprefix(before).removesuffix(after)
+        if name == f"{before}{threshold}{after}" and _is_number(threshold):
+            return entry.at(float(threshold))
+    return None
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
 
 
 @contextmanager

@@ -62,7 +62,7 @@ class Uncached:
 class Batch:
     """One batch's cached run on a schedule, up to some step. What is remembered of it rests on `home`.
 
-    known: what the transformer returned so far; last, kept: the same after walks of a segment.
+    known: what the transformer returned so far; last: the same after the last walk of a segment.
     """
 
     def __init__(
@@ -78,7 +78,6 @@ class Batch:
         self.home = home or self.device
         self.known: Results = []
         self.last: Results = []
-        self.kept: Results = []
         self.past = Past()
 
     def __len__(self) -> int:
@@ -93,8 +92,8 @@ class Batch:
         for number, part in enumerate(self.uncached.parts(size)):
             places = torch.arange(number * size, number * size + len(part.requests))
             each = Batch(self.renderer, part, self.schedule, self.folds[places], self.home)
-            each.known, each.last, each.kept = (
-                part_of(results, places, samples) for results in (self.known, self.last, self.kept)
+            each.known, each.last = (
+                part_of(results, places, samples) for results in (self.known, self.last)
             )
             each.past = self.past.part(places, samples)
             made.append(each)

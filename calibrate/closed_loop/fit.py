@@ -3,8 +3,9 @@
 All samples walk the cached run together. What a segment does to the rest of a run is where its last latents end, and
 they are to be the sample's own uncached ones. So each segment's weights are one small regression (Gauss-Newton, since
 the tail after the blocks is not linear), and the only forwards of the network are those of the computed steps. Samples
-are in folds, and each walks on by weights that were solved without its fold: drift that is fitted is drift as it will
-be, and where the samples end is an honest score.
+are in folds: how far weights are to go is told by walks of each fold by the weights of all others. Then all samples walk
+on by the weights of all. Were each fold to walk on by its own, where it ends would be an honest score, but folds would
+drift apart, each by errors of its own which the others' equations know nothing of: `apart`.
 """
 
 from collections.abc import Callable, Sequence
@@ -51,8 +52,8 @@ _FLOOR = 0.01
 class Curvature:
     """Of one segment: the Cholesky factors of its equations and ridge, one a stream, see `StackEquations.factors`.
 
-    squares: squared errors at its end, out of fold [N]; before, after: their geometric mean's root without and with
-    weights.
+    squares: squared errors at its end, from which the run goes on [N]; before, after: their geometric mean's root
+    without weights, and out of fold.
     """
 
     segment: Segment
@@ -67,7 +68,7 @@ class Curvature:
 class Fit:
     """Weights from all samples; curvatures; width: latents of a token.
 
-    samples: out-of-fold PSNR [N], dB; scores: the same by the objective.
+    samples: PSNR of the runs that it was fitted in [N], dB; scores: the same by the objective.
     """
 
     schedule: Schedule
@@ -113,7 +114,8 @@ class SegmentFitter:
 
     channels: of each stream that leaves the blocks.
     ridges, turns: fewer of them fit faster, and worse. start: weights to begin with, by default lines;
-    they are kept if `hold`, and only their curvature is found.
+    they are kept if `hold`, and only their curvature is found. apart: folds walk on by weights of their own; that is for
+    the score alone.
     advance(samples) is called for every computed step. objective: what samples are scored by.
     """
 
@@ -127,11 +129,12 @@ class SegmentFitter:
         turns: int = TURNS,
         start: Rows | None = None,
         hold: bool = False,
+        apart: bool = False,
         advance: Callable[[float], None] | None = None,
         objective: Objective = PSNR,
     ):
         self.shards, self.schedule, self.channels, self.ridges = shards, schedule, channels, ridges
-        self.turns, self.hold, self.device = turns, hold, shards.device
+        self.turns, self.hold, self.apart, self.device = turns, hold, apart, shards.device
         self.count = sum(len(group.numbers) for group in shards.groups)
         self.folds, self.start = min(FOLDS, self.count), start
         self.objective = objective
@@ -142,7 +145,7 @@ class SegmentFitter:
         self._places: dict[tuple[float, ...], int] = {}
 
     def __call__(self) -> Fit:
-        """Walk all segments; the runs' pictures, out of fold, are the score."""
+        """Walk all segments; the pictures of these runs are the score."""
         start = Start(self.schedule, self.channels, self.folds, self.start)
         self.shards.begin(start, torch.arange(self.count) % self.folds)
         for segment in self.segments:
@@ -159,7 +162,7 @@ class SegmentFitter:
         self.shards.compute(segment.start, lambda samples: self.advance(part * samples))
         if not any(step in self.base for step in range(*segment)):
             return
-        before = best = self._walked(segment, theta, torch.inf)
+        before = best = self._walked(segment, theta)
         together, ridge = theta[0], 0.0
         equations: StackEquations | None = None
         for turn in range(self.turns):
@@ -170,7 +173,7 @@ class SegmentFitter:
                 break
             grid = self.ridges if turn else CAUTIOUS
             target = equations.target(theta)
-            factor, found, walked = self._turn(segment, equations, target, grid, best.error)
+            factor, found, walked = self._turn(segment, equations, target, grid)
             if walked.error >= best.error:
                 break
             together = equations.together(target, factor)
@@ -178,11 +181,11 @@ class SegmentFitter:
             if turn and best.error > WORTH * before_turn:
                 break
         assert equations is not None, "there is a turn"
-        self.shards.settle()
+        settled = self._settled(segment, theta if self.apart else together.expand(shape))
         self._fit.rows |= corrected(self.schedule, segment, self.base, together)
         self._fit.width = equations.width
         lower = equations.factors(DAMPING)
-        self._fit.curvatures.append(Curvature(segment, lower, ridge, before.error, best.error, best.squares))
+        self._fit.curvatures.append(Curvature(segment, lower, ridge, before.error, best.error, settled.squares))
 
     def _turn(
         self,
@@ -190,33 +193,33 @@ class SegmentFitter:
         equations: StackEquations,
         target: list[Tensor],
         grid: Sequence[float],
-        least: float,
     ) -> tuple[float, Tensor, Walked]:
         """The ridge of the grid whose out-of-fold weights end closest, these weights, and where they end.
 
-        It is looked for from the one that the last segment took, up or down as long as that comes closer. A walk that
-        ends closer than all before, and than `least`, is kept.
+        It is looked for from the one that the last segment took, up or down as long as that comes closer.
         """
         turns: dict[int, tuple[float, Tensor, Walked]] = {}
 
         def error(place: int) -> float:
             if place not in turns:
                 found = equations.without(target, grid[place])
-                closest = min([least, *(walked.error for _, _, walked in turns.values())])
-                turns[place] = grid[place], found, self._walked(segment, found, closest)
+                turns[place] = grid[place], found, self._walked(segment, found)
             return turns[place][2].error
 
         best = _lowest(error, len(grid), self._places.get(tuple(grid), len(grid) // 2))
         self._places[tuple(grid)] = best
         return turns[best]
 
-    def _walked(self, segment: Segment, theta: Tensor, least: float) -> Walked:
-        """Walk a segment; kept where it ends closer than `least`."""
+    def _walked(self, segment: Segment, theta: Tensor) -> Walked:
+        """Walk a segment."""
         squares = self.shards.go(segment, theta).nan_to_num(torch.inf, torch.inf).clamp_min(1e-20)
-        error = float((0.5 * squares.log().mean()).exp())
-        if error < least or least == torch.inf:
-            self.shards.keep()
-        return Walked(error, squares)
+        return Walked(float((0.5 * squares.log().mean()).exp()), squares)
+
+    def _settled(self, segment: Segment, theta: Tensor) -> Walked:
+        """Walk a segment, and go on from where that ends."""
+        walked = self._walked(segment, theta)
+        self.shards.settle()
+        return walked
 
     def _equations(self, segment: Segment, theta: Tensor, squares: Tensor, share: float) -> StackEquations:
         importance = (squares + _FLOOR * squares.median()) ** -WEIGHT

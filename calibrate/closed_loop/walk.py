@@ -73,15 +73,10 @@ class Walk:
 
         return torch.cat(self._each(walk, self.batches))
 
-    def keep(self) -> None:
-        """Of all walks of a segment, the last is the one to settle for."""
-        for batch in self._all():
-            batch.kept = batch.last
-
     def settle(self) -> None:
-        """Go on from where the walk that was kept ended."""
+        """Go on from where the last walk of a segment ended."""
         for batch in self._all():
-            batch.known, batch.kept, batch.last = batch.kept, [], []
+            batch.known, batch.last = batch.last, []
 
     def equations(self, segment: Segment, theta: Tensor, weights: Tensor, share: float) -> StackEquations:
         """Normal equations of a segment; each sample weighs its weight [N]. share: of the tokens."""

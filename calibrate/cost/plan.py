@@ -29,6 +29,9 @@ _RECORDED = 4
 ITERATIONS = 200
 """More do not help weights that are fitted on a plan's samples."""
 
+FEWEST = 8
+"""Fewer iterations do nothing that more samples do not do as well: what they would take is spent on samples."""
+
 
 @dataclass(frozen=True)
 class PhasePlan:
@@ -112,14 +115,28 @@ def make_plan(
 
     computations: full computations of each profile; recomputed: blocks are computed twice for their gradients.
     """
-    count = samples or _affordable(steps, computations, budget)
+    plan = _divided(steps, computations, budget, samples or _suited(steps, computations, budget), recomputed)
+    if samples is None and 0 < plan.iterations < FEWEST:
+        return _divided(steps, computations, budget, _most(steps, computations, budget), recomputed, 0)
+    return plan
+
+
+def _divided(
+    steps: int,
+    computations: Sequence[float],
+    budget: float,
+    count: int,
+    recomputed: bool,
+    most_iterations: int = ITERATIONS,
+) -> BudgetPlan:
+    """The plan with `count` samples."""
     nudged, size, shapes = min(_CHUNK, count), min(_CHUNK, count), SHAPES
     while shapes < MOST_SHAPES and count * _compared(computations, shapes + 1) <= SHARE * budget * steps:
         shapes += 1
     fitting = count * _compared(computations, shapes)
     gradient = sum(_gradient(n, recomputed) for n in computations) * size / steps
     left = budget - count - nudged - fitting / steps
-    iterations = max(0, min(ITERATIONS, int(left / gradient)))
+    iterations = max(0, min(most_iterations, int(left / gradient)))
     phases = [PhasePlan("references", count, count * steps)]
     phases.append(PhasePlan("schedules", nudged, nudged * steps))
     phases.append(PhasePlan("least squares", count, fitting))
@@ -135,12 +152,16 @@ def _more(shapes: int) -> int:
     return max(2, shapes // 3)
 
 
-def _affordable(steps: int, computations: Sequence[float], budget: float) -> int:
-    """Samples to fit on: as many as suit the budget, and fewer where references and fits alone exceed it."""
+def _suited(steps: int, computations: Sequence[float], budget: float) -> int:
+    """Samples to fit on that suit the budget: fewer where references and fits alone exceed it."""
     count = _rounded(PER_ROOT * sqrt(budget / len(computations)))
-    while count > _CHUNK and count * (1 + _compared(computations, SHAPES) / steps) + _CHUNK > budget:
-        count -= _CHUNK
-    return count
+    return min(count, _most(steps, computations, budget))
+
+
+def _most(steps: int, computations: Sequence[float], budget: float) -> int:
+    """Samples to fit on where no gradients are taken."""
+    each = 1 + _compared(computations, SHAPES) / steps
+    return max(_CHUNK, int((budget - _CHUNK) / each) // _CHUNK * _CHUNK)
 
 
 def _compared(computations: Sequence[float], shapes: int) -> float:

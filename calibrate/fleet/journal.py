@@ -38,10 +38,7 @@ class Journal:
     def _add_walk(self, call: Call) -> None:
         match call.name:
             case "go":
-                # in this order: what was kept, then the last walk, which may be kept yet
-                self._open = {"kept": self._open.get("kept", []), "last": [call]}
-            case "keep":
-                self._open = {"kept": [*self._open["last"], call]}
+                self._open = {"last": [call]}
             case "settle":
-                self._walk += [*self._open["kept"], call]
+                self._walk += [*self._open["last"], call]
                 self._open = {}

@@ -81,10 +81,6 @@ class Shard:
         """See `Walk`."""
         return self._walk.go(segment, theta)
 
-    def keep(self) -> None:
-        """See `Walk`."""
-        self._walk.keep()
-
     def settle(self) -> None:
         """See `Walk`."""
         self._walk.settle()

@@ -100,12 +100,8 @@ class Shards:
         """Walk a segment: squared errors at its end [N]."""
         return _in_order(self._order, self._all(dict.fromkeys(self._order, Call("go", (segment, theta)))))
 
-    def keep(self) -> None:
-        """Of all walks of a segment, the last is the one to settle for."""
-        self._all(dict.fromkeys(self._order, Call("keep")))
-
     def settle(self) -> None:
-        """Go on from where the walk that was kept ended."""
+        """Go on from where the last walk of a segment ended."""
         self._all(dict.fromkeys(self._order, Call("settle")))
 
     def equations(self, segment: Segment, theta: Tensor, weights: Tensor, share: float) -> StackEquations:

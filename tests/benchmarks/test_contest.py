@@ -28,7 +28,7 @@ from cachesmith.sampling.requests import Request
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 
 from contest import controls, of_cache_dit, of_diffusers, ours, samplers
-from contest.contestant import Contestant, Course, Dial, Enter, Entry, nothing
+from contest.contestant import Contestant, Course, Dial, Enter, Entry, nothing, named
 from contest.journal import Journal
 from contest.race import Race, Result, first_sentence
 from contest.tables import best, report
@@ -245,6 +245,17 @@ def test_a_race_is_resumed_and_reports_failures(tmp_path: Path) -> None:
     assert by_name["uncached"].psnr == 100.0
     text = report(first, course.budgets, "")
     assert "| other | broken | ValueError: It does not fit |" in text and "fora 4" in text
+
+
+def test_a_setting_is_found_again_by_its_name(tmp_path: Path) -> None:
+    course = dit_course(open_tiny(save_tiny(tmp_path)))
+    entries = list(ours.entries(course))
+    dial = next(e for e in entries if isinstance(e, Dial) and e.method == "rfc")
+    for name in ("fora interval=4", dial.at(0.3162).name):
+        found = named(entries, name)
+        assert found is not None and found.name == name
+    assert named(entries, "fora interval=5000") is None
+    assert named(entries, dial.name.format("often")) is None
 
 
 def test_times_are_taken_in_turns_for_what_the_tables_show(tmp_path: Path) -> None:

@@ -207,7 +207,7 @@ def test_the_ridge_that_ends_closest_is_found_from_wherever_the_last_one_was() -
         for lowest in range(len(RIDGES)):
             fitter, walks = _fitter([abs(place - lowest) + 1.0 for place in range(len(RIDGES))])
             fitter._places = {} if start is None else {RIDGES: start}
-            ridge, _, walked = fitter._turn(Segment(0, 2), _Grid(), torch.zeros(1), RIDGES, 9.0)  # type: ignore[arg-type]
+            ridge, _, walked = fitter._turn(Segment(0, 2), _Grid(), torch.zeros(1), RIDGES)  # type: ignore[arg-type]
             assert (ridge, walked.error) == (RIDGES[lowest], 1.0)
             assert fitter._places[RIDGES] == lowest and len(walks) == len({*walks})
             if start == lowest:
@@ -225,7 +225,7 @@ def _fitter(errors: list[float]) -> tuple[SegmentFitter, list[float]]:
     """A fitter for which walks by the solution of the n-th ridge end at the n-th error."""
     fitter, walks = object.__new__(SegmentFitter), list[float]()
 
-    def walked(segment: Segment, theta: Tensor, least: float) -> Walked:
+    def walked(segment: Segment, theta: Tensor) -> Walked:
         ridge = next(each for each in RIDGES if torch.isclose(theta, torch.tensor([each])))
         walks.append(ridge)
         return Walked(errors[RIDGES.index(ridge)], torch.zeros(1))
@@ -252,8 +252,7 @@ def test_a_turn_counts_only_if_it_ends_closer_out_of_fold(monkeypatch: pytest.Mo
     turns: list[tuple[float, ...]] = []
     shares: list[float] = []
 
-    def turn(segment: Any, equations: Any, theta: Tensor, grid: Any, least: float) -> Any:
-        assert least == min(errors[: len(turns) + 1])
+    def turn(segment: Any, equations: Any, theta: Tensor, grid: Any) -> Any:
         turns.append(tuple(grid))
         place = len(turns)
         return place + 1.0, theta + 1, Walked(errors[place], torch.ones(1))
@@ -269,7 +268,13 @@ def test_a_turn_counts_only_if_it_ends_closer_out_of_fold(monkeypatch: pytest.Mo
 
     monkeypatch.setattr(fitting, "corrected", lambda schedule, segment, base, theta: {1: theta})
     fitter._turn, fitter._equations = turn, equations
-    fitter._walked = lambda segment, theta, least: Walked(errors[0], torch.ones(1))
+    walks: list[Tensor] = []
+
+    def walked(segment: Any, theta: Tensor) -> Walked:
+        walks.append(theta)
+        return Walked(errors[0], torch.ones(1))
+
+    fitter._walked = walked
     fitter._segment(Segment(0, 2))
     (curvature,) = fitter._fit.curvatures
     assert (curvature.ridge, curvature.before, curvature.after) == (ridge, errors[0], after)
@@ -277,27 +282,25 @@ def test_a_turn_counts_only_if_it_ends_closer_out_of_fold(monkeypatch: pytest.Mo
     assert shares[0] == fitting.FEW and {*shares[1:]} <= {1.0}
     # the first turn's solution is one, the next one's two, ...
     assert {*fitter._fit.rows[1].flatten().tolist()} == {max(0.0, ridge - 1)}
+    # and the run goes on from where all samples end by it
+    assert {*walks[-1].flatten().tolist()} == {max(0.0, ridge - 1)}
 
 
 def _bare() -> Any:
     """A fitter without samples."""
     fitter: Any = object.__new__(SegmentFitter)
     fitter.folds, fitter.schedule, fitter.channels, fitter.device = 1, MASK, (1,), torch.device("cpu")
-    fitter.base, fitter.ridges, fitter.hold = {1: torch.zeros(1)}, RIDGES, False
+    fitter.base, fitter.ridges, fitter.hold, fitter.apart = {1: torch.zeros(1)}, RIDGES, False, False
     fitter.turns, fitter.share, fitter._fit, fitter.advance = 3, 1.0, Fit(MASK), lambda _: None
     return fitter
 
 
-def test_a_walk_is_kept_only_where_it_ends_closest() -> None:
-    fitter, kept = _bare(), list[float]()
-    for error, least, keeps in ((0.1, torch.inf, True), (0.1, 0.2, True), (0.3, 0.2, False)):
-        kept.clear()
-        fitter.shards = SimpleNamespace(go=lambda *_: torch.full((3,), error**2), keep=lambda: kept.append(1))  # noqa: B023
-        walked = fitter._walked(Segment(0, 2), torch.zeros(1), least)
-        assert walked.error == pytest.approx(error) and bool(kept) == keeps
-    fitter.shards = SimpleNamespace(go=lambda *_: torch.tensor([0.1, torch.nan]), keep=lambda: kept.append(1))
-    kept.clear()
-    assert fitter._walked(Segment(0, 2), torch.zeros(1), 1.0).error > 1e6 and not kept
+def test_a_walk_that_leads_nowhere_ends_far_away() -> None:
+    fitter = _bare()
+    fitter.shards = SimpleNamespace(go=lambda *_: torch.full((3,), 0.01))
+    assert fitter._walked(Segment(0, 2), torch.zeros(1)).error == pytest.approx(0.1)
+    fitter.shards = SimpleNamespace(go=lambda *_: torch.tensor([0.1, torch.nan]))
+    assert fitter._walked(Segment(0, 2), torch.zeros(1)).error > 1e6
 
 
 def test_each_sample_counts_by_its_own_error() -> None:

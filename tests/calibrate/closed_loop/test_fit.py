@@ -46,14 +46,23 @@ def test_fitted_weights_are_closer_than_lines_on_unseen_samples(make: Any, sched
     assert sum(computed) == 8 * (schedule.mask.count("C") + schedule.mask.count("H") / 2)
 
 
+def test_folds_walk_on_together_or_apart() -> None:
+    """By the weights of all samples; for an honest score, each fold by those that know nothing of it."""
+    found: dict[bool, Fit] = {}
+    for apart in (False, True):
+        some = shards(dit(), 2, 3)
+        found[apart] = SegmentFitter(some, Schedule("CFFCFFCFFF"), (32,), turns=2, apart=apart)()
+    first = min(found[False].rows)
+    assert torch.equal(found[False].rows[first], found[True].rows[first])
+    assert float(found[True].samples.mean()) < float(found[False].samples.mean())
+
+
 def test_the_runtime_ends_where_the_fit_does() -> None:
-    """Out of fold or not: with one sample there is one fold, and its weights are those of all."""
-    renderer = dit()
-    one = shards(renderer, 1, 1)
-    fit = SegmentFitter(one, HALVES, CHANNELS)()
-    found, nfc = one.quality(as_policy(HALVES, fit.rows, "x"))
+    some = shards(dit(), 2, 3)
+    fit = SegmentFitter(some, HALVES, CHANNELS)()
+    found, nfc = some.quality(as_policy(HALVES, fit.rows, "x"))
     assert nfc == 3
-    assert float(found[0]) == pytest.approx(float(fit.samples[0]), abs=0.05)
+    torch.testing.assert_close(found, fit.samples, rtol=0, atol=0.05)
 
 
 def test_a_replay_goes_on_where_the_run_was() -> None:

@@ -113,8 +113,8 @@ def test_whenever_a_worker_dies_nothing_is_lost(tmp_path: Path) -> None:
     with fleet(tmp_path, {}) as shards:
         whole = calibrated(shards)
     assert shards.repeated == 0
-    # the third `compute` is due while another worker is led to where the one that died at `keep` was
-    breaks = {"reference": 2, "keep": 1, "compute": 3, "sums": 3, "settle": 1, "scores": 1, "gradients": 2}
+    # the third `compute` is due while another worker is led to where the one that died at `settle` was
+    breaks = {"reference": 2, "go": 4, "compute": 3, "sums": 3, "settle": 1, "scores": 1, "gradients": 2}
     with warnings.catch_warnings(record=True) as told, fleet(tmp_path, breaks) as shards:
         warnings.simplefilter("always")
         parts = calibrated(shards)
@@ -148,13 +148,13 @@ def test_a_journal_leaves_out_what_came_to_nothing() -> None:
     """But for the first equations of a walk, which choose the combinations of latents."""
     journal = Journal()
     for number, name in enumerate(
-        ["reference", "begin", "compute", "go", "keep", "equations", "sums", "go", "go", "keep", "go"]
+        ["reference", "begin", "compute", "go", "equations", "sums", "go", "go"]
     ):
         journal.add(Call(name, (number,)))
-    assert [call.arguments[0] for call in journal.calls] == [0, 1, 2, 5, 8, 9, 10]
+    assert [call.arguments[0] for call in journal.calls] == [0, 1, 2, 4, 7]
     for name in ("equations", "sums", "settle", "compute"):
         journal.add(Call(name))
-    expected = "reference begin compute equations go keep settle compute"
+    expected = "reference begin compute equations go settle compute"
     assert [call.name for call in journal.calls] == expected.split()
     journal.add(Call("equations"))
     assert journal.calls[-1].name == "equations"

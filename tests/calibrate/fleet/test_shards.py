@@ -27,7 +27,6 @@ def equations_of(some: Shards, share: float) -> Any:
     for segment in (first, second):
         some.compute(segment.start, lambda _: None)
         squares = some.go(segment, theta)
-        some.keep()
         if segment is first:
             some.settle()
     return some.equations(second, theta, 1 + torch.arange(6.0), share), squares
