@@ -38,8 +38,7 @@ SAVED_EVERY = 20.0
 
 @dataclass(frozen=True)
 class Weighted:
-    """A schedule with weights; psnr: of the fitted samples, by least squares alone, dB. losses: of the gradients, if any.
-    """
+    """A schedule with weights; psnr: of the fitted samples, by least squares alone, dB; losses: of the gradients."""
 
     schedule: Schedule
     rows: Rows

@@ -92,9 +92,7 @@ class Batch:
         for number, part in enumerate(self.uncached.parts(size)):
             places = torch.arange(number * size, number * size + len(part.requests))
             each = Batch(self.renderer, part, self.schedule, self.folds[places], self.home)
-            each.known, each.last = (
-                part_of(results, places, samples) for results in (self.known, self.last)
-            )
+            each.known, each.last = (part_of(results, places, samples) for results in (self.known, self.last))
             each.past = self.past.part(places, samples)
             made.append(each)
         return made

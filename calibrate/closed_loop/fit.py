@@ -3,9 +3,9 @@
 All samples walk the cached run together. What a segment does to the rest of a run is where its last latents end, and
 they are to be the sample's own uncached ones. So each segment's weights are one small regression (Gauss-Newton, since
 the tail after the blocks is not linear), and the only forwards of the network are those of the computed steps. Samples
-are in folds: how far weights are to go is told by walks of each fold by the weights of all others. Then all samples walk
-on by the weights of all. Were each fold to walk on by its own, where it ends would be an honest score, but folds would
-drift apart, each by errors of its own which the others' equations know nothing of: `apart`.
+are in folds: how far weights are to go is told by walks of each fold by the weights of all others. Then all samples
+walk on by the weights of all. Were each fold to walk on by its own (`apart`), where it ends would be an honest score,
+but folds would drift apart, each by errors of its own which the others' equations know nothing of.
 """
 
 from collections.abc import Callable, Sequence
@@ -113,9 +113,8 @@ class SegmentFitter:
     """Fits one schedule on uncached samples.
 
     channels: of each stream that leaves the blocks.
-    ridges, turns: fewer of them fit faster, and worse. start: weights to begin with, by default lines;
-    they are kept if `hold`, and only their curvature is found. apart: folds walk on by weights of their own; that is for
-    the score alone.
+    ridges, turns: fewer of them fit faster, and worse. start: weights to begin with, by default lines; they are kept if
+    `hold`, and only their curvature is found. apart: folds walk on by weights of their own, for the sake of the score.
     advance(samples) is called for every computed step. objective: what samples are scored by.
     """
 
@@ -185,7 +184,9 @@ class SegmentFitter:
         self._fit.rows |= corrected(self.schedule, segment, self.base, together)
         self._fit.width = equations.width
         lower = equations.factors(DAMPING)
-        self._fit.curvatures.append(Curvature(segment, lower, ridge, before.error, best.error, settled.squares))
+        self._fit.curvatures.append(
+            Curvature(segment, lower, ridge, before.error, best.error, settled.squares)
+        )
 
     def _turn(
         self,

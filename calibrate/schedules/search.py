@@ -1,10 +1,10 @@
 """Which schedule a profile has: an Optuna study of shapes, judged by closed-loop fits.
 
 A shape's score is what least squares reach on the samples that they are fitted on: all shapes are flattered alike. All
-samples are fitted for it, as a few of them favour other shapes. A shape is the optimum of what segments cost (uncached paths say how far each of
-them is off where it ends, nudged runs how much of that is left when the run ends), tilted towards a run's start or
-end; or steps that get ever further apart; and where one half of guidance can follow the other, how many are computed
-by half.
+samples are fitted for it, as a few of them favour other shapes. A shape is the optimum of what segments cost (uncached
+paths say how far each of them is off where it ends, nudged runs how much of that is left when the run ends), tilted
+towards a run's start or end; or steps that get ever further apart; and where one half of guidance can follow the other,
+how many are computed by half.
 """
 
 from collections.abc import Callable

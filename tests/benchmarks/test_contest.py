@@ -28,7 +28,7 @@ from cachesmith.sampling.requests import Request
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 
 from contest import controls, of_cache_dit, of_diffusers, ours, samplers
-from contest.contestant import Contestant, Course, Dial, Enter, Entry, nothing, named
+from contest.contestant import Contestant, Course, Dial, Enter, Entry, named, nothing
 from contest.journal import Journal
 from contest.race import Race, Result, first_sentence
 from contest.tables import best, report
@@ -251,7 +251,8 @@ def test_a_setting_is_found_again_by_its_name(tmp_path: Path) -> None:
     course = dit_course(open_tiny(save_tiny(tmp_path)))
     entries = list(ours.entries(course))
     dial = next(e for e in entries if isinstance(e, Dial) and e.method == "rfc")
-    for name in ("fora interval=4", dial.at(0.3162).name):
+    plain = next(e for e in entries if isinstance(e, Contestant))
+    for name in (plain.name, dial.at(0.3162).name):
         found = named(entries, name)
         assert found is not None and found.name == name
     assert named(entries, "fora interval=5000") is None

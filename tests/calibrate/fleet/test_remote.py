@@ -147,9 +147,7 @@ def test_another_pipeline_is_refused(tmp_path: Path) -> None:
 def test_a_journal_leaves_out_what_came_to_nothing() -> None:
     """But for the first equations of a walk, which choose the combinations of latents."""
     journal = Journal()
-    for number, name in enumerate(
-        ["reference", "begin", "compute", "go", "equations", "sums", "go", "go"]
-    ):
+    for number, name in enumerate(["reference", "begin", "compute", "go", "equations", "sums", "go", "go"]):
         journal.add(Call(name, (number,)))
     assert [call.arguments[0] for call in journal.calls] == [0, 1, 2, 4, 7]
     for name in ("equations", "sums", "settle", "compute"):
