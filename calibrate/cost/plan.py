@@ -29,7 +29,7 @@ _RECORDED = 4
 ITERATIONS = 200
 """More do not help weights that are fitted on a plan's samples."""
 
-FEWEST = 8
+WORTHWHILE = 8
 """Fewer iterations do nothing that more samples do not do as well: what they would take is spent on samples."""
 
 
@@ -116,7 +116,7 @@ def make_plan(
     computations: full computations of each profile; recomputed: blocks are computed twice for their gradients.
     """
     plan = _divided(steps, computations, budget, samples or _suited(steps, computations, budget), recomputed)
-    if samples is None and 0 < plan.iterations < FEWEST:
+    if samples is None and 0 < plan.iterations < WORTHWHILE:
         return _divided(steps, computations, budget, _most(steps, computations, budget), recomputed, 0)
     return plan
 

@@ -72,7 +72,7 @@ def test_what_the_user_asks_for_stays() -> None:
     sizes = sizes_of(Renderer(pipeline(), 2, 1, guidance_scale=1.5), requests([{"class_labels": 1}], 1, 0)[0])
 
     def chosen(free: int, **given: Any) -> Placement:
-        return placement_of(CalibrationConfig(**given), sizes, free)
+        return placement_of(CalibrationConfig(budget=400, **given), sizes, free)
 
     assert chosen(10**12) == Placement()
     least = chosen(1)
@@ -80,7 +80,7 @@ def test_what_the_user_asks_for_stays() -> None:
     asked = chosen(1, batch=4, gradient_checkpointing=False)
     assert (asked.batch, asked.gradient_batch, asked.recomputed) == (4, 1, False)
     assert chosen(10**12, gradient_checkpointing=True).recomputed
-    config = CalibrationConfig()
+    config = CalibrationConfig(budget=400)
 
     def most(where: Placement) -> int:
         return max(phase.device for phase in planned_phases(config, sizes, where))
