@@ -108,7 +108,8 @@ class ProfileMaker:
         if known is None:
             with self.ledger.phase("least squares"):
                 fit = SegmentFitter(
-                    self.shards, schedule, self.shape.channels, apart=True, advance=self._counted("least squares")
+                    self.shards, schedule, self.shape.channels, apart=True, curved=False,
+                    advance=self._counted("least squares"),
                 )()  # fmt: skip
             self._memo.put(key, known := fit.samples.tolist())
         return torch.tensor(known)
@@ -152,14 +153,15 @@ class ProfileMaker:
         with self.ledger.phase("least squares"):
             fit = SegmentFitter(
                 self.shards, schedule, self.shape.channels, start=start, hold=start is not None,
-                advance=self._counted("least squares"), objective=self.objective,
+                curved=bool(self.plan.iterations), advance=self._counted("least squares"), objective=self.objective,
             )()  # fmt: skip
         save_tensors(path, fit.saved())
         return fit
 
     def _fit_file(self, schedule: Schedule, start: Rows | None = None) -> Path:
         earlier = None if start is None or self.config.earlier is None else self.config.earlier.id
-        return self._file("fit", schedule, earlier, self.objective.name)
+        curved = () if self.plan.iterations else ("without curvatures",)
+        return self._file("fit", schedule, earlier, self.objective.name, *curved)
 
     def _forget(self, schedules: Iterable[Schedule]) -> None:
         """Delete their fits."""

@@ -115,6 +115,7 @@ class SegmentFitter:
     channels: of each stream that leaves the blocks.
     ridges, turns: fewer of them fit faster, and worse. start: weights to begin with, by default lines; they are kept if
     `hold`, and only their curvature is found. apart: folds walk on by weights of their own, for the sake of the score.
+    curved: curvatures are found, which gradients go by.
     advance(samples) is called for every computed step. objective: what samples are scored by.
     """
 
@@ -129,11 +130,13 @@ class SegmentFitter:
         start: Rows | None = None,
         hold: bool = False,
         apart: bool = False,
+        curved: bool = True,
         advance: Callable[[float], None] | None = None,
         objective: Objective = PSNR,
     ):
         self.shards, self.schedule, self.channels, self.ridges = shards, schedule, channels, ridges
-        self.turns, self.hold, self.apart, self.device = turns, hold, apart, shards.device
+        self.turns, self.hold, self.apart, self.curved = turns, hold, apart, curved
+        self.device = shards.device
         self.count = sum(len(group.numbers) for group in shards.groups)
         self.folds, self.start = min(FOLDS, self.count), start
         self.objective = objective
@@ -183,10 +186,11 @@ class SegmentFitter:
         settled = self._settled(segment, theta if self.apart else together.expand(shape))
         self._fit.rows |= corrected(self.schedule, segment, self.base, together)
         self._fit.width = equations.width
-        lower = equations.factors(DAMPING)
-        self._fit.curvatures.append(
-            Curvature(segment, lower, ridge, before.error, best.error, settled.squares)
-        )
+        if self.curved:
+            lower = equations.factors(DAMPING)
+            self._fit.curvatures.append(
+                Curvature(segment, lower, ridge, before.error, best.error, settled.squares)
+            )
 
     def _turn(
         self,

@@ -89,8 +89,10 @@ def _memory(transformer: nn.Module | None, config: CalibrationConfig) -> list[st
         return lines
     equations = 4 * (AXES * channels) ** 2
     segments = max(config.budgets.values())
-    lines.append(
-        f"least squares: {(FOLDS + 3) * equations / 2**30:.2f} GiB for a segment, and {segments:g} curvatures of "
-        f"{equations / 2**30:.2f} GiB for the gradients"
+    curvatures = (
+        f", and {segments:g} curvatures of {equations / 2**30:.2f} GiB for the gradients"
+        if plan_of(config).iterations
+        else ""
     )
+    lines.append(f"least squares: {(FOLDS + 3) * equations / 2**30:.2f} GiB for a segment{curvatures}")
     return lines

@@ -291,6 +291,7 @@ def _bare() -> Any:
     fitter: Any = object.__new__(SegmentFitter)
     fitter.folds, fitter.schedule, fitter.channels, fitter.device = 1, MASK, (1,), torch.device("cpu")
     fitter.base, fitter.ridges, fitter.hold, fitter.apart = {1: torch.zeros(1)}, RIDGES, False, False
+    fitter.curved = True
     fitter.turns, fitter.share, fitter._fit, fitter.advance = 3, 1.0, Fit(MASK), lambda _: None
     return fitter
 

@@ -51,7 +51,10 @@ def test_folds_walk_on_together_or_apart() -> None:
     found: dict[bool, Fit] = {}
     for apart in (False, True):
         some = shards(dit(), 2, 3)
-        found[apart] = SegmentFitter(some, Schedule("CFFCFFCFFF"), (32,), turns=2, apart=apart)()
+        found[apart] = SegmentFitter(
+            some, Schedule("CFFCFFCFFF"), CHANNELS, turns=2, apart=apart, curved=not apart
+        )()
+    assert len(found[False].curvatures) == 3 and not found[True].curvatures
     first = min(found[False].rows)
     assert torch.equal(found[False].rows[first], found[True].rows[first])
     assert float(found[True].samples.mean()) < float(found[False].samples.mean())
