@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from time import monotonic
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -103,16 +104,9 @@ class ProfileMaker:
     def unsearched(self, budget: int) -> Tensor:
         """Out-of-fold PSNR [N] of least squares for a budget, without a search for its schedule."""
         schedule = typical_schedule(budget, self._run(None))
-        key = f"out of fold: {schedule}"
-        known = self._memo.get(key)
-        if known is None:
-            with self.ledger.phase("least squares"):
-                fit = SegmentFitter(
-                    self.shards, schedule, self.shape.channels, apart=True, curved=False,
-                    advance=self._counted("least squares"),
-                )()  # fmt: skip
-            self._memo.put(key, known := fit.samples.tolist())
-        return torch.tensor(known)
+        return self._memo.found(
+            f"out of fold: {schedule}", lambda: self._fit(schedule, apart=True, curved=False).samples
+        )
 
     @cached_property
     def _costs(self) -> Tensor | None:
@@ -124,39 +118,44 @@ class ProfileMaker:
         schedule, samples = nudged(self.plan.steps, self.shape.starts), self.plan.nudged
         if schedule is None:
             return torch.ones_like(scales)
-        key = f"drift of {samples} samples: {schedule}"
-        errors = self._memo.get(key)
-        if errors is None:
-            advance, computed = self._counted("schedules"), computations(schedule.mask)
+        advance, computed = self._counted("schedules"), computations(schedule.mask)
+
+        def drift() -> Tensor:
             with self.ledger.phase("schedules"):
-                found = self.shards.drift(
+                return self.shards.drift(
                     range(samples), schedule, self.shape.channels, lambda count: advance(count * computed)
-                )
-            self._memo.put(key, errors := found.flatten().tolist())
-        return growth(torch.tensor(errors).view(samples, -1) * scales.square(), schedule)
+                ).flatten()
+
+        errors = self._memo.found(f"drift of {samples} samples: {schedule}", drift)
+        return growth(errors.view(samples, -1) * scales.square(), schedule)
 
     def _run(self, follower: Follower | None) -> RunShape:
         return RunShape(self.plan.steps, follower, self.shape.starts, self._costs)
 
     def _scores(self, schedule: Schedule) -> Tensor:
         """Scores [N] of least squares, by the search's objective."""
-        key = f"{self.objective.name}: {schedule}"
-        known = self._memo.get(key)
-        if known is None:
-            self._memo.put(key, known := self._fitted(schedule).scores.tolist())
-        return torch.tensor(known)
+        return self._memo.found(f"{self.objective.name}: {schedule}", lambda: self._fitted(schedule).scores)
 
     def _fitted(self, schedule: Schedule, start: Rows | None = None) -> Fit:
         path = self._fit_file(schedule, start)
         if path.exists():
             return Fit.load(load_tensors(path))
-        with self.ledger.phase("least squares"):
-            fit = SegmentFitter(
-                self.shards, schedule, self.shape.channels, start=start, hold=start is not None,
-                curved=bool(self.plan.iterations), advance=self._counted("least squares"), objective=self.objective,
-            )()  # fmt: skip
+        fit = self._fit(
+            schedule,
+            start=start,
+            hold=start is not None,
+            curved=bool(self.plan.iterations),
+            objective=self.objective,
+        )
         save_tensors(path, fit.saved())
         return fit
+
+    def _fit(self, schedule: Schedule, **how: Any) -> Fit:
+        """`how`: options of `SegmentFitter`."""
+        with self.ledger.phase("least squares"):
+            return SegmentFitter(
+                self.shards, schedule, self.shape.channels, advance=self._counted("least squares"), **how
+            )()
 
     def _fit_file(self, schedule: Schedule, start: Rows | None = None) -> Path:
         earlier = None if start is None or self.config.earlier is None else self.config.earlier.id

@@ -4,10 +4,12 @@ import hashlib
 import json
 import os
 import pickle
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from cachesmith.files import drop_torn_lines, replacing
 from cachesmith.policies import PolicyError
@@ -27,6 +29,13 @@ class Memo:
     def get(self, key: str) -> list[float] | None:
         """Return what was put under `key`, or None."""
         return self._known.get(key)
+
+    def found(self, key: str, find: Callable[[], Tensor]) -> Tensor:
+        """Return what was put under `key`; the first time, numbers [N] are found and put there."""
+        known = self.get(key)
+        if known is None:
+            self.put(key, known := find().tolist())
+        return torch.tensor(known)
 
     def put(self, key: str, values: list[float]) -> None:
         """Remember `values`; they are on disk when this returns."""
